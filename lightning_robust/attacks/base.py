@@ -1,0 +1,99 @@
+"""What every attack shares: the doorway through which it touches a net, its random start and its progress."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+from lightning_robust.draws import Draws
+from lightning_robust.losses import cross_entropy
+from lightning_robust.modes import AttackBN, crafting, ordinary
+from lightning_robust.threat import Threat
+from lightning_robust.types import Net, Objective, Radius
+
+Listener = Callable[[int, int], None]
+_listener: ContextVar[Listener | None] = ContextVar("attack_progress", default=None)
+
+
+class Attack(ABC):
+    """Finds, within a threat model, examples on which a net errs.
+
+    Training and evaluation use the same attacks. The configuration holds the budget (threat, steps, step size); the
+    caller passes what is attacked: the net, the images, the target and the objective.
+
+    Args:
+        threat: the perturbations allowed.
+    """
+
+    def __init__(self, threat: Threat | None = None) -> None:
+        self.threat = threat or Threat()
+
+    @abstractmethod
+    def __call__(
+        self,
+        net: Net,
+        x: Tensor,
+        target: Tensor,
+        *,
+        objective: Objective = cross_entropy,
+        eps: Radius | None = None,
+        step_size: Radius | None = None,
+        start: Tensor | None = None,
+        bn: AttackBN = "eval",
+        draws: Draws | None = None,
+    ) -> Tensor:
+        """Craft examples.
+
+        Args:
+            net: images to logits; its modes, flags and gradients are left as they were.
+            x: clean images [b c h w] in the threat's box.
+            target: what the objective compares logits with: labels [b], or reference logits [b k].
+            objective: per-sample value of (logits, target) that the attack drives.
+            eps: radius instead of the threat's, one or per sample [b].
+            step_size: step instead of the attack's own, one or per sample [b].
+            start: the point to start from, taken as it is, instead of a random one.
+            bn: how the net's batch norms (and dropout) run meanwhile.
+            draws: source of random numbers; by default seeded once by torch's global generator.
+
+        Returns:
+            Examples [b c h w], detached.
+        """
+
+
+@contextmanager
+def craft(
+    net: Net, x: Tensor, target: Tensor, bn: AttackBN, draws: Draws | None
+) -> Iterator[tuple[Tensor, Tensor, Draws]]:
+    """The doorway: inside, input gradients work and the net is in mode `bn`; outside, nothing has changed."""
+    with crafting(net, bn):
+        yield ordinary(x), ordinary(target), draws or Draws.from_global_seed(x)
+
+
+def random_start(x: Tensor, threat: Threat, kind: str, eps: Radius | None, draws: Draws) -> Tensor:
+    """Where an attack begins: "uniform" in the ball, "normal" (0.001 N(0, 1), as TRADES), or "none" (at x)."""
+    if kind == "uniform":
+        return threat.random(x, draws, eps)
+    if kind == "normal":
+        return threat.project(x + 0.001 * draws.normal(x), x, eps)
+    return x
+
+
+def counted(steps: int) -> Iterator[int]:
+    """`range(steps)` that tells whoever is `watching` after each step."""
+    listener = _listener.get()
+    for k in range(steps):
+        yield k
+        if listener is not None:
+            listener(k + 1, steps)
+
+
+@contextmanager
+def watching(listener: Listener) -> Iterator[None]:
+    """Call `listener(done, total)` after each step of the attacks run inside."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

@@ -1,0 +1,131 @@
+"""Projected gradient descent, and the single-step and momentum attacks that are settings of it."""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_robust.attacks.base import Attack, counted, craft, random_start
+from lightning_robust.draws import Draws
+from lightning_robust.losses import cross_entropy
+from lightning_robust.modes import AttackBN, input_gradient
+from lightning_robust.threat import Norm, Threat, column
+from lightning_robust.types import Net, Objective, Radius, to_float
+
+Start: TypeAlias = Literal["uniform", "normal", "none"]
+
+
+class PGD(Attack):
+    """Projected gradient descent on any objective, for any norm.
+
+    `x <- project(x + step_size * steepest(gradient))`, `steps` times.
+
+    FGSM is `steps=1, start="none", step_size=eps`; R-FGSM is `steps=1`; MI-FGSM is `momentum=1, start="none"`.
+
+    Args:
+        threat: the perturbations allowed.
+        steps: gradient steps, >= 0.
+        step_size: in the units of the radius, > 0; a fraction such as "2/255" is read as such. By default
+            2.5 eps / steps.
+        start: "uniform" in the ball, "normal" (0.001 N(0, 1), as TRADES and its family), or "none".
+        restarts: independent starts, >= 1. A sample stops restarting once it is misclassified; if it never is, the
+            restart with the highest objective counts.
+        momentum: decay of the accumulated gradient (MI-FGSM), >= 0.
+        targeted: descend the objective, towards the target, instead of ascending it.
+
+    Raises:
+        ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start.
+
+    Paper: Madry et al. 2018 (arXiv 1706.06083), section 2.1; FGSM: Goodfellow et al. 2015 (arXiv 1412.6572);
+    R-FGSM: Wong et al. 2020 (arXiv 2001.03994), algorithm 3; MI-FGSM: Dong et al. 2018 (arXiv 1710.06081), algorithm 1.
+    """
+
+    def __init__(
+        self,
+        threat: Threat | None = None,
+        steps: int = 10,
+        step_size: float | str | None = None,
+        start: Start = "uniform",
+        restarts: int = 1,
+        momentum: float = 0.0,
+        targeted: bool = False,
+    ) -> None:
+        super().__init__(threat)
+        self.steps = steps
+        self.step_size = None if step_size is None else to_float(step_size)
+        self.start = start
+        self.restarts = restarts
+        self.momentum = momentum
+        self.targeted = targeted
+        if steps < 0:
+            raise ValueError(f"steps must be >= 0, got {steps}.")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be > 0, got {self.step_size}; leave it out for 2.5 eps / steps.")
+        if restarts < 1:
+            raise ValueError(f"restarts must be >= 1, got {restarts}.")
+        if momentum < 0:
+            raise ValueError(f"momentum must be >= 0, got {momentum}.")
+        if start not in get_args(Start):
+            raise ValueError(f"Unknown start {start!r}: choose one of {', '.join(get_args(Start))}.")
+
+    def __call__(
+        self,
+        net: Net,
+        x: Tensor,
+        target: Tensor,
+        *,
+        objective: Objective = cross_entropy,
+        eps: Radius | None = None,
+        step_size: Radius | None = None,
+        start: Tensor | None = None,
+        bn: AttackBN = "eval",
+        draws: Draws | None = None,
+    ) -> Tensor:
+        """Craft examples; see `Attack.__call__`."""
+        radius = column(self.threat.eps if eps is None else eps, x)
+        if step_size is None:
+            step_size = 2.5 * radius / max(self.steps, 1) if self.step_size is None else self.step_size
+        step = column(step_size, x)
+        with craft(net, x, target, bn, draws) as (x, target, draws):
+            begin = random_start(x, self.threat, self.start, radius, draws) if start is None else start.detach()
+            x_adv = self._climb(net, x, target, objective, radius, step, begin)
+            for _ in range(1, self.restarts):
+                solved, value = self._judge(net, x_adv, target, objective)
+                left = torch.nonzero(~solved)[:, 0]
+                if not len(left):
+                    break
+                part = [t[left] if t.dim() else t for t in (x, target, radius, step)]
+                begin = random_start(part[0], self.threat, self.start, part[2], draws[left])
+                again = self._climb(net, part[0], part[1], objective, part[2], part[3], begin)
+                solved, new = self._judge(net, again, part[1], objective)
+                better = solved | (new > value[left])
+                x_adv = x_adv.index_copy(0, left[better], again[better])
+        return x_adv.detach()
+
+    def _climb(
+        self, net: Net, x: Tensor, target: Tensor, objective: Objective, eps: Tensor, step: Tensor, x_adv: Tensor
+    ) -> Tensor:
+        """One run of the attack from `x_adv`."""
+        sign = -1 if self.targeted else 1
+        velocity = torch.zeros_like(x)
+        for _ in counted(self.steps):
+            grad, _ = input_gradient(lambda z: objective(net(z), target), x_adv)
+            if self.momentum:
+                size = column(grad.flatten(1).abs().sum(1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
+                grad = velocity = self.momentum * velocity + grad / size
+            x_adv = self.threat.project(x_adv + step * self.threat.steepest(sign * grad, x_adv), x, eps)
+        return x_adv
+
+    @torch.no_grad()
+    def _judge(self, net: Net, x_adv: Tensor, target: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """Which samples are misclassified (or, targeted, classified as the target), and the value to raise."""
+        logits = net(x_adv)
+        value = objective(logits, target) * (-1 if self.targeted else 1)
+        if target.is_floating_point():  # reference logits: nothing to be misclassified as
+            return torch.zeros_like(value, dtype=torch.bool), value
+        return (logits.argmax(1) == target) == self.targeted, value
+
+
+def pgd(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:
+    """PGD as a plain function: `pgd(net, x, y, eps="8/255", steps=20)`; settings as in `PGD`."""
+    return PGD(Threat(norm, eps), **settings)(net, x, y)

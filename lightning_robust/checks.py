@@ -1,0 +1,70 @@
+"""Bad input is refused with one sentence that says what came and what to do."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+
+def check_images(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
+    """Images must be floating-point, free of NaN and inside [lower, upper].
+
+    Raises:
+        TypeError: for integer images.
+        ValueError: for NaN, or values outside the box (the message says the range found).
+    """
+    if not x.is_floating_point():
+        raise TypeError(
+            f"Images must be floating-point in [{lower:g}, {upper:g}], got {x.dtype}: "
+            "convert them, e.g. with torchvision's ToDtype(torch.float32, scale=True)."
+        )
+    if not x.numel():
+        raise ValueError(f"The batch holds no images (shape {tuple(x.shape)}).")
+    low, high = (float(v) for v in torch.aminmax(x.detach()))
+    if low != low:  # NaN
+        raise ValueError("Images contain NaN: look for a division by zero in the transforms.")
+    if low < lower - 1e-6 or high > upper + 1e-6:
+        raise ValueError(
+            f"Images must lie in [{lower:g}, {upper:g}] but range over [{low:.4g}, {high:.4g}]: leave normalisation "
+            "to the net (lightning_robust.models.Normalize as its first layer) and divide bytes by 255."
+        )
+
+
+def check_labels(y: Tensor, num_classes: int | None = None) -> None:
+    """Labels must be integers in [0, num_classes).
+
+    Raises:
+        TypeError: for labels that are not integers.
+        ValueError: for labels out of range.
+    """
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.dim() != 1:
+        raise TypeError(f"Labels must be class numbers [b] of integer type, got {y.dtype} of shape {tuple(y.shape)}.")
+    low, high = (int(v) for v in torch.aminmax(y))
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        bound = "" if num_classes is None else f" and below the net's {num_classes} outputs"
+        raise ValueError(f"Labels must be at least 0{bound}, but range over [{low}, {high}].")
+
+
+def check_logits(logits: Tensor, y: Tensor, num_classes: int | None = None) -> None:
+    """The net's output must be logits [b k] with one column a class.
+
+    Warns:
+        UserWarning: if the rows look like probabilities.
+
+    Raises:
+        ValueError: for another shape or width, NaN, or labels the width cannot hold.
+    """
+    if logits.dim() != 2 or len(logits) != len(y):
+        raise ValueError(f"The net must give logits [b k] for {len(y)} images, got shape {tuple(logits.shape)}.")
+    k = logits.shape[1]
+    if num_classes is not None and k != num_classes:
+        raise ValueError(f"The net gives {k} logits but the data has {num_classes} classes: set the net's width to it.")
+    check_labels(y, k)
+    if not torch.isfinite(logits).all():
+        raise ValueError("The net's logits are not finite on clean images: look at its weights and its input scale.")
+    if k > 1 and (logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(len(y)), atol=1e-3):
+        warnings.warn(
+            "The net's outputs look like probabilities (non-negative, summing to 1). Losses and attacks expect logits: "
+            "remove the softmax, or robustness will be overestimated.",
+            stacklevel=2,
+        )

@@ -1,0 +1,113 @@
+"""The data module every dataset shares: splits, samplers and loaders."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from lightning_robust.data.sampling import EpochSampler, Indexed, ResumableLoader
+from lightning_robust.draws import derive_seed
+
+
+class RobustDataModule(LightningDataModule, ABC):
+    """Images in [0, 1], labels and dataset positions, split so that the test set is never used for selection.
+
+    Validation samples are held out of the training set, by a permutation that depends only on `split_seed`. Evaluation
+    counts each sample exactly once on any number of ranks. Training batches depend on (seed, epoch) alone.
+
+    Args:
+        batch_size: training samples a step on each device.
+        eval_batch_size: evaluation samples a step on each device; `batch_size` by default.
+        val_size: how many training samples are held out for validation, > 0.
+        num_workers: loading processes on each device.
+        seed: of the training order and augmentation.
+        split_seed: of the validation split.
+
+    Raises:
+        ValueError: in `setup`, for an empty dataset or a split that leaves nothing.
+    """
+
+    num_classes: int
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        val_size: int = 1000,
+        num_workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
+            raise ValueError(f"Batch sizes must be at least 1, got {batch_size} and {eval_batch_size}.")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.val_size = val_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.split_seed = split_seed
+
+    @abstractmethod
+    def train_data(self, augment: bool) -> Dataset[Any]:
+        """The whole training set as (image [c h w] in [0, 1], label), with or without augmentation."""
+
+    @abstractmethod
+    def test_data(self) -> Dataset[Any]:
+        """The test set as (image [c h w] in [0, 1], label)."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split the training set, or read the test set."""
+        if stage in (None, "fit", "validate"):
+            whole, plain = self.train_data(augment=True), self.train_data(augment=False)
+            n = self._sized(whole, "training")
+            if not 0 < self.val_size < n:
+                raise ValueError(f"val_size must lie between 1 and {n - 1}, got {self.val_size} of {n} samples.")
+            generator = torch.Generator().manual_seed(derive_seed(self.split_seed))
+            order = torch.randperm(n, generator=generator).tolist()
+            self.val_set = Indexed(Subset(plain, sorted(order[: self.val_size])))
+            self.train_set = Indexed(Subset(whole, sorted(order[self.val_size :])))
+        if stage in (None, "test", "predict"):
+            self.test_set = Indexed(self.test_data())
+            self._sized(self.test_set, "test")
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled by (seed, epoch), resumable mid-epoch."""
+        sampler = EpochSampler(self.train_set, self.seed, *self._world())
+        return ResumableLoader(self.train_set, self.batch_size, sampler=sampler, **self._workers())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The held-out samples, each once."""
+        return self._eval_loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The test set, each sample once."""
+        return self._eval_loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test set, each sample once."""
+        return self._eval_loader(self.test_set)
+
+    def _eval_loader(self, dataset: Indexed) -> DataLoader[Any]:
+        world_size, rank = self._world()
+        sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
+        return DataLoader(dataset, self.eval_batch_size, sampler=sampler, **self._workers())
+
+    def _world(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+
+    def _workers(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    @staticmethod
+    def _sized(dataset: Any, name: str) -> int:
+        if not len(dataset):
+            raise ValueError(f"The {name} set is empty: check the data module's root folder.")
+        return len(dataset)

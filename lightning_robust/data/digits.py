@@ -1,0 +1,45 @@
+"""The embedded dataset: scikit-learn's handwritten digits, which need no download."""
+
+from typing import Any
+
+import torch
+from torch.utils.data import TensorDataset
+
+from lightning_robust.data.base import RobustDataModule
+
+
+class Digits(RobustDataModule):
+    """1,797 real images of handwritten digits, 1 x 8 x 8 in [0, 1] (17 grey levels): 1,347 to train, 450 to test.
+
+    Args:
+        batch_size: training samples a step on each device.
+        val_size: how many training samples are held out for validation.
+        kwargs: see `RobustDataModule`.
+
+    Reference: E. Alpaydin, C. Kaynak, "Optical recognition of handwritten digits" (UCI, 1998), as packaged by
+    scikit-learn's `load_digits`.
+    """
+
+    num_classes = 10
+
+    def __init__(self, batch_size: int = 64, val_size: int = 150, **kwargs: Any) -> None:
+        super().__init__(batch_size=batch_size, val_size=val_size, **kwargs)
+
+    def train_data(self, augment: bool) -> TensorDataset:
+        """1,347 images; no augmentation is defined for them."""
+        return self._split()[0]
+
+    def test_data(self) -> TensorDataset:
+        """450 images, as many of each class as its share."""
+        return self._split()[1]
+
+    @staticmethod
+    def _split() -> tuple[TensorDataset, TensorDataset]:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        train, test = train_test_split(range(len(digits.target)), test_size=450, stratify=digits.target, random_state=0)
+        x = torch.from_numpy(digits.images).float().div_(16).unsqueeze(1)
+        y = torch.from_numpy(digits.target).long()
+        return TensorDataset(x[train], y[train]), TensorDataset(x[test], y[test])

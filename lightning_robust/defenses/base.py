@@ -1,0 +1,238 @@
+"""The route every defense takes through a training step; a method fills in how it crafts and what it minimises."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_robust.attacks.pgd import PGD
+from lightning_robust.checks import check_images, check_labels, check_logits
+from lightning_robust.draws import Draws, training_draws
+from lightning_robust.losses import cross_entropy
+from lightning_robust.modes import AttackBN, crafting, disable_inference_mode
+from lightning_robust.regularizers import Regularizer
+from lightning_robust.reweighting import Reweighting
+from lightning_robust.types import Batch, Losses, Views, as_batch
+from lightning_robust.weight_perturbation import WeightPerturbation
+
+
+class Defense(LightningModule, ABC):
+    """A training method for robust classifiers.
+
+    One step: `generate` crafts examples, `loss` turns them into one value per sample, regularizers add theirs, and the
+    mean over the batch is minimised. A method writes `loss`, and `generate` if it is not PGD on cross-entropy.
+
+    Called on images, a defense is the plain classifier.
+
+    Args:
+        net: images [b c h w] in [0, 1] to logits [b k]; it normalises its input itself.
+        attack: the training attack: threat, steps, step size. PGD-10 at linf 8/255 by default.
+        attack_bn: how the net's batch norms run during the attack: "eval" (running statistics), "batch" (the batch's
+            statistics, running ones untouched) or "train" (updating them).
+        reweighting: how much each sample counts, from its adversarial logits.
+        regularizers: penalties added to the loss.
+        weight_perturbation: moves the weights against the loss for the time of the step.
+        optimizer: from parameters to an optimizer; SGD with momentum 0.9, weight decay 5e-4 and rate 0.1 by default.
+        scheduler: from the optimizer to a learning-rate schedule.
+        scheduler_interval: whether the schedule counts epochs or steps.
+        compile: compile the net with `torch.compile`; the names in checkpoints stay the same.
+
+    Raises:
+        ValueError: for a net without parameters; in the first step, for images outside [0, 1] and the like.
+    """
+
+    _hook_parts = ("net", "attack", "reweighting", "regularizers", "weight_perturbation", "optimizer", "scheduler")
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        attack: PGD | None = None,
+        attack_bn: AttackBN = "eval",
+        reweighting: Reweighting | None = None,
+        regularizers: Sequence[Regularizer] = (),
+        weight_perturbation: WeightPerturbation | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if not any(True for _ in net.parameters()):
+            raise ValueError(f"{type(net).__name__} has no parameters: there is nothing to train or defend.")
+        # the command line stores its plain config; from Python only plain values can be stored safely
+        under_cli = _given_hyperparameters.get() is not None
+        self.save_hyperparameters(ignore=None if under_cli else self._hook_parts, logger=False)
+        self.net = net
+        self.attack = attack or PGD()
+        self.attack_bn = attack_bn
+        self.reweighting = reweighting
+        self.regularizers = tuple(regularizers)
+        self.weight_perturbation = weight_perturbation
+        self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
+        self._compile = compile
+        self._restore_weights: Callable[[], None] | None = None
+        self._batch_idx = 0
+        self._checked: set[str] = set()
+        self._means = nn.ModuleDict()
+
+    def generate(self, batch: Batch) -> Views:
+        """The examples this step trains on."""
+        return Views(self.craft(batch))
+
+    @abstractmethod
+    def loss(self, batch: Batch, views: Views) -> Losses:
+        """What the method minimises, per sample, from forward passes in training mode."""
+
+    def craft(self, batch: Batch, target: Tensor | None = None, **settings: Any) -> Tensor:
+        """Run the training attack on the batch: against its labels, or against `target` with an `objective` for it."""
+        settings = {"bn": self.attack_bn, "draws": self.draws(batch), **settings}
+        return self.attack(self.net, batch.x, batch.y if target is None else target, **settings)
+
+    def weigh(self, value: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
+        """The per-sample value [b] times the reweighting's weights, if there is one."""
+        return value if self.reweighting is None else value * self.reweighting(logits_adv, y, self.current_epoch)
+
+    def draws(self, batch: Batch) -> Draws:
+        """This step's random numbers; they depend on (seed, epoch, batch) and on the sample's index or the rank."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        return training_draws(seed, self.current_epoch, self._batch_idx, self.global_rank, batch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [b c h w] in [0, 1] to logits [b k]."""
+        logits: Tensor = self.net(x)
+        return logits
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Craft, perturb the weights if asked, and average the loss."""
+        batch, self._batch_idx = as_batch(batch), batch_idx
+        self._check_net("fit", batch)
+        views = self.generate(batch)
+        if self.weight_perturbation is not None:
+            perturb = self.weight_perturbation
+            self._restore_weights = perturb(self.net, lambda: self.loss(batch, views).total, self.current_epoch)
+        try:
+            losses = self.loss(batch, views)
+            total = losses.total
+            for regularizer in self.regularizers:  # after the method's own forwards: batch-norm buffers move in those
+                penalty = regularizer(self.net, batch, views, self.current_epoch)
+                losses.parts[regularizer.name] = penalty
+                total = total + penalty
+        except BaseException:
+            self._restore()
+            raise
+        self._log_training(batch, total, losses)
+        return total.mean()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's backward pass; afterwards the weights are where they were, also if it raised."""
+        try:
+            super().backward(loss, *args, **kwargs)
+        finally:
+            self._restore()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the loss and accuracy on clean images; `RobustEvaluation` adds the attacks."""
+        self._evaluation_step("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the loss and accuracy on clean images; `RobustEvaluation` adds the attacks."""
+        self._evaluation_step("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Logits of the clean images."""
+        logits: Tensor = self(batch if isinstance(batch, Tensor) else as_batch(batch).x)
+        return logits
+
+    def setup(self, stage: str) -> None:
+        """Refuse precisions that round the radius away, and let attacks run in every loop."""
+        if self.trainer.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+            raise ValueError(
+                f"precision {self.trainer.precision!r} stores images in half precision, where a radius of 8/255 is "
+                "rounded away: use '16-mixed' or 'bf16-mixed'."
+            )
+        disable_inference_mode(self.trainer)
+
+    def configure_model(self) -> None:
+        """Compile the net in place, if asked."""
+        if self._compile and self.net._compiled_call_impl is None:
+            self.net.compile()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the parameters that train, and its schedule."""
+        optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
+        if self._scheduler is None:
+            return optimizer
+        schedule: dict[str, Any] = {"scheduler": self._scheduler(optimizer), "interval": self._interval}
+        if isinstance(schedule["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
+            schedule["monitor"] = getattr(schedule["scheduler"], "monitor", "val/worst_acc")
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Check images and labels while they are on the CPU, where it costs no device synchronisation."""
+        if isinstance(batch, Tensor):  # images alone, to predict
+            check_images(batch)
+            return batch
+        batch = as_batch(batch)
+        check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)
+        check_labels(batch.y)
+        return batch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the method, so that another one refuses the file."""
+        checkpoint["defense"] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another method.
+
+        Raises:
+            ValueError: if another defense wrote it.
+        """
+        theirs = checkpoint.get("defense", type(self).__name__)
+        if theirs != type(self).__name__:
+            raise ValueError(
+                f"This checkpoint was written by {theirs}, not by {type(self).__name__}: use the config it was "
+                f"trained with, or set the model's class_path to {theirs}."
+            )
+
+    def _evaluation_step(self, stage: str, batch: Any) -> None:
+        batch = as_batch(batch)
+        self._check_net(stage, batch)
+        logits = self(batch.x)
+        self._log_mean(f"{stage}/loss", cross_entropy(logits, batch.y))
+        self._log_mean(f"{stage}/clean_acc", (logits.argmax(1) == batch.y).float())
+
+    def _log_training(self, batch: Batch, total: Tensor, losses: Losses) -> None:
+        self._log_mean("train/loss", total, prog_bar=True)
+        self._log_mean("train/adv_acc", (losses.logits_adv.argmax(1) == batch.y).float(), prog_bar=True)
+        for name, part in losses.parts.items():
+            self._log_mean(f"train/{name}", part)
+
+    def _log_mean(self, name: str, values: Tensor, prog_bar: bool = False) -> None:
+        """Log the epoch's mean of per-sample values, exact over uneven batches and ranks."""
+        key = name.replace("/", "_")
+        if key not in self._means:
+            self._means[key] = MeanMetric(nan_strategy="disable").to(self.device)
+        self._means[key].update(values.detach())
+        self.log(name, self._means[key], metric_attribute=f"_means.{key}", on_epoch=True, prog_bar=prog_bar, on_step=False)
+
+    def _check_net(self, stage: str, batch: Batch) -> None:
+        """One look at the net's output, on the first batch of each stage."""
+        if stage in self._checked:
+            return
+        self._checked.add(stage)
+        with crafting(self.net, "eval"), torch.no_grad():
+            logits = self.net(batch.x)
+        check_logits(logits, batch.y, getattr(getattr(self.trainer, "datamodule", None), "num_classes", None))
+
+    def _restore(self) -> None:
+        if self._restore_weights is not None:
+            self._restore_weights()
+            self._restore_weights = None

@@ -1,0 +1,94 @@
+"""The one place that changes how a net runs while examples are crafted on it, and that puts everything back.
+
+Gradients inside `no_grad` and `inference_mode` loops, evaluation against training mode, batch-norm statistics and
+frozen parameters are all handled here; nothing else in the package touches them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_robust.types import Net
+
+AttackBN: TypeAlias = Literal["eval", "batch", "train"]
+"""How the net runs during an attack: "eval" = evaluation mode (running statistics, no dropout); "batch" = training mode
+on the batch's own statistics, leaving the running ones untouched; "train" = training mode, updating them."""
+
+_FP16_SCALE = 2.0**12
+
+
+@contextmanager
+def crafting(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
+    """Allow input gradients whatever surrounds, put the net into the mode `bn`, and freeze its parameters.
+
+    On leaving, also by an exception, each module's mode, each batch norm's tracking and each parameter's
+    `requires_grad` are what they were. Parameter gradients are never written.
+
+    Raises:
+        ValueError: for an unknown `bn`.
+    """
+    if bn not in ("eval", "batch", "train"):
+        raise ValueError(f"Unknown attack_bn {bn!r}: choose one of eval, batch, train.")
+    modules = list(net.modules()) if isinstance(net, nn.Module) else []
+    modes = [(module, module.training) for module in modules]
+    # every batch norm, SyncBatchNorm included, derives from _BatchNorm
+    tracking = [(module, module.track_running_stats) for module in modules if isinstance(module, _BatchNorm)]
+    trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
+    try:
+        for module in modules:
+            module.training = bn != "eval"
+        for norm, tracks in tracking:
+            norm.track_running_stats = tracks and bn != "batch"
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for norm, tracks in tracking:
+            norm.track_running_stats = tracks
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def ordinary(value: Tensor) -> Tensor:
+    """The tensor detached, and copied if inference mode made it (such a tensor cannot join a gradient)."""
+    return value.clone() if value.is_inference() else value.detach()
+
+
+def input_gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The per-sample `value(x)` [b] and the gradient of its sum with respect to x.
+
+    The sum, never the mean: a mean's gradient underflows in fp16. Under fp16 autocast the gradient is moreover computed
+    at 2^12 times its size, and entries that overflowed are set to 0.
+    """
+    x = x.detach().requires_grad_()
+    half = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.float16
+    values = value(x)
+    (grad,) = torch.autograd.grad(values.sum() * (_FP16_SCALE if half else 1.0), x)
+    if half:
+        grad = torch.nan_to_num(grad / _FP16_SCALE, nan=0.0, posinf=0.0, neginf=0.0)
+    return grad, values.detach()
+
+
+def disable_inference_mode(trainer: Any) -> Callable[[], None]:
+    """Make a Lightning trainer's evaluation loops run under `no_grad` instead of `inference_mode`.
+
+    Tensors made in inference mode can never join a gradient, so a net that caches one at its first forward could not be
+    attacked afterwards. Call it in `setup`, before the loop starts; returns the call that undoes it.
+    """
+    loops = [trainer.validate_loop, trainer.test_loop, trainer.predict_loop]
+    before = [loop.inference_mode for loop in loops]
+    for loop in loops:
+        loop.inference_mode = False
+
+    def restore() -> None:
+        for loop, mode in zip(loops, before, strict=True):
+            loop.inference_mode = mode
+
+    return restore

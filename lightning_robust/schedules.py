@@ -1,0 +1,49 @@
+"""Numbers that change with the epoch, and learning-rate schedules as the papers write them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class Schedule(ABC):
+    """A number for each epoch; epochs count from 0."""
+
+    @abstractmethod
+    def __call__(self, epoch: int) -> float:
+        """The value during this epoch."""
+
+
+class Steps(Schedule):
+    """`value`, multiplied by `factor` from each milestone epoch on.
+
+    Raises:
+        ValueError: if the milestones do not increase.
+    """
+
+    def __init__(self, value: float, milestones: Sequence[int] = (), factor: float = 0.1) -> None:
+        if any(a >= b for a, b in zip(milestones, milestones[1:], strict=False)):
+            raise ValueError(f"Milestones must increase, got {list(milestones)}.")
+        self.value, self.milestones, self.factor = value, tuple(milestones), factor
+
+    def __call__(self, epoch: int) -> float:
+        """The value during this epoch."""
+        return self.value * self.factor ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+class Ramp(Schedule):
+    """From `first` at epoch 0 to `last` at epoch `epochs` in a straight line, then constant.
+
+    Raises:
+        ValueError: if `epochs` is not > 0.
+    """
+
+    def __init__(self, first: float, last: float, epochs: int) -> None:
+        if epochs <= 0:
+            raise ValueError(f"A ramp needs epochs > 0, got {epochs}.")
+        self.first, self.last, self.epochs = first, last, epochs
+
+    def __call__(self, epoch: int) -> float:
+        """The value during this epoch."""
+        return self.first + (self.last - self.first) * min(epoch / self.epochs, 1.0)

@@ -1,0 +1,145 @@
+"""The threat model: which perturbations an adversary may make."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_robust.draws import Draws
+from lightning_robust.types import Radius, to_float
+
+Norm: TypeAlias = Literal["linf", "l2", "l1"]
+
+L1_SPARSITY = 0.01
+"""Share of the coordinates that one l1 step moves (Tramèr & Boneh 2019, arXiv 1904.13000, SLIDE with q = 0.99)."""
+
+
+@dataclass(frozen=True, init=False)
+class Threat:
+    """All images within `eps` of the clean one in a norm, inside the box [lower, upper].
+
+    Every method takes images [b c h w] (any trailing shape works) and, where a radius stands, one number or one per
+    sample [b].
+
+    Args:
+        norm: "linf", "l2" or "l1".
+        eps: radius in units of pixels in [0, 1]; a fraction such as "8/255" is read as such.
+        lower: least pixel value.
+        upper: greatest pixel value.
+
+    Raises:
+        ValueError: for an unknown norm, a negative or non-finite radius, an empty box.
+    """
+
+    norm: Norm
+    eps: float
+    lower: float
+    upper: float
+
+    def __init__(
+        self, norm: Norm = "linf", eps: float | str = "8/255", lower: float = 0.0, upper: float = 1.0
+    ) -> None:
+        eps = to_float(eps)
+        if norm not in get_args(Norm):
+            raise ValueError(f"Unknown norm {norm!r}: choose one of {', '.join(get_args(Norm))}.")
+        if not 0 <= eps < math.inf:
+            raise ValueError(f"The radius eps must be a finite number >= 0, got {eps}.")
+        if not lower < upper:
+            raise ValueError(f"The box must have lower < upper, got [{lower}, {upper}].")
+        for name, value in {"norm": norm, "eps": eps, "lower": float(lower), "upper": float(upper)}.items():
+            object.__setattr__(self, name, value)
+
+    def random(
+        self, x: Float[Tensor, "b ..."], draws: Draws, eps: Radius | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """A point uniform in the ball around x, then clamped into the box."""
+        radius = self._radius(eps, x)
+        if self.norm == "linf":
+            return self._clamp(x + (2 * draws.uniform(x) - 1) * radius)
+        d = x[0].numel()
+        if self.norm == "l2":  # a uniform direction, and a distance whose d-th power is uniform
+            direction = draws.normal(x)
+            unit = direction / column(direction.flatten(1).norm(dim=1), x)
+        else:  # exponential variates over their sum are uniform on the l1 sphere's face; the sign picks the face
+            size = -torch.log1p(-draws.uniform(x))
+            unit = size / column(size.flatten(1).sum(1), x) * torch.where(draws.uniform(x) < 0.5, -1.0, 1.0)
+        length = draws.uniform(x.flatten(1)[:, :1]) ** (1 / d)
+        return self._clamp(x + unit * column(length[:, 0], x) * radius)
+
+    def steepest(
+        self, grad: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."] | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """The direction of unit norm along which a linear function with this gradient grows fastest.
+
+        For l1 that is a single pixel, too slow on large images: the step is shared by the `L1_SPARSITY` largest, and
+        pixels of `x_adv` that already stand at the box's wall are passed over. A zero gradient gives a zero direction.
+        """
+        if self.norm == "linf":
+            return grad.sign()
+        flat = grad.flatten(1)
+        if self.norm == "l2":
+            return grad / column(flat.norm(dim=1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
+        if x_adv is not None:
+            room = torch.where(grad > 0, x_adv < self.upper, x_adv > self.lower).flatten(1)
+            flat = flat * room
+        top = flat.abs().topk(math.ceil(L1_SPARSITY * flat.shape[1]), dim=1).indices
+        return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign() / top.shape[1]).view_as(grad)
+
+    def project(
+        self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."], eps: Radius | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """Bring `x_adv` back into the ball around x and into the box.
+
+        linf and l1 give the nearest point of the intersection (for l1 see Croce & Hein 2021, arXiv 2103.01208, on why
+        ball first and box second is not enough); l2 scales into the ball and then clamps, as all common l2 attacks do.
+        """
+        radius = self._radius(eps, x)
+        if self.norm == "linf":
+            return self._clamp(torch.minimum(torch.maximum(x_adv, x - radius), x + radius))
+        delta = x_adv - x
+        if self.norm == "l2":
+            length = column(delta.flatten(1).norm(dim=1), x).clamp_min(torch.finfo(x.dtype).tiny)
+            return self._clamp(x + delta * (radius / length).clamp_max(1))
+        return self._clamp(x + _project_l1(delta, radius, self.lower - x, self.upper - x))
+
+    def distance(self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """The size of each sample's perturbation in this norm."""
+        order = {"linf": torch.inf, "l2": 2, "l1": 1}[self.norm]
+        return torch.linalg.vector_norm((x_adv - x).flatten(1), order, dim=1)
+
+    def _radius(self, eps: Radius | None, x: Tensor) -> Tensor:
+        return column(self.eps if eps is None else eps, x)
+
+    def _clamp(self, x: Tensor) -> Tensor:
+        return x.clamp(self.lower, self.upper)
+
+
+def column(value: Radius, x: Tensor) -> Tensor:
+    """One number, or one per sample [b], shaped to multiply the images x [b ...]."""
+    if not isinstance(value, Tensor):
+        return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    return value.to(x).view(-1, *[1] * (x.dim() - 1)) if value.dim() else value.to(x)
+
+
+def _project_l1(delta: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The nearest point to delta with l1 norm <= radius and lower <= point <= upper (where lower <= 0 <= upper).
+
+    That point is delta shrunk towards 0 by one threshold and clamped; its norm falls as the threshold grows, so
+    bisection finds the threshold.
+    """
+
+    def shrunk(threshold: Tensor) -> Tensor:
+        soft = delta.sign() * (delta.abs() - column(threshold, delta)).clamp_min(0)
+        return torch.minimum(torch.maximum(soft, lower), upper)
+
+    size = radius.flatten().expand(len(delta)) if radius.dim() else radius.expand(len(delta))
+    low, high = torch.zeros_like(size), delta.abs().flatten(1).amax(1)
+    inside = shrunk(low).abs().flatten(1).sum(1) <= size
+    for _ in range(40):
+        middle = (low + high) / 2
+        outside = shrunk(middle).abs().flatten(1).sum(1) > size
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+    return shrunk(torch.where(inside, torch.zeros_like(high), high))
