@@ -5,7 +5,7 @@ frozen parameters are all handled here; nothing else in the package touches them
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -76,19 +76,16 @@ def input_gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
     return grad, values.detach()
 
 
-def disable_inference_mode(trainer: Any) -> Callable[[], None]:
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Inside, autocast is off on the device of x."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def disable_inference_mode(trainer: Any) -> None:
     """Make a Lightning trainer's evaluation loops run under `no_grad` instead of `inference_mode`.
 
     Tensors made in inference mode can never join a gradient, so a net that caches one at its first forward could not be
-    attacked afterwards. Call it in `setup`, before the loop starts; returns the call that undoes it.
+    attacked afterwards. Call it in `setup`, before the loop starts.
     """
-    loops = [trainer.validate_loop, trainer.test_loop, trainer.predict_loop]
-    before = [loop.inference_mode for loop in loops]
-    for loop in loops:
+    for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
         loop.inference_mode = False
-
-    def restore() -> None:
-        for loop, mode in zip(loops, before, strict=True):
-            loop.inference_mode = mode
-
-    return restore

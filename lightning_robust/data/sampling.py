@@ -30,9 +30,12 @@ class Indexed(Dataset[tuple[Any, Any, int]]):
             x, y = self.dataset[key][:2]
             return x, y, key
         index, seed = key
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed)
+        state = torch.default_generator.get_state()  # torch.manual_seed would seed every device, for a millisecond
+        try:
+            torch.default_generator.manual_seed(seed)
             x, y = self.dataset[index][:2]
+        finally:
+            torch.default_generator.set_state(state)
         return x, y, index
 
 

@@ -1,0 +1,73 @@
+"""Pictures, as PNG files and in every logger that takes them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def adversarial_grid(
+    x: Tensor, x_adv: Tensor, y: Tensor, before: Tensor, after: Tensor, title: str, names: Sequence[str] | None = None
+) -> Figure:
+    """One row a sample: clean, adversarial, magnified perturbation; predictions in the titles, red where wrong.
+
+    Args:
+        x: clean images [b c h w] in [0, 1].
+        x_adv: adversarial images [b c h w].
+        y: labels [b].
+        before: predicted classes [b] of the clean images.
+        after: predicted classes [b] of the adversarial images.
+        title: above the figure.
+        names: of the classes; their numbers by default.
+    """
+    rows = len(x)
+    delta = x_adv - x
+    # each perturbation fills the grey scale, so that what it looks like shows whatever the radius
+    size = delta.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    shown = [x, x_adv, 0.5 + 0.5 * delta / size]
+
+    def name(label: Tensor) -> str:
+        return str(int(label)) if names is None else names[int(label)]
+
+    figure = Figure(figsize=(5.4, 1.75 * rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for row, axes in enumerate(figure.subplots(rows, 3, squeeze=False)):
+        heads = [
+            (f"clean: {name(before[row])}", bool(before[row] == y[row])),
+            (f"adversarial: {name(after[row])}", bool(after[row] == y[row])),
+            (f"perturbation × {0.5 / float(size[row]):.3g}", True),
+        ]
+        for axis, images, (head, right) in zip(axes, shown, heads, strict=True):
+            axis.imshow(_displayable(images[row]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_title(head, fontsize=9, color="black" if right else "tab:red")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[0].set_ylabel(f"label {name(y[row])}", fontsize=9)
+    return figure
+
+
+def save_figure(trainer: Trainer, figure: Figure, name: str, directory: Path) -> Path:
+    """Write `directory/figures/<name>.png` and hand the figure to the loggers that take one (on rank 0 only)."""
+    path = directory / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    for logger in trainer.loggers:
+        experiment: Any = logger.experiment
+        if hasattr(experiment, "add_figure"):  # TensorBoard
+            experiment.add_figure(name, figure, global_step=trainer.global_step, close=False)
+        elif hasattr(logger, "log_image"):  # Weights & Biases and others
+            logger.log_image(name, [str(path)])
+    return path
+
+
+def _displayable(image: Tensor) -> Any:
+    image = image.detach().float().cpu().clamp(0, 1)
+    if image.shape[0] == 3:
+        return image.movedim(0, -1).numpy()
+    return image.mean(0).numpy() if image.shape[0] > 1 else torch.squeeze(image, 0).numpy()

@@ -1,0 +1,219 @@
+"""Robust accuracy in Lightning's own evaluation loops, for any LightningModule."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.callbacks.figures import adversarial_grid, save_figure
+from lightning_robust.callbacks.progress import attack_progress
+from lightning_robust.callbacks.report import checkpoint_identity, print_table, robustness, write_json
+from lightning_robust.checks import check_images, check_logits
+from lightning_robust.draws import Draws
+from lightning_robust.metrics import PerturbationNorm, RobustAccuracy
+from lightning_robust.modes import crafting, disable_inference_mode, full_precision
+from lightning_robust.types import Batch, as_batch
+
+
+class RobustEvaluation(Callback):
+    """Attacks the module in fit's validation, in `validate` and in `test`, and reports robust accuracy.
+
+    Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k] and whose batches are
+    (x, y) or (x, y, index). Modes, gradients and flags of the module are left as they were. Attacks run in fp32. What a
+    sample's random start is depends on its position in the dataset alone, so the result depends neither on the batch
+    size nor on the number of devices.
+
+    Logs `val/clean_acc`, `val/<attack>_acc`, `val/worst_acc` (and `test/...`); writes `robustness.json` and a figure
+    into the run directory; after `validate` and `test`, prints a table. With several data loaders, names end in
+    `/dataloader_idx_<i>` as Lightning's own do, files in `-<i>`.
+
+    Args:
+        attacks: the attacks, by the name under which they are reported.
+        fit_attacks: cheaper attacks for the validation inside fit; by default the same.
+        fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
+        seed: of the random starts.
+        figure_rows: samples shown in the figure; 0 for no figure.
+
+    Raises:
+        ValueError: for attack names that clash; during the run, for images outside the threat's box, outputs that are
+            not logits, or examples outside the threat model.
+    """
+
+    def __init__(
+        self,
+        attacks: dict[str, Attack],
+        fit_attacks: dict[str, Attack] | None = None,
+        fit_samples: int | None = None,
+        seed: int = 0,
+        figure_rows: int = 8,
+    ) -> None:
+        super().__init__()
+        if fit_samples is not None and fit_samples < 1:
+            raise ValueError(f"fit_samples must be at least 1, got {fit_samples}.")
+        self.attacks = attacks
+        self.fit_attacks = attacks if fit_attacks is None else fit_attacks
+        self.fit_samples = fit_samples
+        self.seed = seed
+        self.figure_rows = figure_rows
+        for names in (self.attacks, self.fit_attacks):
+            RobustAccuracy(list(names))  # refuses names that clash
+        self._loaders: dict[int, _Tally] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let gradients be taken in the evaluation loops."""
+        disable_inference_mode(trainer)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin counting."""
+        self._loaders = {}
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attack the batch."""
+        attacks = self.fit_attacks if trainer.state.fn == "fit" else self.attacks
+        if dataloader_idx not in self._loaders:
+            self._loaders[dataloader_idx] = _Tally(attacks, pl_module.device)
+        tally, batch = self._loaders[dataloader_idx], as_batch(batch)
+        position = tally.advance(trainer, len(batch.x))
+        if not batch_idx:
+            self._check(trainer, pl_module, batch, attacks)
+        if trainer.sanity_checking:
+            return
+        batch, position = self._each_once(trainer, batch, position, dataloader_idx)
+        if len(batch.x):
+            self._attack(trainer, pl_module, batch, position if batch.index is None else batch.index, tally)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log, write and draw."""
+        if trainer.sanity_checking:
+            return
+        stage = "test" if trainer.testing else "val"
+        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        for i, tally in self._loaders.items():
+            suffix = f"/dataloader_idx_{i}" if len(self._loaders) > 1 else ""
+            for name, value in tally.accuracy.compute().items():
+                pl_module.log(f"{stage}/{name}_acc{suffix}", value, sync_dist=True, batch_size=1)
+            report = self._report(trainer, tally)
+            if trainer.is_global_zero:
+                self._leave(trainer, tally, report, directory, f"-{i}" if suffix else "")
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _check(self, trainer: Trainer, net: LightningModule, batch: Batch, attacks: Mapping[str, Attack]) -> None:
+        for attack in attacks.values():
+            check_images(batch.x, attack.threat.lower, attack.threat.upper)
+        with crafting(net), full_precision(batch.x), torch.no_grad():
+            check_logits(net(batch.x), batch.y)
+
+    def _each_once(self, trainer: Trainer, batch: Batch, position: Tensor, i: int) -> tuple[Batch, Tensor]:
+        """Leave out what Lightning's distributed sampler repeats to even out the ranks, and what exceeds `fit_samples`.
+
+        That sampler deals position p to rank p mod world size, so positions past the end are repetitions.
+        """
+        loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        loader = loaders if isinstance(loaders, DataLoader) else (list(loaders)[i] if loaders is not None else None)
+        limit = None if trainer.state.fn != "fit" else self.fit_samples
+        if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            size = len(loader.dataset)
+            limit = size if limit is None else min(limit, size)
+        if limit is None or int(position[-1]) < limit:
+            return batch, position
+        keep = position < limit
+        return Batch(*(None if part is None else part[keep] for part in batch)), position[keep]  # type: ignore[arg-type]
+
+    def _attack(self, trainer: Trainer, net: LightningModule, batch: Batch, index: Tensor, tally: "_Tally") -> None:
+        x, y = batch.x, batch.y
+        with full_precision(x):
+            logits = tally.timed("clean", lambda: _forward(net, x))
+            after = {}
+            for name, attack in tally.attacks.items():
+                draws = Draws(self.seed, index)
+                with attack_progress(trainer, name):
+                    x_adv = tally.timed(name, lambda attack=attack, draws=draws: attack(net, x, y, draws=draws))  # type: ignore[misc]
+                after[name] = _forward(net, x_adv)
+                tally.sizes[name].update(x_adv, x)
+                if name not in tally.shown:
+                    rows = slice(self.figure_rows)
+                    tally.shown[name] = [
+                        t[rows].detach().cpu() for t in (x, x_adv, y, logits.argmax(1), after[name].argmax(1))
+                    ]
+        tally.accuracy.update(logits, after, y)
+
+    def _report(self, trainer: Trainer, tally: "_Tally") -> dict[str, Any]:
+        sizes = {name: {k: float(v) for k, v in size.compute().items()} for name, size in tally.sizes.items()}
+        for name, attack in tally.attacks.items():
+            if sizes[name]["max"] > attack.threat.eps * (1 + 1e-5) + 1e-6:
+                raise ValueError(
+                    f"Attack {name!r} left its threat model: a perturbation of {attack.threat.norm} size "
+                    f"{sizes[name]['max']:.6g} with eps {attack.threat.eps:.6g}. Its accuracy means nothing; mend it."
+                )
+        about = {
+            "stage": str(trainer.state.fn.value) if trainer.state.fn else None,
+            "epoch": trainer.current_epoch,
+            "checkpoint": checkpoint_identity(trainer.ckpt_path if trainer.state.fn != "fit" else None),
+            "seed": self.seed,
+            "devices": trainer.world_size,
+        }
+        return robustness(tally.accuracy.counts(), tally.attacks, tally.seconds, sizes, about)
+
+    def _leave(
+        self, trainer: Trainer, tally: "_Tally", report: dict[str, Any], directory: Path, suffix: str
+    ) -> None:
+        write_json(report, directory / f"robustness{suffix}.json")
+        stage = "test" if trainer.testing else "val"
+        if self.figure_rows:
+            for name, shown in tally.shown.items():
+                figure = adversarial_grid(*shown, title=name)
+                save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
+        if trainer.state.fn != "fit":
+            print_table(report, f"{stage}: {report['n']} samples")
+
+
+class _Tally:
+    """What one data loader's evaluation has counted so far."""
+
+    def __init__(self, attacks: Mapping[str, Attack], device: torch.device) -> None:
+        self.attacks = attacks
+        self.accuracy = RobustAccuracy(list(attacks)).to(device)
+        self.sizes = {name: PerturbationNorm(attack.threat.norm).to(device) for name, attack in attacks.items()}
+        self.seconds = dict.fromkeys(["clean", *attacks], 0.0)
+        self.shown: dict[str, list[Tensor]] = {}
+        self._seen = 0
+
+    def advance(self, trainer: Trainer, b: int) -> Tensor:
+        """Dataset positions of the next batch, dealt to the ranks in turn as every distributed sampler does."""
+        first, self._seen = self._seen, self._seen + b
+        device = self.accuracy.device
+        return torch.arange(first, first + b, device=device) * trainer.world_size + trainer.global_rank
+
+    def timed(self, name: str, run: Any) -> Tensor:
+        """Run, and add the time it took under this name."""
+        start = time.perf_counter()
+        out: Tensor = run()
+        if out.is_cuda:
+            torch.cuda.synchronize(out.device)
+        self.seconds[name] += time.perf_counter() - start
+        return out
+
+
+def _forward(net: LightningModule, x: Tensor) -> Tensor:
+    with crafting(net), torch.no_grad():
+        logits: Tensor = net(x)
+    return logits
