@@ -7,6 +7,7 @@ each sample receives, and nothing has to be stored to resume.
 
 import hashlib
 import math
+import os
 
 import torch
 from jaxtyping import Float, Int
@@ -65,6 +66,11 @@ def training_draws(seed: int, epoch: int, batch_idx: int, rank: int, batch: Batc
     if batch.index is not None:
         return Draws(derive_seed(seed, epoch, batch_idx), batch.index)
     return Draws(derive_seed(seed, epoch, batch_idx, rank), torch.arange(len(batch.x), device=batch.x.device))
+
+
+def global_seed() -> int:
+    """The seed of `lightning.seed_everything`, or else torch's initial one."""
+    return int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
 
 
 def derive_seed(*parts: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 def adversarial_grid(
     x: Tensor, x_adv: Tensor, y: Tensor, before: Tensor, after: Tensor, title: str, names: Sequence[str] | None = None
 ) -> Figure:
-    """One row a sample: clean, adversarial, magnified perturbation; predictions in the titles, red where wrong.
+    """One column a sample: clean, adversarial, magnified perturbation; predictions in the titles, red where wrong.
 
     Args:
         x: clean images [b c h w] in [0, 1].
@@ -25,30 +25,28 @@ def adversarial_grid(
         title: above the figure.
         names: of the classes; their numbers by default.
     """
-    rows = len(x)
     delta = x_adv - x
     # each perturbation fills the grey scale, so that what it looks like shows whatever the radius
     size = delta.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
-    shown = [x, x_adv, 0.5 + 0.5 * delta / size]
 
     def name(label: Tensor) -> str:
         return str(int(label)) if names is None else names[int(label)]
 
-    figure = Figure(figsize=(5.4, 1.75 * rows + 0.5), layout="constrained")
+    rows = [
+        ("clean", x, [name(k) for k in before], before == y),
+        ("adversarial", x_adv, [name(k) for k in after], after == y),
+        ("perturbation", 0.5 + 0.5 * delta / size, [f"× {0.5 / s:.3g}" for s in size.flatten().tolist()], y == y),
+    ]
+    figure = Figure(figsize=(1.3 * len(x) + 0.5, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    for row, axes in enumerate(figure.subplots(rows, 3, squeeze=False)):
-        heads = [
-            (f"clean: {name(before[row])}", bool(before[row] == y[row])),
-            (f"adversarial: {name(after[row])}", bool(after[row] == y[row])),
-            (f"perturbation × {0.5 / float(size[row]):.3g}", True),
-        ]
-        for axis, images, (head, right) in zip(axes, shown, heads, strict=True):
-            axis.imshow(_displayable(images[row]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_title(head, fontsize=9, color="black" if right else "tab:red")
+    for line, (kind, images, heads, right) in zip(figure.subplots(3, len(x), squeeze=False), rows, strict=True):
+        line[0].set_ylabel(kind)
+        for axis, image, head, good in zip(line, images, heads, right, strict=True):
+            axis.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_title(head, fontsize=9, color="black" if good else "tab:red")
             axis.set_xticks([])
             axis.set_yticks([])
-        axes[0].set_ylabel(f"label {name(y[row])}", fontsize=9)
     return figure
 
 

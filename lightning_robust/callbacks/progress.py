@@ -1,5 +1,6 @@
 """How far the present attack is, shown in whichever progress bar the trainer has."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ def attack_progress(trainer: Trainer, name: str) -> Iterator[None]:
     bar = trainer.progress_bar_callback
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
         progress = bar.progress
-        task = progress.add_task(f"[white]{name}", total=None)
-        with watching(_throttled(lambda done, total: progress.update(task, completed=done, total=total))):
+        task = progress.add_task(f"[white]{name}", total=1, visible=False)
+        show = functools.partial(progress.update, task, visible=True)
+        with watching(_throttled(lambda done, total: show(completed=done, total=total))):
             try:
                 yield
             finally:

@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def robustness(
             for name, attack in attacks.items()
         },
         "worst": accuracy(counts["worst"], n),
-        "versions": {**{name: version(name) for name in PACKAGES}, "python": platform.python_version()},
+        "versions": {**{name: _version(name) for name in PACKAGES}, "python": platform.python_version()},
     }
 
 
@@ -107,8 +107,18 @@ def checkpoint_identity(path: str | None) -> dict[str, str] | None:
         return None
     if not Path(path).is_file():  # a sharded or remote checkpoint
         return {"path": str(path)}
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return {"path": str(path), "sha256": digest.hexdigest()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # used from a source tree
+        return None
 
 
 def _is_plain(value: Any) -> bool:

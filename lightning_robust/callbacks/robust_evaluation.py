@@ -38,7 +38,7 @@ class RobustEvaluation(Callback):
         fit_attacks: cheaper attacks for the validation inside fit; by default the same.
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
         seed: of the random starts.
-        figure_rows: samples shown in the figure; 0 for no figure.
+        figure_samples: samples shown in the figure; 0 for no figure.
 
     Raises:
         ValueError: for attack names that clash; during the run, for images outside the threat's box, outputs that are
@@ -51,7 +51,7 @@ class RobustEvaluation(Callback):
         fit_attacks: dict[str, Attack] | None = None,
         fit_samples: int | None = None,
         seed: int = 0,
-        figure_rows: int = 8,
+        figure_samples: int = 8,
     ) -> None:
         super().__init__()
         if fit_samples is not None and fit_samples < 1:
@@ -60,7 +60,7 @@ class RobustEvaluation(Callback):
         self.fit_attacks = attacks if fit_attacks is None else fit_attacks
         self.fit_samples = fit_samples
         self.seed = seed
-        self.figure_rows = figure_rows
+        self.figure_samples = figure_samples
         for names in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(names))  # refuses names that clash
         self._loaders: dict[int, _Tally] = {}
@@ -150,7 +150,7 @@ class RobustEvaluation(Callback):
                 after[name] = _forward(net, x_adv)
                 tally.sizes[name].update(x_adv, x)
                 if name not in tally.shown:
-                    rows = slice(self.figure_rows)
+                    rows = slice(self.figure_samples)
                     tally.shown[name] = [
                         t[rows].detach().cpu() for t in (x, x_adv, y, logits.argmax(1), after[name].argmax(1))
                     ]
@@ -178,9 +178,12 @@ class RobustEvaluation(Callback):
     ) -> None:
         write_json(report, directory / f"robustness{suffix}.json")
         stage = "test" if trainer.testing else "val"
-        if self.figure_rows:
+        if self.figure_samples:
             for name, shown in tally.shown.items():
-                figure = adversarial_grid(*shown, title=name)
+                result = report["attacks"][name]
+                threat = tally.attacks[name].threat
+                title = f"{name} ({threat.norm} {threat.eps:.4g}): {result['correct']} of {report['n']} correct"
+                figure = adversarial_grid(*shown, title=title)
                 save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
         if trainer.state.fn != "fit":
             print_table(report, f"{stage}: {report['n']} samples")

@@ -9,7 +9,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lightning_robust.data.sampling import EpochSampler, Indexed, ResumableLoader
-from lightning_robust.draws import derive_seed
+from lightning_robust.draws import derive_seed, global_seed
 
 
 class RobustDataModule(LightningDataModule, ABC):
@@ -23,7 +23,7 @@ class RobustDataModule(LightningDataModule, ABC):
         eval_batch_size: evaluation samples a step on each device; `batch_size` by default.
         val_size: how many training samples are held out for validation, > 0.
         num_workers: loading processes on each device.
-        seed: of the training order and augmentation.
+        seed: of the training order and augmentation; by default that of `seed_everything`.
         split_seed: of the validation split.
 
     Raises:
@@ -38,7 +38,7 @@ class RobustDataModule(LightningDataModule, ABC):
         eval_batch_size: int | None = None,
         val_size: int = 1000,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         split_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -76,7 +76,8 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled by (seed, epoch), resumable mid-epoch."""
-        sampler = EpochSampler(self.train_set, self.seed, *self._world())
+        seed = global_seed() if self.seed is None else self.seed
+        sampler = EpochSampler(self.train_set, seed, *self._world())
         return ResumableLoader(self.train_set, self.batch_size, sampler=sampler, **self._workers())
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -13,6 +13,7 @@ class Digits(RobustDataModule):
 
     Args:
         batch_size: training samples a step on each device.
+        eval_batch_size: evaluation samples a step on each device.
         val_size: how many training samples are held out for validation.
         kwargs: see `RobustDataModule`.
 
@@ -22,8 +23,8 @@ class Digits(RobustDataModule):
 
     num_classes = 10
 
-    def __init__(self, batch_size: int = 64, val_size: int = 150, **kwargs: Any) -> None:
-        super().__init__(batch_size=batch_size, val_size=val_size, **kwargs)
+    def __init__(self, batch_size: int = 64, eval_batch_size: int = 450, val_size: int = 150, **kwargs: Any) -> None:
+        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, val_size=val_size, **kwargs)
 
     def train_data(self, augment: bool) -> TensorDataset:
         """1,347 images; no augmentation is defined for them."""

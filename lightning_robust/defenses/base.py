@@ -1,6 +1,5 @@
 """The route every defense takes through a training step; a method fills in how it crafts and what it minimises."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.checks import check_images, check_labels, check_logits
-from lightning_robust.draws import Draws, training_draws
+from lightning_robust.draws import Draws, global_seed, training_draws
 from lightning_robust.losses import cross_entropy
 from lightning_robust.modes import AttackBN, crafting, disable_inference_mode
 from lightning_robust.regularizers import Regularizer
@@ -102,8 +101,7 @@ class Defense(LightningModule, ABC):
 
     def draws(self, batch: Batch) -> Draws:
         """This step's random numbers; they depend on (seed, epoch, batch) and on the sample's index or the rank."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-        return training_draws(seed, self.current_epoch, self._batch_idx, self.global_rank, batch)
+        return training_draws(global_seed(), self.current_epoch, self._batch_idx, self.global_rank, batch)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [b c h w] in [0, 1] to logits [b k]."""
@@ -112,8 +110,7 @@ class Defense(LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Craft, perturb the weights if asked, and average the loss."""
-        batch, self._batch_idx = as_batch(batch), batch_idx
-        self._check_net("fit", batch)
+        batch, self._batch_idx = self._receive("fit", batch), batch_idx
         views = self.generate(batch)
         if self.weight_perturbation is not None:
             perturb = self.weight_perturbation
@@ -175,16 +172,6 @@ class Defense(LightningModule, ABC):
             schedule["monitor"] = getattr(schedule["scheduler"], "monitor", "val/worst_acc")
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check images and labels while they are on the CPU, where it costs no device synchronisation."""
-        if isinstance(batch, Tensor):  # images alone, to predict
-            check_images(batch)
-            return batch
-        batch = as_batch(batch)
-        check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)
-        check_labels(batch.y)
-        return batch
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the method, so that another one refuses the file."""
         checkpoint["defense"] = type(self).__name__
@@ -203,8 +190,7 @@ class Defense(LightningModule, ABC):
             )
 
     def _evaluation_step(self, stage: str, batch: Any) -> None:
-        batch = as_batch(batch)
-        self._check_net(stage, batch)
+        batch = self._receive(stage, batch)
         logits = self(batch.x)
         self._log_mean(f"{stage}/loss", cross_entropy(logits, batch.y))
         self._log_mean(f"{stage}/clean_acc", (logits.argmax(1) == batch.y).float())
@@ -223,14 +209,19 @@ class Defense(LightningModule, ABC):
         self._means[key].update(values.detach())
         self.log(name, self._means[key], metric_attribute=f"_means.{key}", on_epoch=True, prog_bar=prog_bar, on_step=False)
 
-    def _check_net(self, stage: str, batch: Batch) -> None:
-        """One look at the net's output, on the first batch of each stage."""
-        if stage in self._checked:
-            return
-        self._checked.add(stage)
-        with crafting(self.net, "eval"), torch.no_grad():
-            logits = self.net(batch.x)
-        check_logits(logits, batch.y, getattr(getattr(self.trainer, "datamodule", None), "num_classes", None))
+    def _receive(self, stage: str, batch: Any) -> Batch:
+        """Read a batch; check it where that costs nothing (on the CPU), and the first of each stage everywhere."""
+        batch = as_batch(batch)
+        first = stage not in self._checked
+        if first or batch.x.device.type == "cpu":
+            check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)
+            check_labels(batch.y)
+        if first:
+            with crafting(self.net), torch.no_grad():
+                logits = self.net(batch.x)
+            check_logits(logits, batch.y, getattr(getattr(self.trainer, "datamodule", None), "num_classes", None))
+            self._checked.add(stage)
+        return batch
 
     def _restore(self) -> None:
         if self._restore_weights is not None:

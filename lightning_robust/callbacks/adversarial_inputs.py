@@ -1,0 +1,100 @@
+"""Adversarial training of an existing LightningModule, without touching its code."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.checks import check_images, check_labels, check_logits
+from lightning_robust.draws import global_seed, training_draws
+from lightning_robust.modes import AttackBN, crafting
+from lightning_robust.types import Batch
+
+
+class AdversarialInputs(Callback):
+    """Hands the module's `training_step` batches whose images are adversarial; the rest of the batch is as it was.
+
+    Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. The batch may be a
+    tuple, named tuple, list or mapping; it is rebuilt around the new images, so no tensor of the data loader or of the
+    dataset is ever written to. The attack runs under the trainer's precision, on the bare module (never through its
+    distributed wrapper).
+
+    Args:
+        attack: crafts the images, on cross-entropy.
+        attack_bn: how the module's batch norms run during the attack: "eval", "batch" or "train".
+        image_key: where the images stand in the batch.
+        label_key: where the labels stand in the batch.
+
+    Raises:
+        TypeError: for a batch without these two tensors.
+        ValueError: on the first batch, for images outside the threat's box or outputs that are not logits.
+    """
+
+    def __init__(
+        self, attack: Attack, attack_bn: AttackBN = "eval", image_key: int | str = 0, label_key: int | str = 1
+    ) -> None:
+        super().__init__()
+        self.attack = attack
+        self.attack_bn = attack_bn
+        self.image_key = image_key
+        self.label_key = label_key
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the attack in front of this module's `training_step`."""
+        step = pl_module.training_step
+        checked = False
+
+        @functools.wraps(step)
+        def adversarial_step(batch: Any, batch_idx: int = 0, *args: Any, **kwargs: Any) -> Any:
+            nonlocal checked
+            x, y = self._read(batch)
+            if not checked:
+                self._check(pl_module, x, y)
+                checked = True
+            place = (trainer.current_epoch, batch_idx, trainer.global_rank)
+            draws = training_draws(global_seed(), *place, Batch(x, y))
+            x_adv = self.attack(pl_module, x, y, bn=self.attack_bn, draws=draws)
+            return step(_replaced(batch, self.image_key, x_adv), batch_idx, *args, **kwargs)
+
+        pl_module.training_step = adversarial_step  # type: ignore[method-assign]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the module its own `training_step` back."""
+        pl_module.__dict__.pop("training_step", None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the module its own `training_step` back."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
+        try:
+            x, y = batch[self.image_key], batch[self.label_key]
+        except (LookupError, TypeError):
+            x = y = None
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            keys = f"; its keys are {list(batch)}" if isinstance(batch, Mapping) else ""
+            raise TypeError(
+                f"A {type(batch).__name__} has no images at {self.image_key!r} and labels at {self.label_key!r}{keys}: "
+                "set AdversarialInputs' image_key and label_key."
+            )
+        return x, y
+
+    def _check(self, net: LightningModule, x: Tensor, y: Tensor) -> None:
+        check_images(x, self.attack.threat.lower, self.attack.threat.upper)
+        check_labels(y)
+        with crafting(net), torch.no_grad():
+            check_logits(net(x), y)
+
+
+def _replaced(batch: Any, key: int | str, value: Tensor) -> Any:
+    """A new container with one element exchanged."""
+    if isinstance(batch, Mapping):
+        return {**batch, key: value}
+    parts = [value if i == key else part for i, part in enumerate(batch)]
+    if hasattr(batch, "_fields"):
+        return type(batch)(*parts)
+    return type(batch)(parts)

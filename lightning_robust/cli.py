@@ -1,0 +1,135 @@
+"""The command line: `lightning-robust fit|validate|test|predict --config <recipe>.yaml`."""
+
+import hashlib
+import os
+import sys
+import uuid
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+import lightning_robust.attacks
+import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
+from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.data import RobustDataModule
+from lightning_robust.defenses import Defense
+
+_RUN = "LIGHTNING_ROBUST_RUN"  # hands the run's name to the processes that a strategy launches
+
+
+class RobustCLI(LightningCLI):
+    """LightningCLI over defenses and data modules, with robust evaluation and checkpointing always on.
+
+    Each run has a folder of its own, `<default_root_dir or runs>/<data>/<model>/<run>/`. Under SLURM its name is made of
+    the job and the config, so that a requeued job finds its own checkpoint again and no other job's.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            Defense,
+            RobustDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Evaluation and checkpointing have their own sections in a config."""
+        parser.add_lightning_class_args(RobustEvaluation, "evaluation")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/worst_acc",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.filename": "best-epoch{epoch:03d}-worst_acc{val/worst_acc:.4f}",
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Check that the checkpoint is there; unlike Lightning, let the config win over what the file stored."""
+        command = self.config.get("subcommand")
+        path = self.config[command].get("ckpt_path") if command else None
+        if path and path not in ("best", "last", "hpc", "registry") and "://" not in path and not Path(path).exists():
+            self.parser.error(f"There is no checkpoint {path!r}. Give --ckpt_path the file that `fit` named at its end.")
+        if not path and command in ("validate", "test", "predict"):
+            rank_zero_warn(f"No --ckpt_path was given: `{command}` runs on the net as it is built.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with a folder and loggers of its own unless the config names some."""
+        given = self._get(self.config_init, "trainer")
+        if given["logger"] in (None, True) and not given["fast_dev_run"]:
+            place = Path(given["default_root_dir"] or "runs", type(self.datamodule).__name__, type(self.model).__name__)
+            run = self._run_name()
+            kwargs.update(logger=_loggers(place, run), default_root_dir=str(place / run))
+        return super().instantiate_trainer(**kwargs)
+
+    def before_validate(self) -> None:
+        """`RobustEvaluation` prints the table."""
+        self.config_init[self.subcommand]["verbose"] = False
+
+    before_test = before_validate
+
+    @rank_zero_only  # type: ignore[untyped-decorator]
+    def after_fit(self) -> None:
+        """Say where the best checkpoint lies and how to test it."""
+        best = self.trainer.checkpoint_callback
+        if not isinstance(best, ModelCheckpoint) or not best.best_model_path:
+            return
+        config = Path(str(self.trainer.log_dir), "config.yaml")
+        score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
+        print(
+            f"\nBest checkpoint{score}: {best.best_model_path}\n"
+            f"Test it with:\n  lightning-robust test --config {config} --ckpt_path {best.best_model_path}"
+        )
+
+    def _run_name(self) -> str:
+        if _RUN in os.environ and int(os.environ.get("LOCAL_RANK", 0)):
+            return os.environ[_RUN]
+        if SLURMEnvironment.detect():
+            config = self._parser(self.subcommand).dump(self.config[self.subcommand])
+            unique = f"slurm-{os.environ['SLURM_JOB_ID']}-{hashlib.sha256(config.encode()).hexdigest()[:6]}"
+        else:
+            unique = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+        os.environ[_RUN] = f"{self.subcommand}-{unique}"
+        return os.environ[_RUN]
+
+
+def _loggers(place: Path, run: str) -> list[Logger]:
+    """CSV always, TensorBoard where it is installed; a requeued job keeps what the earlier ones logged."""
+    metrics = place / run / "metrics.csv"
+    if metrics.exists():
+        metrics.rename(metrics.with_name(f"metrics-before-{uuid.uuid4().hex[:4]}.csv"))
+    settings: dict[str, Any] = {"save_dir": str(place), "name": "", "version": run}
+    loggers: list[Logger] = [CSVLogger(**settings)]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(**settings, default_hp_metric=False))
+    return loggers
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; `args` instead of the process's own, to call it from Python."""
+    argv = sys.argv
+    with warnings.catch_warnings():
+        # the folder is the run's own: only the config was written there before
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+        try:
+            if args is not None:
+                sys.argv = argv[:1]  # Lightning warns if both are there
+            RobustCLI(None if args is None else list(args))
+        finally:
+            sys.argv = argv
