@@ -50,11 +50,14 @@ class Draws:
         self._count += 1
         element = torch.arange(math.prod(like.shape[1:]), device=like.device)
         bits = _scramble(_scramble(self._stream + self._count)[:, None] + element * _GOLDEN)
-        return _shift(bits, 40).to(like.dtype).div_(2**24).view(like.shape)
+        digits = min(24, 1 - round(math.log2(torch.finfo(like.dtype).eps)))  # what the type holds: 1 is never reached
+        out: Tensor = _shift(bits, 64 - digits).to(like.dtype).div_(2**digits).view(like.shape)
+        return out
 
     def normal(self, like: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The next standard normal numbers, by the inverse distribution function (so within 5.5 deviations)."""
-        return torch.special.ndtri(self.uniform(like).clamp_(min=2.0**-25))
+        wide = like if like.dtype == torch.float64 else like.float()
+        return torch.special.ndtri(self.uniform(wide).clamp_(min=2.0**-25)).to(like.dtype)
 
 
 def training_draws(seed: int, epoch: int, batch_idx: int, rank: int, batch: Batch) -> Draws:

@@ -2,23 +2,23 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 
-def cross_entropy(logits: Float[Tensor, "b k"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+def cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
     """-log softmax(logits)_y."""
-    return F.cross_entropy(_at_least_fp32(logits), y, reduction="none")
+    return F.cross_entropy(_at_least_fp32(logits), y.long(), reduction="none")
 
 
-def margin(logits: Float[Tensor, "b k"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
     """max over j != y of logits_j - logits_y: positive where the sample is misclassified.
 
     The loss of Carlini & Wagner 2017 (arXiv 1608.04644) without its floor.
     """
-    logits = _at_least_fp32(logits)
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.amax(1) - logits.gather(1, y[:, None])[:, 0]
+    logits, y = _at_least_fp32(logits), y.long()[:, None]
+    others = logits.scatter(1, y, -torch.inf)
+    return others.amax(1) - logits.gather(1, y)[:, 0]
 
 
 def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:

@@ -39,9 +39,7 @@ class Threat:
     lower: float
     upper: float
 
-    def __init__(
-        self, norm: Norm = "linf", eps: float | str = "8/255", lower: float = 0.0, upper: float = 1.0
-    ) -> None:
+    def __init__(self, norm: Norm = "linf", eps: float | str = "8/255", lower: float = 0.0, upper: float = 1.0) -> None:
         eps = to_float(eps)
         if norm not in get_args(Norm):
             raise ValueError(f"Unknown norm {norm!r}: choose one of {', '.join(get_args(Norm))}.")
@@ -52,9 +50,7 @@ class Threat:
         for name, value in {"norm": norm, "eps": eps, "lower": float(lower), "upper": float(upper)}.items():
             object.__setattr__(self, name, value)
 
-    def random(
-        self, x: Float[Tensor, "b ..."], draws: Draws, eps: Radius | None = None
-    ) -> Float[Tensor, "b ..."]:
+    def random(self, x: Float[Tensor, "b ..."], draws: Draws, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
         """A point uniform in the ball around x, then clamped into the box."""
         radius = self._radius(eps, x)
         if self.norm == "linf":
@@ -81,7 +77,9 @@ class Threat:
             return grad.sign()
         flat = grad.flatten(1)
         if self.norm == "l2":
-            return grad / column(flat.norm(dim=1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
+            greatest = flat.abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
+            unit = grad / column(greatest, grad)  # a confident net's gradient is so small that its squares underflow
+            return unit / column(unit.flatten(1).norm(dim=1).clamp_min(1), grad)
         if x_adv is not None:
             room = torch.where(grad > 0, x_adv < self.upper, x_adv > self.lower).flatten(1)
             flat = flat * room
@@ -108,7 +106,8 @@ class Threat:
     def distance(self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
         """The size of each sample's perturbation in this norm."""
         order = {"linf": torch.inf, "l2": 2, "l1": 1}[self.norm]
-        return torch.linalg.vector_norm((x_adv - x).flatten(1), order, dim=1)
+        size: Tensor = torch.linalg.vector_norm((x_adv - x).flatten(1), order, dim=1)
+        return size
 
     def _radius(self, eps: Radius | None, x: Tensor) -> Tensor:
         return column(self.eps if eps is None else eps, x)

@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_robust.attacks.base import Attack, counted, craft, random_start
 from lightning_robust.draws import Draws
 from lightning_robust.losses import cross_entropy
-from lightning_robust.modes import AttackBN, input_gradient
+from lightning_robust.modes import AttackBN, input_gradient, ordinary
 from lightning_robust.threat import Norm, Threat, column
 from lightning_robust.types import Net, Objective, Radius, to_float
 
@@ -87,7 +87,7 @@ class PGD(Attack):
             step_size = 2.5 * radius / max(self.steps, 1) if self.step_size is None else self.step_size
         step = column(step_size, x)
         with craft(net, x, target, bn, draws) as (x, target, draws):
-            begin = random_start(x, self.threat, self.start, radius, draws) if start is None else start.detach()
+            begin = random_start(x, self.threat, self.start, radius, draws) if start is None else ordinary(start)
             x_adv = self._climb(net, x, target, objective, radius, step, begin)
             for _ in range(1, self.restarts):
                 solved, value = self._judge(net, x_adv, target, objective)

@@ -1,0 +1,36 @@
+"""Shared set-up: shapes are checked at run time, and every test starts from, and leaves, the same global state."""
+
+import os
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is welcome where a float is asked for
+
+# before anything imports them: their annotations are checked on every call
+install_import_hook([f"lightning_robust.{name}" for name in ("threat", "draws", "losses")], f"{__name__}.check_types")
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def same_global_state() -> Iterator[None]:
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    before = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    after = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled())
+    torch.set_default_dtype(before[0])
+    torch.set_grad_enabled(before[1])
+    torch.use_deterministic_algorithms(before[2])
+    assert after == before, "the test left torch's global state changed"

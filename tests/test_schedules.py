@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from lightning_robust.schedules import Ramp, Steps
+
+
+def test_steps_equals_torchs_multi_step_rate():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5, 6], gamma=0.5)
+    ours = Steps(0.4, [2, 5, 6], 0.5)
+    for epoch in range(9):
+        assert ours(epoch) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+def test_steps_without_milestones_is_constant():
+    assert [Steps(0.3)(epoch) for epoch in (0, 100)] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize("milestones", [[3, 2], [3, 3]])
+def test_steps_refuses_milestones_that_do_not_increase(milestones):
+    with pytest.raises(ValueError, match="Milestones must increase, got"):
+        Steps(1.0, milestones)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.0, 6.0), (6.0, -2.0), (1.0, 1.0)])
+def test_ramp_is_straight_and_then_constant(first, last):
+    values = [Ramp(first, last, 4)(epoch) for epoch in range(7)]
+    assert values == pytest.approx([*torch.linspace(first, last, 5).tolist(), last, last])
+
+
+def test_ramp_refuses_no_epochs():
+    with pytest.raises(ValueError, match="needs epochs > 0, got 0"):
+        Ramp(0.0, 1.0, 0)

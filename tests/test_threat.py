@@ -1,0 +1,188 @@
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import minimize
+from scipy.stats import beta, kstest, uniform
+
+from lightning_robust.draws import Draws
+from lightning_robust.threat import L1_SPARSITY, Threat
+
+NORMS = ["linf", "l2", "l1"]
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+WIDE = {"lower": -100.0, "upper": 100.0}  # a box that is nowhere in the way
+
+
+def numbers(low, high, width=32):
+    return st.floats(low, high, width=width, allow_subnormal=False)
+
+
+def images(low, high, dtype=np.float32):
+    width = 32 if dtype == np.float32 else 64
+    return arrays(dtype, (2, 1, 2, 3), elements=numbers(low, high, width)).map(torch.from_numpy)
+
+
+def size(delta, norm):
+    return torch.from_numpy(np.linalg.norm(delta.flatten(1).numpy(), ORDER[norm], axis=1))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(x=images(0, 1), far=images(-3, 3), eps=arrays(np.float32, 2, elements=numbers(0, 4)).map(torch.from_numpy))
+def test_project_lands_in_ball_and_box_and_stays_there(norm, x, far, eps):
+    threat = Threat(norm)
+    near = threat.project(far, x, eps)
+    assert (size(near - x, norm) <= eps + 1e-5).all()
+    assert near.min() >= 0
+    assert near.max() <= 1
+    torch.testing.assert_close(threat.project(near, x, eps), near, atol=1e-5, rtol=0)
+
+
+@given(x=images(0, 1), inside=images(0, 1))
+def test_project_leaves_alone_what_is_allowed(x, inside):
+    for norm in NORMS:
+        eps = size(inside - x, norm) * 1.0001 + 1e-6
+        torch.testing.assert_close(Threat(norm).project(inside, x, eps), inside, atol=1e-6, rtol=0)
+
+
+@given(x=images(0, 1, np.float64), far=images(-3, 3, np.float64), eps=st.floats(0.01, 1))
+def test_linf_projection_is_the_nearest_point(x, far, eps):
+    x, far = x.numpy(), far.numpy()
+    nearest = np.clip(far, np.maximum(x - eps, 0), np.minimum(x + eps, 1))
+    np.testing.assert_allclose(Threat("linf", eps).project(torch.from_numpy(far), torch.from_numpy(x)), nearest)
+
+
+@given(x=images(0, 1, np.float64), far=images(-3, 3, np.float64), eps=st.floats(0.01, 4))
+def test_l2_projection_is_the_nearest_point_without_the_box(x, far, eps):
+    nearest = torch.stack(
+        [a + (b - a) * min(1, eps / max(float((b - a).norm()), 1e-12)) for a, b in zip(x, far, strict=True)]
+    )
+    torch.testing.assert_close(Threat("l2", eps, **WIDE).project(far, x), nearest)
+
+
+def nearest_l1(x, far, eps):
+    """The quadratic programme min ||p - n - delta||^2 with p, n >= 0, sum(p + n) <= eps and x + p - n in the box."""
+    d = len(x)
+    delta = far - x
+    split = np.concatenate([np.eye(d), -np.eye(d)], axis=1)
+    solution = minimize(
+        lambda v: ((split @ v - delta) ** 2).sum(),
+        np.zeros(2 * d),
+        jac=lambda v: 2 * split.T @ (split @ v - delta),
+        bounds=[(0, room) for room in (*(1 - x), *x)],
+        constraints={"type": "ineq", "fun": lambda v: eps - v.sum(), "jac": lambda v: -np.ones(2 * d)},
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 300},
+    )
+    return x + split @ solution.x
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_l1_projection_is_the_nearest_point(seed):
+    rng = np.random.default_rng(seed)
+    x, far, eps = rng.random((3, 6)), rng.normal(0.5, 1.5, (3, 6)), rng.uniform(0.05, 3, 3)
+    expected = np.stack([nearest_l1(*row) for row in zip(x, far, eps, strict=True)])
+    ours = Threat("l1").project(*(torch.from_numpy(a) for a in (far, x, eps)))
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(x=images(0, 1), seed=st.integers(0, 2**31), eps=numbers(0, 3))
+def test_random_is_in_ball_and_box(norm, x, seed, eps):
+    threat = Threat(norm, eps)
+    start = threat.random(x, Draws(seed, torch.arange(2)))
+    assert (size(start - x, norm) <= eps + 1e-5).all()
+    assert start.min() >= 0
+    assert start.max() <= 1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_is_uniform_in_the_ball(norm):
+    """The marginals of the uniform law: radius^d; a pixel's share of an l1 ball; Archimedes' for the 2-sphere."""
+    eps, d, x = 0.7, 3, torch.zeros(4000, 1, 1, 3)
+    delta = Threat(norm, eps, **WIDE).random(x, Draws(5, torch.arange(4000))).flatten(1) / eps
+    assert kstest(size(delta, norm) ** d, "uniform").pvalue > 0.01
+    for pixel in delta.T:
+        assert abs((pixel > 0).float().mean() - 0.5) < 4 * 0.5 / math.sqrt(4000)
+        if norm == "linf":
+            assert kstest(pixel, uniform(-1, 2).cdf).pvalue > 0.01
+        elif norm == "l2":
+            assert kstest(pixel / delta.norm(dim=1), uniform(-1, 2).cdf).pvalue > 0.01
+        else:
+            assert kstest(pixel.abs(), beta(1, d).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_sample_has_its_own_radius(norm):
+    x, far, eps = torch.rand(3, 1, 2, 3), torch.randn(3, 1, 2, 3), torch.tensor([0.0, 0.1, 0.4])
+    project, start = Threat(norm).project(far, x, eps), Threat(norm).random(x, Draws(0, torch.arange(3)), eps)
+    for i in range(3):
+        alone, one = Threat(norm, float(eps[i])), slice(i, i + 1)
+        torch.testing.assert_close(project[one], alone.project(far[one], x[one]))
+        torch.testing.assert_close(start[one], alone.random(x[one], Draws(0, torch.tensor([i]))))
+    assert (project[0] == x[0]).all()
+    assert (start[0] == x[0]).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-25, 1e-8, 1.0, 1e20])
+def test_steepest_attains_the_dual_norm_at_any_scale(norm, scale):
+    grad = torch.randn(5, 1, 4, 4, dtype=torch.float64)
+    direction = Threat(norm).steepest((scale * grad).float()).double()
+    dual = {"linf": 1, "l2": 2, "l1": np.inf}[norm]
+    torch.testing.assert_close(size(direction, norm), torch.ones(5, dtype=torch.float64), rtol=1e-5, atol=0)
+    gain = (grad * direction).flatten(1).sum(1)
+    torch.testing.assert_close(gain, torch.from_numpy(np.linalg.norm(grad.flatten(1), dual, axis=1)), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_zero_gradient_gives_a_zero_direction(norm):
+    assert (Threat(norm).steepest(torch.zeros(2, 1, 4, 4)) == 0).all()
+
+
+def test_the_l1_step_is_shared_by_the_greatest_pixels():
+    grad = torch.randn(2, 3, 10, 10)
+    flat = Threat("l1").steepest(grad).flatten(1)
+    for step, g in zip(flat, grad.flatten(1), strict=True):
+        greatest = g.abs().argsort(descending=True)[: round(L1_SPARSITY * 300)]
+        assert set(step.nonzero()[:, 0].tolist()) == set(greatest.tolist())
+        torch.testing.assert_close(step[greatest], g[greatest].sign() / 3)
+
+
+def test_the_l1_step_passes_over_pixels_at_the_wall():
+    grad = torch.tensor([[5.0, -4.0, 3.0, -2.0]])
+    at_walls = torch.tensor([[1.0, 0.0, 0.5, 0.5]])
+    assert Threat("l1").steepest(grad, at_walls).tolist() == [[0, 0, 1, 0]]
+    assert Threat("l1").steepest(-grad, at_walls).tolist() == [[-1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_distance_equals_numpy(norm):
+    x, x_adv = torch.rand(2, 4, 3, 5, 5)
+    torch.testing.assert_close(Threat(norm).distance(x_adv, x), size(x_adv - x, norm))
+
+
+def test_fractions_defaults_and_identity():
+    assert Threat() == Threat("linf", "8/255") == Threat("linf", 8 / 255, 0, 1)
+    assert Threat("l2", "1/2").eps == 0.5
+    assert len({Threat(), Threat("l2"), Threat()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "l3"}, "Unknown norm 'l3': choose one of linf, l2, l1"),
+        ({"eps": -0.1}, "finite number >= 0, got -0.1"),
+        ({"eps": "nan"}, "finite number >= 0, got nan"),
+        ({"eps": math.inf}, "finite number >= 0, got inf"),
+        ({"eps": "eight"}, "'eight' is neither a number nor a fraction"),
+        ({"lower": 1.0, "upper": 0.0}, r"lower < upper, got \[1.0, 0.0\]"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(Threat.__init__)(object.__new__(Threat), **arguments)  # beneath the tests' own type checker

@@ -1,0 +1,50 @@
+"""Small nets with known answers, and closed forms to hold attacks against."""
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_net(num_classes: int = 4, channels: int = 3) -> nn.Module:
+    """A net for 8 x 8 images, in training mode, with batch norm, dropout and running statistics that are not the initial ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.Tanh(),
+            nn.Conv2d(8, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.Tanh(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(8 * 4 * 4, num_classes),
+        )
+        with torch.no_grad():
+            for _ in range(3):
+                net(torch.rand(16, channels, 8, 8))
+    return net
+
+
+def linear_net(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    """logits = weight [k d] . pixels + bias."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(*weight.shape[::-1], dtype=weight.dtype))
+    with torch.no_grad():
+        net[1].weight.copy_(weight)
+        net[1].bias.copy_(torch.zeros(len(weight)) if bias is None else bias)
+    return net
+
+
+def best_linear_gain(w: Tensor, x: Tensor, norm: str, eps: Tensor) -> Tensor:
+    """max of w.delta over ||delta||_norm <= eps and 0 <= x + delta <= 1, for flat w [d], x [b d], eps [b].
+
+    Exact for linf and l1 (fill the pixels with the greatest |w| first); for l2 where the box is not in the way.
+    """
+    room = torch.where(w > 0, 1 - x, x)
+    if norm == "linf":
+        return (w.abs() * torch.minimum(room, eps[:, None])).sum(1)
+    if norm == "l2":
+        return eps * w.norm()
+    order = w.abs().argsort(descending=True)
+    room = room[:, order]
+    spent_before = room.cumsum(1) - room
+    return (w.abs()[order] * torch.minimum(room, (eps[:, None] - spent_before).clamp_min(0))).sum(1)
