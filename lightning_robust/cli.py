@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
+from lightning_robust.parser import Parser
 
 _RUN = "LIGHTNING_ROBUST_RUN"  # hands the run's name to the processes that a strategy launches
 
@@ -30,11 +31,11 @@ _RUN = "LIGHTNING_ROBUST_RUN"  # hands the run's name to the processes that a st
 class RobustCLI(LightningCLI):
     """LightningCLI over defenses and data modules, with robust evaluation and checkpointing always on.
 
-    Each run has a folder of its own, `<default_root_dir or runs>/<data>/<model>/<run>/`. Under SLURM its name is made of
-    the job and the config, so that a requeued job finds its own checkpoint again and no other job's.
+    Each run has a folder of its own, `<default_root_dir or runs>/<data>/<model>/<run>/`. Under SLURM its name is made
+    of the job and the config, so that a requeued job finds its own checkpoint again and no other job's.
     """
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    def __init__(self, args: list[str] | None = None) -> None:
         super().__init__(
             Defense,
             RobustDataModule,
@@ -43,6 +44,7 @@ class RobustCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
             args=args,
         )
 
@@ -65,16 +67,25 @@ class RobustCLI(LightningCLI):
         command = self.config.get("subcommand")
         path = self.config[command].get("ckpt_path") if command else None
         if path and path not in ("best", "last", "hpc", "registry") and "://" not in path and not Path(path).exists():
-            self.parser.error(f"There is no checkpoint {path!r}. Give --ckpt_path the file that `fit` named at its end.")
+            self.parser.error(
+                f"There is no checkpoint {path!r}. Give --ckpt_path the file that `fit` named at its end."
+            )
         if not path and command in ("validate", "test", "predict"):
             rank_zero_warn(f"No --ckpt_path was given: `{command}` runs on the net as it is built.")
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses is reported as a misspelt key is."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            self.parser.error(str(error), error)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a folder and loggers of its own unless the config names some."""
         given = self._get(self.config_init, "trainer")
         if given["logger"] in (None, True) and not given["fast_dev_run"]:
             place = Path(given["default_root_dir"] or "runs", type(self.datamodule).__name__, type(self.model).__name__)
-            run = self._run_name()
+            run = self._run_name(place)
             kwargs.update(logger=_loggers(place, run), default_root_dir=str(place / run))
         return super().instantiate_trainer(**kwargs)
 
@@ -84,7 +95,7 @@ class RobustCLI(LightningCLI):
 
     before_test = before_validate
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def after_fit(self) -> None:
         """Say where the best checkpoint lies and how to test it."""
         best = self.trainer.checkpoint_callback
@@ -97,7 +108,10 @@ class RobustCLI(LightningCLI):
             f"Test it with:\n  lightning-robust test --config {config} --ckpt_path {best.best_model_path}"
         )
 
-    def _run_name(self) -> str:
+    def _run_name(self, place: Path) -> str:
+        checkpoint = Path(self._get(self.config, "ckpt_path") or "")
+        if self.subcommand == "fit" and checkpoint.parent.name == "checkpoints" and checkpoint.parents[2] == place:
+            return checkpoint.parents[1].name  # a resumed run goes on in its own folder
         if _RUN in os.environ and int(os.environ.get("LOCAL_RANK", 0)):
             return os.environ[_RUN]
         if SLURMEnvironment.detect():
@@ -127,6 +141,10 @@ def main(args: Sequence[str] | None = None) -> None:
     with warnings.catch_warnings():
         # the folder is the run's own: only the config was written there before
         warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+        # `test` has a folder of its own and saves no checkpoints
+        warnings.filterwarnings("ignore", message="The dirpath has changed from")
+        # Lightning's own use of torch: https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/utilities/_pytree.py
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         try:
             if args is not None:
                 sys.argv = argv[:1]  # Lightning warns if both are there

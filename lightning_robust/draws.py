@@ -57,7 +57,8 @@ class Draws:
     def normal(self, like: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The next standard normal numbers, by the inverse distribution function (so within 5.5 deviations)."""
         wide = like if like.dtype == torch.float64 else like.float()
-        return torch.special.ndtri(self.uniform(wide).clamp_(min=2.0**-25)).to(like.dtype)
+        out: Tensor = torch.special.ndtri(self.uniform(wide).clamp_(min=2.0**-25)).to(like.dtype)
+        return out
 
 
 def training_draws(seed: int, epoch: int, batch_idx: int, rank: int, batch: Batch) -> Draws:

@@ -1,10 +1,8 @@
-"""Numbers that change with the epoch, and learning-rate schedules as the papers write them."""
+"""Numbers that change with the epoch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from itertools import pairwise
 
 
 class Schedule(ABC):
@@ -23,7 +21,7 @@ class Steps(Schedule):
     """
 
     def __init__(self, value: float, milestones: Sequence[int] = (), factor: float = 0.1) -> None:
-        if any(a >= b for a, b in zip(milestones, milestones[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(milestones)):
             raise ValueError(f"Milestones must increase, got {list(milestones)}.")
         self.value, self.milestones, self.factor = value, tuple(milestones), factor
 

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # shadows tuple.index, which nobody needs here
 
 
 class Views(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Trainer
@@ -11,20 +11,25 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 
-def adversarial_grid(
-    x: Tensor, x_adv: Tensor, y: Tensor, before: Tensor, after: Tensor, title: str, names: Sequence[str] | None = None
-) -> Figure:
+class Examples(NamedTuple):
+    """A few samples under attack: images and examples [b c h w], labels, classes predicted before and after [b]."""
+
+    x: Tensor
+    x_adv: Tensor
+    y: Tensor
+    before: Tensor
+    after: Tensor
+
+
+def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None = None) -> Figure:
     """One column a sample: clean, adversarial, magnified perturbation; predictions in the titles, red where wrong.
 
     Args:
-        x: clean images [b c h w] in [0, 1].
-        x_adv: adversarial images [b c h w].
-        y: labels [b].
-        before: predicted classes [b] of the clean images.
-        after: predicted classes [b] of the adversarial images.
+        examples: what to show.
         title: above the figure.
         names: of the classes; their numbers by default.
     """
+    x, x_adv, y, before, after = examples
     delta = x_adv - x
     # each perturbation fills the grey scale, so that what it looks like shows whatever the radius
     size = delta.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
@@ -35,7 +40,7 @@ def adversarial_grid(
     rows = [
         ("clean", x, [name(k) for k in before], before == y),
         ("adversarial", x_adv, [name(k) for k in after], after == y),
-        ("perturbation", 0.5 + 0.5 * delta / size, [f"× {0.5 / s:.3g}" for s in size.flatten().tolist()], y == y),
+        ("perturbation", 0.5 + 0.5 * delta / size, [f"times {0.5 / s:.3g}" for s in size.flatten().tolist()], y == y),
     ]
     figure = Figure(figsize=(1.3 * len(x) + 0.5, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,7 +61,7 @@ def save_figure(trainer: Trainer, figure: Figure, name: str, directory: Path) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     for logger in trainer.loggers:
-        experiment: Any = logger.experiment
+        experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "add_figure"):  # TensorBoard
             experiment.add_figure(name, figure, global_step=trainer.global_step, close=False)
         elif hasattr(logger, "log_image"):  # Weights & Biases and others

@@ -81,7 +81,7 @@ def table(report: Mapping[str, Any], title: str) -> Table:
         if "attack" in row:
             threat = row["attack"]["threat"]
             label += f" ({threat['norm']} {threat['eps']:.4g})"
-        cells = (f"{row['accuracy']:.2%}", f"{low:.2%} – {high:.2%}", f"{row['correct']}/{report['n']}", seconds)
+        cells = (f"{row['accuracy']:.2%}", f"{low:.2%} to {high:.2%}", f"{row['correct']}/{report['n']}", seconds)
         out.add_row(label, *cells, style="bold" if name == "worst case" else None)
     return out
 
@@ -101,7 +101,7 @@ def write_json(report: Mapping[str, Any], path: Path) -> None:
     os.replace(file.name, path)
 
 
-def checkpoint_identity(path: str | None) -> dict[str, str] | None:
+def checkpoint_identity(path: str | Path | None) -> dict[str, str] | None:
     """Which weights were evaluated: the file's path and SHA-256; None if none was loaded."""
     if not path:
         return None

@@ -1,6 +1,5 @@
 """Robust accuracy in Lightning's own evaluation loops, for any LightningModule."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.callbacks.figures import adversarial_grid, save_figure
+from lightning_robust.callbacks.figures import Examples, adversarial_grid, save_figure
 from lightning_robust.callbacks.progress import attack_progress
 from lightning_robust.callbacks.report import checkpoint_identity, print_table, robustness, write_json
+from lightning_robust.callbacks.tally import Tally
 from lightning_robust.checks import check_images, check_logits
 from lightning_robust.draws import Draws
-from lightning_robust.metrics import PerturbationNorm, RobustAccuracy
+from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.modes import crafting, disable_inference_mode, full_precision
 from lightning_robust.types import Batch, as_batch
 
@@ -63,7 +63,7 @@ class RobustEvaluation(Callback):
         self.figure_samples = figure_samples
         for names in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(names))  # refuses names that clash
-        self._loaders: dict[int, _Tally] = {}
+        self._loaders: dict[int, Tally] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let gradients be taken in the evaluation loops."""
@@ -87,7 +87,7 @@ class RobustEvaluation(Callback):
         """Attack the batch."""
         attacks = self.fit_attacks if trainer.state.fn == "fit" else self.attacks
         if dataloader_idx not in self._loaders:
-            self._loaders[dataloader_idx] = _Tally(attacks, pl_module.device)
+            self._loaders[dataloader_idx] = Tally(attacks, pl_module.device)
         tally, batch = self._loaders[dataloader_idx], as_batch(batch)
         position = tally.advance(trainer, len(batch.x))
         if not batch_idx:
@@ -128,35 +128,32 @@ class RobustEvaluation(Callback):
         That sampler deals position p to rank p mod world size, so positions past the end are repetitions.
         """
         loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-        loader = loaders if isinstance(loaders, DataLoader) else (list(loaders)[i] if loaders is not None else None)
+        loader: Any = loaders if isinstance(loaders, DataLoader) else list(loaders or [None])[i]
         limit = None if trainer.state.fn != "fit" else self.fit_samples
         if isinstance(getattr(loader, "sampler", None), DistributedSampler):
-            size = len(loader.dataset)
-            limit = size if limit is None else min(limit, size)
+            limit = min(len(loader.dataset), limit or len(loader.dataset))
         if limit is None or int(position[-1]) < limit:
             return batch, position
         keep = position < limit
-        return Batch(*(None if part is None else part[keep] for part in batch)), position[keep]  # type: ignore[arg-type]
+        return Batch(batch.x[keep], batch.y[keep], None if batch.index is None else batch.index[keep]), position[keep]
 
-    def _attack(self, trainer: Trainer, net: LightningModule, batch: Batch, index: Tensor, tally: "_Tally") -> None:
+    def _attack(self, trainer: Trainer, net: LightningModule, batch: Batch, index: Tensor, tally: Tally) -> None:
         x, y = batch.x, batch.y
         with full_precision(x):
-            logits = tally.timed("clean", lambda: _forward(net, x))
+            with tally.timing("clean", x.device):
+                logits = _forward(net, x)
             after = {}
             for name, attack in tally.attacks.items():
-                draws = Draws(self.seed, index)
-                with attack_progress(trainer, name):
-                    x_adv = tally.timed(name, lambda attack=attack, draws=draws: attack(net, x, y, draws=draws))  # type: ignore[misc]
+                with attack_progress(trainer, name), tally.timing(name, x.device):
+                    x_adv = attack(net, x, y, draws=Draws(self.seed, index))
                 after[name] = _forward(net, x_adv)
                 tally.sizes[name].update(x_adv, x)
-                if name not in tally.shown:
-                    rows = slice(self.figure_samples)
-                    tally.shown[name] = [
-                        t[rows].detach().cpu() for t in (x, x_adv, y, logits.argmax(1), after[name].argmax(1))
-                    ]
+                if name not in tally.examples:
+                    shown = (x, x_adv, y, logits.argmax(1), after[name].argmax(1))
+                    tally.examples[name] = Examples(*(t[: self.figure_samples].detach().cpu() for t in shown))
         tally.accuracy.update(logits, after, y)
 
-    def _report(self, trainer: Trainer, tally: "_Tally") -> dict[str, Any]:
+    def _report(self, trainer: Trainer, tally: Tally) -> dict[str, Any]:
         sizes = {name: {k: float(v) for k, v in size.compute().items()} for name, size in tally.sizes.items()}
         for name, attack in tally.attacks.items():
             if sizes[name]["max"] > attack.threat.eps * (1 + 1e-5) + 1e-6:
@@ -173,47 +170,18 @@ class RobustEvaluation(Callback):
         }
         return robustness(tally.accuracy.counts(), tally.attacks, tally.seconds, sizes, about)
 
-    def _leave(
-        self, trainer: Trainer, tally: "_Tally", report: dict[str, Any], directory: Path, suffix: str
-    ) -> None:
+    def _leave(self, trainer: Trainer, tally: Tally, report: dict[str, Any], directory: Path, suffix: str) -> None:
         write_json(report, directory / f"robustness{suffix}.json")
         stage = "test" if trainer.testing else "val"
         if self.figure_samples:
-            for name, shown in tally.shown.items():
+            for name, examples in tally.examples.items():
                 result = report["attacks"][name]
                 threat = tally.attacks[name].threat
                 title = f"{name} ({threat.norm} {threat.eps:.4g}): {result['correct']} of {report['n']} correct"
-                figure = adversarial_grid(*shown, title=title)
+                figure = adversarial_grid(examples, title)
                 save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
         if trainer.state.fn != "fit":
             print_table(report, f"{stage}: {report['n']} samples")
-
-
-class _Tally:
-    """What one data loader's evaluation has counted so far."""
-
-    def __init__(self, attacks: Mapping[str, Attack], device: torch.device) -> None:
-        self.attacks = attacks
-        self.accuracy = RobustAccuracy(list(attacks)).to(device)
-        self.sizes = {name: PerturbationNorm(attack.threat.norm).to(device) for name, attack in attacks.items()}
-        self.seconds = dict.fromkeys(["clean", *attacks], 0.0)
-        self.shown: dict[str, list[Tensor]] = {}
-        self._seen = 0
-
-    def advance(self, trainer: Trainer, b: int) -> Tensor:
-        """Dataset positions of the next batch, dealt to the ranks in turn as every distributed sampler does."""
-        first, self._seen = self._seen, self._seen + b
-        device = self.accuracy.device
-        return torch.arange(first, first + b, device=device) * trainer.world_size + trainer.global_rank
-
-    def timed(self, name: str, run: Any) -> Tensor:
-        """Run, and add the time it took under this name."""
-        start = time.perf_counter()
-        out: Tensor = run()
-        if out.is_cuda:
-            torch.cuda.synchronize(out.device)
-        self.seconds[name] += time.perf_counter() - start
-        return out
 
 
 def _forward(net: LightningModule, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
@@ -206,12 +206,13 @@ class Defense(LightningModule, ABC):
         key = name.replace("/", "_")
         if key not in self._means:
             self._means[key] = MeanMetric(nan_strategy="disable").to(self.device)
-        self._means[key].update(values.detach())
-        self.log(name, self._means[key], metric_attribute=f"_means.{key}", on_epoch=True, prog_bar=prog_bar, on_step=False)
+        mean = cast(MeanMetric, self._means[key])
+        mean.update(values.detach())
+        self.log(name, mean, metric_attribute=f"_means.{key}", on_step=False, on_epoch=True, prog_bar=prog_bar)
 
-    def _receive(self, stage: str, batch: Any) -> Batch:
+    def _receive(self, stage: str, given: Any) -> Batch:
         """Read a batch; check it where that costs nothing (on the CPU), and the first of each stage everywhere."""
-        batch = as_batch(batch)
+        batch = as_batch(given)
         first = stage not in self._checked
         if first or batch.x.device.type == "cpu":
             check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)

@@ -13,6 +13,7 @@ class AttackSuccessRate(Metric):
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
+    plot = Metric._plot
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
     flipped: Tensor

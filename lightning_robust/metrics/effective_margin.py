@@ -18,6 +18,7 @@ class EffectiveMargin(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
+    plot = Metric._plot
     margin: Tensor
     total: Tensor
 

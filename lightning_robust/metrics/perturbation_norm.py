@@ -17,6 +17,7 @@ class PerturbationNorm(Metric):
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
+    plot = Metric._plot
     plot_lower_bound = 0.0
     size: Tensor
     largest: Tensor

@@ -27,6 +27,7 @@ class RobustAccuracy(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
+    plot = Metric._plot
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
     correct: Tensor
