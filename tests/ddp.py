@@ -38,7 +38,8 @@ def run_ddp(fn: Callable[[int], Any], ranks: int = 2, timeout: float = 60.0) -> 
                 process.start()
         failed = _wait(processes, timeout)
         errors = [path.read_text() for path in sorted(Path(folder).glob("*.error"))]
-        assert not failed and not errors, "\n".join([failed, *errors])
+        if failed or errors:
+            raise AssertionError("\n".join([failed, *errors]))
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(ranks)]
 
 
