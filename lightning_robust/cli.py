@@ -109,10 +109,10 @@ class RobustCLI(LightningCLI):
         )
 
     def _run_name(self, place: Path) -> str:
-        checkpoint = Path(self._get(self.config, "ckpt_path") or "")
-        if self.subcommand == "fit" and checkpoint.parent.name == "checkpoints" and checkpoint.parents[2] == place:
-            return checkpoint.parents[1].name  # a resumed run goes on in its own folder
-        if _RUN in os.environ and int(os.environ.get("LOCAL_RANK", 0)):
+        folder = Path(self._get(self.config, "ckpt_path") or "").resolve().parent
+        if self.subcommand == "fit" and folder.name == "checkpoints" and folder.parents[1] == place.resolve():
+            return folder.parent.name  # a resumed run goes on in its own folder
+        if _RUN in os.environ and rank_zero_only.rank:
             return os.environ[_RUN]
         if SLURMEnvironment.detect():
             config = self._parser(self.subcommand).dump(self.config[self.subcommand])
@@ -126,7 +126,7 @@ class RobustCLI(LightningCLI):
 def _loggers(place: Path, run: str) -> list[Logger]:
     """CSV always, TensorBoard where it is installed; a requeued job keeps what the earlier ones logged."""
     metrics = place / run / "metrics.csv"
-    if metrics.exists():
+    if metrics.exists() and not rank_zero_only.rank:
         metrics.rename(metrics.with_name(f"metrics-before-{uuid.uuid4().hex[:4]}.csv"))
     settings: dict[str, Any] = {"save_dir": str(place), "name": "", "version": run}
     loggers: list[Logger] = [CSVLogger(**settings)]

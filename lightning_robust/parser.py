@@ -59,7 +59,7 @@ def _suggest(text: str, owner: str | None, lines: list[tuple[int, str]] | None =
     if option and owner:
         name = option[1].split(".")[0]
         return f"{owner.rpartition('.')[2]} has no setting {name!r}{_nearest(name, _settings(_load(owner)))}"
-    section = re.match(r"Subcommand '.+' does not accept option '(\w+)\.(\w+)", text)
+    section = re.match(r"(?:Subcommand '.+' does not accept option '|unrecognized arguments: --)(\w+)\.(\w+)", text)
     if section and section[1] in _SECTIONS:
         return f"{section[1]} has no setting {section[2]!r}{_nearest(section[2], _settings(_SECTIONS[section[1]]))}"
     named = re.match(r"Expected a dot import path string: (.+)", text)

@@ -63,9 +63,8 @@ def robustness(
 
 
 def describe(attack: Attack) -> dict[str, Any]:
-    """An attack's class and settings as plain values."""
-    plain = {k: vars(v) if isinstance(v, Threat) else v for k, v in vars(attack).items() if not k.startswith("_")}
-    return {"class": type(attack).__name__, **{k: v for k, v in plain.items() if _is_plain(v)}}
+    """An attack's class and settings as plain values, those of attacks within it included."""
+    return {"class": type(attack).__name__, **{k: _plain(v) for k, v in vars(attack).items() if not k.startswith("_")}}
 
 
 def table(report: Mapping[str, Any], title: str) -> Table:
@@ -121,5 +120,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, dict, list, tuple))
+def _plain(value: Any) -> Any:
+    """What JSON can hold; of functions and other objects only the name."""
+    if isinstance(value, Attack):
+        return describe(value)
+    if isinstance(value, Threat):
+        return vars(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__qualname__", type(value).__name__)

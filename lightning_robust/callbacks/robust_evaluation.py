@@ -109,7 +109,8 @@ class RobustEvaluation(Callback):
         for i, tally in self._loaders.items():
             suffix = f"/dataloader_idx_{i}" if len(self._loaders) > 1 else ""
             for name, value in tally.accuracy.compute().items():
-                pl_module.log(f"{stage}/{name}_acc{suffix}", value, sync_dist=True, batch_size=1)
+                key = f"{stage}/{name}_acc{suffix}"
+                pl_module.log(key, value, sync_dist=True, batch_size=1, add_dataloader_idx=False)
             report = self._report(trainer, tally)
             if trainer.is_global_zero:
                 self._leave(trainer, tally, report, directory, f"-{i}" if suffix else "")

@@ -1,0 +1,148 @@
+"""The command line: runs, folders, errors."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_robust.cli import main
+from lightning_robust.parser import explain
+
+ROOT = Path(__file__).parent.parent
+AT = str(ROOT / "configs/digits/at.yaml")
+STANDARD = str(ROOT / "configs/digits/standard.yaml")
+QUICK = [
+    *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.enable_progress_bar=false"),
+    *("--model.init_args.net.init_args.width=4", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LIGHTNING_ROBUST_RUN", raising=False)
+    return tmp_path
+
+
+def the_run(folder: Path, pattern: str) -> Path:
+    (run,) = folder.glob(f"runs/{pattern}")
+    return run
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", AT, *args])
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_fit_says_how_to_test_and_test_obeys_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", AT, *QUICK])
+    told = capsys.readouterr().out
+    run = the_run(folder, "Digits/AT/fit-*")
+    command = next(line.split() for line in told.splitlines() if "lightning-robust test" in line)
+    assert command[:2] == ["lightning-robust", "test"]
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert (run / "metrics.csv").is_file()
+    assert (run / "figures/val-pgd10.png").is_file()
+    assert Path(command[-1]).is_file()
+
+    # the checkpoint stored eps 0.15; what is asked now wins, for the model's attack and for the evaluation's
+    asked = ["--evaluation.attacks.pgd50.threat.eps=1/100", "--model.attack.threat.eps=1/50"]
+    main([*command[1:], *asked])
+    tested = the_run(folder, "Digits/AT/test-*")
+    report = json.loads((tested / "robustness.json").read_text())
+    assert report["threat"]["eps"] == 0.01
+    assert report["n"] == 450
+    assert report["checkpoint"]["path"] == command[-1]
+    config = yaml.safe_load((tested / "config.yaml").read_text())
+    assert config["model"]["init_args"]["attack"]["init_args"]["threat"]["eps"] == "1/50"
+    assert "robustness" not in capsys.readouterr().err
+
+
+def test_runs_do_not_collide(folder: Path) -> None:
+    for _ in range(3):
+        main(["fit", "--config", STANDARD, *QUICK])
+    runs = list(folder.glob("runs/Digits/Standard/fit-*"))
+    assert len(runs) == 3
+    assert all((run / "checkpoints/last.ckpt").is_file() for run in runs)
+
+
+def test_resuming_goes_on_in_the_same_folder(folder: Path) -> None:
+    main(["fit", "--config", STANDARD, *QUICK])
+    run = the_run(folder, "Digits/Standard/fit-*")
+    last = str(run / "checkpoints/last.ckpt")
+    main(["fit", "--config", STANDARD, *QUICK, "--trainer.max_epochs=2", "--ckpt_path", last])
+    assert the_run(folder, "Digits/Standard/fit-*") == run
+    assert len(list(run.glob("metrics*.csv"))) == 2  # what the first part logged is kept
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+
+
+def test_a_slurm_job_finds_its_own_folder_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "17", "SLURM_PROCID": "0"}
+    job |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1"}
+    for key, value in job.items():
+        monkeypatch.setenv(key, value)
+    for number in ("17", "17", "18"):
+        monkeypatch.setenv("SLURM_JOB_ID", number)
+        main(["fit", "--config", STANDARD, *QUICK])
+    first, second = sorted(run.name for run in folder.glob("runs/Digits/Standard/*"))
+    assert first.startswith("fit-slurm-17-")
+    assert second.startswith("fit-slurm-18-")
+
+
+def test_testing_without_a_checkpoint_warns(folder: Path) -> None:
+    with pytest.warns(UserWarning, match="No --ckpt_path was given"):
+        main(["test", "--config", STANDARD, *QUICK[2:], "--evaluation.attacks.pgd50.steps=1"])
+
+
+def test_a_checkpoint_of_another_method_is_refused(folder: Path) -> None:
+    main(["fit", "--config", STANDARD, *QUICK])
+    last = str(the_run(folder, "Digits/Standard/fit-*") / "checkpoints/last.ckpt")
+    with pytest.raises(ValueError, match="written by Standard, not by AT: use the config it was"):
+        main(["test", "--config", AT, *QUICK, "--ckpt_path", last])
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--model.attack.stepz=3"], "model.attack: PGD has no setting 'stepz'; did you mean 'steps'?"),
+        (["--model.attack.threat.norm=l3"], "Got value: l3"),
+        (["--model.attack.threat.eps=-1"], "The radius eps must be a finite number >= 0, got -1.0."),
+        (["--model.attack.threat.eps=8/x"], "'8/x' is neither a number nor a fraction such as '8/255'."),
+        (["--model.attack.steps=-3"], "steps must be >= 0, got -3."),
+        (["--model.attack.step_size=0"], "step_size must be > 0, got 0.0"),
+        (["--model=TRADE"], "model: there is no class 'TRADE'"),
+        (["--data.val_sise=3"], "data: Digits has no setting 'val_sise'; did you mean 'val_size'?"),
+        (["--evaluation.fit_atacks=3"], "evaluation has no setting 'fit_atacks'; did you mean 'fit_attacks'?"),
+        (["--ckpt_path=nope.ckpt"], "There is no checkpoint 'nope.ckpt'."),
+    ],
+)
+def test_bad_arguments_read_well(folder: Path, capsys: pytest.CaptureFixture[str], args: list[str], told: str) -> None:
+    assert told in error_of(capsys, *args)
+    assert not (folder / "runs").exists()
+
+
+def test_a_misspelt_key_in_a_file_reads_well(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yaml").write_text(Path(AT).read_text().replace("    attack:", "    attak:"))
+    assert error_of(capsys, "--config=bad.yaml") == "error: model: AT has no setting 'attak'; did you mean 'attack'?"
+
+
+def test_explain_leaves_plain_messages_alone() -> None:
+    assert explain("something else went wrong") == "something else went wrong"
+
+
+def test_print_config_and_help(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", AT, "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["attack"]["init_args"]["threat"]["eps"] == 0.15
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert "--evaluation.attacks" in capsys.readouterr().out
+    assert "LIGHTNING_ROBUST_RUN" not in os.environ

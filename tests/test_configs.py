@@ -1,0 +1,27 @@
+"""Every shipped YAML builds, trains and tests a batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_robust.cli import main
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_config(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = [
+        *("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"),
+        *("--trainer.limit_test_batches=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
+    ]
+    main(["fit", "--config", str(config), *quick])
+    (last,) = tmp_path.rglob("last.ckpt")
+    main(["test", "--config", str(config), *quick, "--ckpt_path", str(last)])
+    (report,) = tmp_path.glob("runs/*/*/test-*/robustness.json")
+    result = json.loads(report.read_text())
+    assert result["n"] > 0
+    assert 0 <= result["worst"]["correct"] <= min(a["correct"] for a in result["attacks"].values())
