@@ -139,11 +139,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; `args` instead of the process's own, to call it from Python."""
     argv = sys.argv
     with warnings.catch_warnings():
-        # the folder is the run's own: only the config was written there before
-        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+        # the folder is the run's own: only its config, or the part that it resumes, was written there before
+        warnings.filterwarnings("ignore", message="(Experiment logs|Checkpoint) directory .* exists and is not empty")
         # `test` has a folder of its own and saves no checkpoints
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
-        # Lightning's own use of torch: https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/utilities/_pytree.py
+        # Lightning's own use of torch: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         try:
             if args is not None:
