@@ -1,7 +1,7 @@
 """Adversarial training of an existing LightningModule, without touching its code."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -42,10 +42,12 @@ class AdversarialInputs(Callback):
         self.attack_bn = attack_bn
         self.image_key = image_key
         self.label_key = label_key
+        self._undo: Callable[[], None] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the attack in front of this module's `training_step`."""
-        step = pl_module.training_step
+        step, instance = pl_module.training_step, vars(pl_module)
+        own = instance.get("training_step")  # None unless it was set on the object rather than its class
         checked = False
 
         @functools.wraps(step)
@@ -60,11 +62,17 @@ class AdversarialInputs(Callback):
             x_adv = self.attack(pl_module, x, y, bn=self.attack_bn, draws=draws)
             return step(_replaced(batch, self.image_key, x_adv), batch_idx, *args, **kwargs)
 
-        pl_module.training_step = adversarial_step  # type: ignore[method-assign]
+        def undo() -> None:
+            if instance.pop("training_step", None) is not None and own is not None:
+                instance["training_step"] = own
+
+        instance["training_step"], self._undo = adversarial_step, undo
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the module its own `training_step` back."""
-        pl_module.__dict__.pop("training_step", None)
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the module its own `training_step` back."""

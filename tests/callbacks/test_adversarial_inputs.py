@@ -1,0 +1,231 @@
+"""AdversarialInputs on a foreign module: the same as an adversarial training step written by hand."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_robust.attacks import PGD
+from lightning_robust.callbacks import AdversarialInputs
+from lightning_robust.draws import derive_seed
+from lightning_robust.threat import Threat
+from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.foreign import ForeignModule, images, loader
+
+ATTACK = PGD(Threat(eps=0.1), steps=2, start="none")  # no randomness, so that it can be written by hand
+
+
+class Pair(NamedTuple):
+    image: Tensor
+    label: Tensor
+
+
+class ByHand(ForeignModule):
+    """The foreign module, rewritten by its author to train on PGD examples of radius 0.1."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        self.eval()
+        x_adv = x.clone()
+        for _ in range(2):
+            x_adv.requires_grad_()
+            loss = nn.functional.cross_entropy(self(x_adv), y, reduction="sum")
+            grad = torch.autograd.grad(loss, x_adv)[0]
+            x_adv = (x_adv.detach() + 0.125 * grad.sign()).clamp(x - 0.1, x + 0.1).clamp(0, 1)
+        self.train()
+        return super().training_step((x_adv, y), batch_idx)
+
+
+class AnyBatch(ForeignModule):
+    """Takes any container."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.kind = type(batch)
+        x, y = (batch["pixels"], batch["class"]) if isinstance(batch, dict) else (batch[0], batch[1])
+        if isinstance(batch, dict):
+            assert batch["name"] == ["a"] * len(x)  # the rest travels along
+        return super().training_step((x, y), batch_idx)
+
+
+def weights(module: LightningModule) -> list[Tensor]:
+    return [value.clone() for value in module.state_dict().values()]
+
+
+def trained(module: LightningModule, data: Any, callbacks: Any = (), **settings: Any) -> list[Tensor]:
+    torch.manual_seed(0)  # of dropout
+    quiet_trainer(max_epochs=2, callbacks=[*callbacks], **settings).fit(module, data)
+    return weights(module)
+
+
+def test_the_callback_equals_a_training_step_written_by_hand() -> None:
+    got = trained(ForeignModule(), loader(12), [AdversarialInputs(ATTACK)])
+    torch.testing.assert_close(got, trained(ByHand(), loader(12)), rtol=0, atol=0)
+    clean = trained(ForeignModule(), loader(12))
+    assert not torch.allclose(got[0], clean[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("bn", ["eval", "batch", "train"])
+def test_attack_bn_decides_how_often_the_running_statistics_move(bn: Any) -> None:
+    module = ForeignModule()
+    trained(module, loader(12), [AdversarialInputs(ATTACK, attack_bn=bn)])
+    steps = 2 * 3  # epochs, batches
+    assert int(module.body[1].num_batches_tracked) == steps * (1 + 2 * (bn == "train"))
+
+
+def test_accumulated_gradients_are_not_touched_by_the_attack() -> None:
+    settings = {"accumulate_grad_batches": 3}
+    got = trained(ForeignModule(), loader(12), [AdversarialInputs(ATTACK)], **settings)
+    torch.testing.assert_close(got, trained(ByHand(), loader(12), **settings), rtol=0, atol=0)
+
+
+def test_the_datasets_memory_is_never_written_even_through_views() -> None:
+    data = images(12)
+    x, y = data.tensors
+    before = x.clone()
+    views = [(x[i : i + 4], y[i : i + 4]) for i in range(0, 12, 4)]  # no copy between the dataset and the step
+    trained(ForeignModule(), DataLoader(views, batch_size=None), [AdversarialInputs(ATTACK)])
+    assert torch.equal(x, before)
+    assert not x.requires_grad
+
+
+def collate(kind: str) -> Callable[[list[Any]], Any]:
+    def together(samples: list[Any]) -> Any:
+        x, y = torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])
+        if kind == "dict":
+            return {"pixels": x, "class": y, "name": ["a"] * len(samples)}
+        return {"tuple": tuple, "list": list}[kind]((x, y)) if kind != "named tuple" else Pair(x, y)
+
+    return together
+
+
+@pytest.mark.parametrize("kind", ["tuple", "list", "named tuple", "dict"])
+def test_every_kind_of_batch(kind: str) -> None:
+    keys = {"image_key": "pixels", "label_key": "class"} if kind == "dict" else {}
+    module = AnyBatch()
+    data = DataLoader(images(12), 4, collate_fn=collate(kind))
+    got = trained(module, data, [AdversarialInputs(ATTACK, **keys)])
+    assert module.kind is {"tuple": tuple, "list": list, "named tuple": Pair, "dict": dict}[kind]
+    torch.testing.assert_close(got, trained(ByHand(), loader(12)), rtol=0, atol=0)
+
+
+def test_the_training_step_is_the_modules_own_again_after_fit() -> None:
+    module = ForeignModule()
+    trained(module, loader(4), [AdversarialInputs(ATTACK)])
+    assert "training_step" not in vars(module)
+    assert module.training_step.__func__ is ForeignModule.training_step
+    torch.manual_seed(0)
+    again, other = trained(module, loader(4)), ForeignModule()
+    trained(other, loader(4), [AdversarialInputs(ATTACK)])
+    torch.testing.assert_close(again, trained(other, loader(4)), rtol=0, atol=0)
+
+
+def test_the_training_step_is_the_modules_own_again_after_an_exception() -> None:
+    class Failing(PGD):
+        def __call__(self, *args: Any, **settings: Any) -> Tensor:
+            super().__call__(*args, **settings)
+            raise RuntimeError("in the midst of a step")
+
+    module = ForeignModule()
+    before = weights(module)
+    with pytest.raises(RuntimeError, match="in the midst"):
+        trained(module, loader(4), [AdversarialInputs(Failing(steps=1))])
+    assert module.training_step.__func__ is ForeignModule.training_step
+    assert all(m.training for m in module.modules())
+    assert all(p.requires_grad and p.grad is None for p in module.parameters())
+    torch.testing.assert_close(weights(module), before, rtol=0, atol=0)
+
+
+def test_a_step_of_the_modules_instance_comes_back_too() -> None:
+    module = ForeignModule()
+    own = module.training_step
+    module.training_step = lambda batch, batch_idx: own(batch, batch_idx)  # set on the instance, not the class
+    theirs = module.training_step
+    trained(module, loader(4), [AdversarialInputs(ATTACK)])
+    assert module.training_step is theirs
+    quiet_trainer(callbacks=[AdversarialInputs(ATTACK)]).validate(module, loader(4), verbose=False)
+    assert module.training_step is theirs
+
+
+def test_two_ranks_train_as_written_by_hand() -> None:
+    def on(rank: int) -> Any:
+        out = []
+        for module, callbacks in ((ForeignModule(), [AdversarialInputs(ATTACK)]), (ByHand(), [])):
+            module.body[4].p = 0.0
+            ddp_trainer(max_epochs=2, callbacks=callbacks).fit(module, loader(12, 3))
+            out.append(weights(module))
+        return out
+
+    (callback0, hand0), (callback1, _) = run_ddp(on)
+    torch.testing.assert_close(callback0, hand0, rtol=0, atol=0)
+    parameters = slice(0, 2)  # buffers are those of the rank's own last batch
+    torch.testing.assert_close(callback0[parameters], callback1[parameters], rtol=0, atol=0)
+
+
+def test_lightnings_own_fork_strategy_works() -> None:
+    strategy = DDPStrategy(start_method="fork", process_group_backend="gloo", static_graph=True)
+    module = ForeignModule()
+    before = weights(module)
+    trainer = quiet_trainer(max_epochs=1, devices=2, strategy=strategy, callbacks=[AdversarialInputs(ATTACK)])
+    trainer.fit(module, loader(8, 2))
+    assert not torch.equal(weights(module)[0], before[0])
+
+
+def test_random_starts_differ_between_ranks_epochs_batches_and_samples() -> None:
+    class Noise(ForeignModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.seen = [*getattr(self, "seen", []), *(batch[0] - 0.5).flatten(1)]
+            return super().training_step(batch, batch_idx)
+
+    grey: Dataset[Any] = torch.utils.data.TensorDataset(torch.full((8, 1, 4, 4), 0.5), torch.zeros(8, dtype=torch.long))
+
+    def on(rank: int) -> list[Tensor]:
+        torch.manual_seed(0)  # as `seed_everything` does on every rank
+        module = Noise()
+        callback = AdversarialInputs(PGD(Threat(eps=0.1), steps=0))
+        ddp_trainer(max_epochs=2, callbacks=[callback]).fit(module, DataLoader(grey, 2))
+        return module.seen
+
+    first, second = run_ddp(on)
+    noise = torch.stack([*first, *second])
+    assert noise.shape == (16, 16)
+    nearest = torch.cdist(noise, noise).fill_diagonal_(torch.inf).min()
+    assert nearest > 0.05  # of two independent ones: sqrt(16 * 0.1 ** 2 * 2 / 3) = 0.33
+    again = run_ddp(on)
+    torch.testing.assert_close(again[1], second, rtol=0, atol=0)
+    assert derive_seed(0, 1) != derive_seed(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "message"),
+    [
+        ("dict", {}, r"A dict has no images at 0 and labels at 1; its keys are \['pixels', 'class', 'name'\]"),
+        ("dict", {"image_key": "pixels", "label_key": "name"}, "no images at 'pixels' and labels at 'name'"),
+        ("tuple", {"label_key": 2}, "A tuple has no images at 0 and labels at 2: set AdversarialInputs' image_key"),
+        ("tuple", {"image_key": "pixels"}, "A tuple has no images at 'pixels'"),
+    ],
+)
+def test_a_batch_without_images_or_labels_is_refused(kind: str, keys: dict[str, Any], message: str) -> None:
+    data = DataLoader(images(4), 4, collate_fn=collate(kind))
+    # Lightning cannot tell the batch size from the list of names first:
+    with pytest.raises(TypeError, match=message):
+        trained(AnyBatch(), data, [AdversarialInputs(ATTACK, **keys)])
+
+
+def test_images_outside_the_box_are_refused() -> None:
+    x, y = images(4).tensors
+    data = DataLoader(torch.utils.data.TensorDataset(x * 255, y), 4)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\] but range over"):
+        trained(ForeignModule(), data, [AdversarialInputs(ATTACK)])
+
+
+def test_a_net_without_logits_is_refused() -> None:
+    module = ForeignModule()
+    module.head = nn.Identity()
+    module.body = nn.Sequential(nn.Conv2d(1, 3, 3))
+    with pytest.raises(ValueError, match=r"must give logits \[b k\] for 4 images, got shape \(4, 3, 2, 2\)"):
+        trained(module, loader(4), [AdversarialInputs(ATTACK)])

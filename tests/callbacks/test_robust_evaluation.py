@@ -1,0 +1,438 @@
+"""RobustEvaluation on modules, loaders and trainers that know nothing of it, against computations outside Lightning."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from scipy.stats import binomtest
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_robust.attacks import PGD
+from lightning_robust.callbacks import RobustEvaluation, progress, robust_evaluation
+from lightning_robust.data import Digits, Indexed
+from lightning_robust.defenses import Standard
+from lightning_robust.draws import Draws
+from lightning_robust.models import SmallConvNet
+from lightning_robust.threat import Threat
+from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.foreign import ForeignModule, images, loader
+
+N = 23  # odd, so that it divides into neither batches nor ranks
+STAGES: dict[str, Callable[[Trainer, ForeignModule, DataLoader[Any]], Any]] = {
+    "fit": lambda trainer, module, data: trainer.fit(module, loader(8, 8), data),
+    "validate": lambda trainer, module, data: trainer.validate(module, data, verbose=False),
+    "test": lambda trainer, module, data: trainer.test(module, data, verbose=False),
+}
+each_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+class Spy(PGD):
+    """PGD that keeps what it saw."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(Threat(eps=0.1), steps=1, **settings)
+        self.inference: list[bool] = []
+        self.dtypes: list[torch.dtype] = []
+
+    def __call__(self, net: Any, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+        self.inference.append(torch.is_inference_mode_enabled())
+        self.dtypes.append(net(x).dtype)
+        return super().__call__(net, x, target, **settings)
+
+
+class Broken(PGD):
+    def __call__(self, *args: Any, **settings: Any) -> Tensor:
+        super().__call__(*args, **settings)
+        raise RuntimeError("in the midst of an evaluation")
+
+
+class Cheat(PGD):
+    def __call__(self, net: Any, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+        return (x + 0.12).clamp(0, 1)
+
+
+class Dim(PGD):
+    """Scales towards black: other samples fall to it than to PGD."""
+
+    def __call__(self, net: Any, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+        return x * (1 - self.threat.eps / x.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+
+
+def attacks() -> dict[str, PGD]:
+    """In the second, the size of a perturbation shows its random start."""
+    noise = PGD(Threat("l2", 0.8), steps=1, step_size=0.01)
+    return {"linf": PGD(Threat(eps=0.06), steps=3), "noise": noise, "dim": Dim(Threat("l2", 1.5))}
+
+
+def evaluation(**settings: Any) -> RobustEvaluation:
+    return RobustEvaluation(**{"attacks": attacks(), "figure_samples": 0, **settings})
+
+
+def report(folder: Path, name: str = "robustness") -> dict[str, Any]:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def by_hand(module: ForeignModule, data: Dataset[Any], seed: int = 0) -> dict[str, int]:
+    """The whole set at once, outside Lightning."""
+    x, y = data.tensors  # type: ignore[attr-defined]
+    module.eval()
+    right = {"clean": module(x).argmax(1) == y}
+    for name, attack in attacks().items():
+        x_adv = attack(module, x, y, draws=Draws(seed, torch.arange(len(x))))
+        right[name] = module(x_adv).argmax(1) == y
+    right["worst"] = torch.stack(list(right.values())).all(0)
+    return {name: int(mask.sum()) for name, mask in right.items()}
+
+
+def counts(told: dict[str, Any]) -> dict[str, int]:
+    rows = {"clean": told["clean"], **told["attacks"], "worst": told["worst"]}
+    return {name: row["correct"] for name, row in rows.items()}
+
+
+def sizes(told: dict[str, Any]) -> dict[str, Any]:
+    return {name: row["perturbation"] for name, row in told["attacks"].items()}
+
+
+@each_stage
+@pytest.mark.parametrize("seed", [0, 5])
+def test_counts_are_those_of_a_computation_outside_lightning(stage: str, seed: int, tmp_path: Path) -> None:
+    module, data = ForeignModule(), images(N)
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)  # fit leaves the weights alone
+    module.body[1].momentum = 0.0
+    expected = by_hand(ForeignModule(), data, seed)
+    assert (
+        expected["worst"] < min(expected[name] for name in attacks()) < expected["clean"]
+    )  # all of them tell something
+
+    trainer = Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, callbacks=[evaluation(seed=seed)])
+    STAGES[stage](trainer, module, DataLoader(data, 5))
+
+    told = report(Path(str(trainer.log_dir)))
+    assert counts(told) == expected
+    prefix = "test" if stage == "test" else "val"
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert logged == {f"{prefix}/{name}_acc": pytest.approx(count / N) for name, count in expected.items()}
+
+
+def test_the_report_says_what_was_evaluated(tmp_path: Path) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
+    trainer.test(ForeignModule(), loader(N), verbose=False)
+    told = report(tmp_path)
+    assert (told["n"], told["stage"], told["seed"], told["devices"], told["checkpoint"]) == (N, "test", 0, 1, None)
+    assert told["threat"] == [
+        {"norm": norm, "eps": eps, "lower": 0.0, "upper": 1.0}
+        for norm, eps in (("linf", 0.06), ("l2", 0.8), ("l2", 1.5))
+    ]
+    for row in (told["clean"], told["worst"], *told["attacks"].values()):
+        reference = binomtest(row["correct"], N).proportion_ci(method="wilson")
+        assert row["confidence_interval"] == pytest.approx([reference.low, reference.high], abs=1e-6)
+        assert row["accuracy"] == row["correct"] / N
+    assert told["attacks"]["linf"]["attack"]["steps"] == 3
+    assert told["attacks"]["dim"]["perturbation"] == pytest.approx({"mean": 1.5, "max": 1.5}, rel=1e-5)
+    assert all(row["seconds"] > 0 for row in (told["clean"], *told["attacks"].values()))
+    assert torch.__version__.startswith(told["versions"]["torch"])
+
+
+def test_the_report_names_the_checkpoint_and_its_hash(tmp_path: Path) -> None:
+    import hashlib
+
+    module, trainer = ForeignModule(), quiet_trainer(max_epochs=1)
+    trainer.fit(module, loader(8), loader(8))
+    trainer.save_checkpoint(tmp_path / "trained.ckpt")
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
+    trainer.test(ForeignModule(seed=9), loader(N), ckpt_path=str(tmp_path / "trained.ckpt"), verbose=False)
+    digest = hashlib.sha256((tmp_path / "trained.ckpt").read_bytes()).hexdigest()
+    assert report(tmp_path)["checkpoint"] == {"path": str(tmp_path / "trained.ckpt"), "sha256": digest}
+    assert counts(report(tmp_path)) == by_hand(module, images(N))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, N])
+def test_the_result_does_not_depend_on_the_batch_size(batch_size: int, tmp_path: Path) -> None:
+    told = {}
+    for size in (7, batch_size):
+        trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
+        trainer.test(ForeignModule(), loader(N, size), verbose=False)
+        told[size] = report(tmp_path)
+    assert counts(told[7]) == counts(told[batch_size])
+    for name, size in sizes(told[7]).items():
+        assert sizes(told[batch_size])[name] == pytest.approx(size, rel=1e-5)
+    assert sizes(told[7])["noise"]["mean"] < 0.99 * 0.8  # so that another random start would be seen
+
+
+def test_a_samples_random_start_follows_its_index_not_its_place(tmp_path: Path) -> None:
+    data, found = Indexed(images(N)), []
+    for order in (list(range(N)), list(reversed(range(N)))):
+        trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
+        trainer.test(ForeignModule(), DataLoader(data, 4, sampler=order), verbose=False)
+        found.append(report(tmp_path))
+    assert counts(found[0]) == counts(found[1])
+    assert sizes(found[0])["noise"] == pytest.approx(sizes(found[1])["noise"], rel=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["padded by Lightning", "unpadded"])
+@pytest.mark.parametrize("stage", ["validate", "test", "fit"])
+# Lightning's advice to evaluate on one device: https://github.com/Lightning-AI/pytorch-lightning/issues/12862
+@pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
+def test_two_ranks_count_every_sample_once(sampler: str, stage: str, tmp_path: Path) -> None:
+    def on(rank: int, ranks: int = 2) -> Any:
+        module, callback = Standard(SmallConvNet(width=2), optimizer=lambda p: torch.optim.SGD(p, lr=0.0)), evaluation()
+        if sampler == "unpadded":
+            data: Any = Digits(val_size=N, batch_size=700, eval_batch_size=4)
+            data.test_data = lambda: torch.utils.data.Subset(Digits._split()[1], range(N))
+        else:
+            held_out = images(N, size=8, num_classes=10)
+            data = {"fit": (loader(8, 4, size=8), DataLoader(held_out, 4))}.get(stage, (DataLoader(held_out, 4),))
+        written = []
+        robust_evaluation.write_json = lambda told, path: written.append(told)
+        kwargs = {"max_epochs": 1, "default_root_dir": tmp_path, "callbacks": [callback], "num_sanity_val_steps": 1}
+        trainer = ddp_trainer(ranks, **kwargs) if ranks > 1 else quiet_trainer(**kwargs)
+        extra = {} if stage == "fit" else {"verbose": False}
+        getattr(trainer, stage)(module, *(data if isinstance(data, tuple) else [data]), **extra)
+        return written, {k: float(v) for k, v in trainer.callback_metrics.items() if "_acc" in k and "train" not in k}
+
+    torch.manual_seed(0)
+    [(alone, logged)] = run_ddp(lambda rank: on(rank, 1), ranks=1)
+    torch.manual_seed(0)
+    (first, logged0), (second, logged1) = run_ddp(on)
+    assert len(alone) == len(first) == 1
+    assert second == []  # only rank 0 writes
+    assert first[0]["n"] == alone[0]["n"] == N
+    if stage != "fit":  # in fit, each rank's batch norm has seen other samples
+        assert counts(first[0]) == counts(alone[0])
+        for name, size in sizes(alone[0]).items():
+            assert sizes(first[0])[name] == pytest.approx(size, rel=1e-5)
+        assert logged0 == pytest.approx(logged)
+    assert logged0 == logged1
+
+
+def test_inside_fit_cheaper_attacks_on_fewer_samples(tmp_path: Path) -> None:
+    full, cheap = Spy(), Spy()
+    callback = evaluation(attacks={"full": full}, fit_attacks={"cheap": cheap}, fit_samples=6)
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[callback], num_sanity_val_steps=0)
+    trainer.fit(ForeignModule(), loader(8), loader(N, 4))
+    assert (len(full.dtypes), len(cheap.dtypes)) == (0, 2)
+    assert (report(tmp_path)["n"], list(report(tmp_path)["attacks"])) == (6, ["cheap"])
+    trainer.validate(ForeignModule(), loader(N, 4), verbose=False)
+    assert len(full.dtypes) == 6
+    assert (report(tmp_path)["n"], list(report(tmp_path)["attacks"])) == (N, ["full"])
+
+
+@each_stage
+def test_gradients_are_possible_and_inference_mode_is_off(stage: str, tmp_path: Path) -> None:
+    spy = Spy()
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[evaluation(attacks={"spy": spy})])
+    STAGES[stage](trainer, ForeignModule(), loader(N))
+    assert spy.inference == [False] * 6
+
+
+def test_sanity_checking_does_not_attack_but_checks_the_data(tmp_path: Path) -> None:
+    spy, seen = Spy(), []
+    callback = evaluation(attacks={"spy": spy})
+    callback.on_sanity_check_end = lambda *_: seen.append(len(spy.dtypes))  # type: ignore[method-assign]
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[callback], num_sanity_val_steps=2)
+    trainer.fit(ForeignModule(), loader(8), loader(N))
+    assert seen == [0]
+    assert len(spy.dtypes) == 6
+    assert report(tmp_path)["n"] == N  # what the sanity check saw is not counted
+
+    x, y = images(4).tensors
+    bad = DataLoader(torch.utils.data.TensorDataset(2 * x, y), 4)
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[evaluation()])
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        trainer.fit(ForeignModule(), loader(8), bad)
+    assert trainer.global_step == 0
+
+
+@each_stage
+# one module is in evaluation mode on purpose:
+# https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/loops/fit_loop.py
+@pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode at the start of training")
+@pytest.mark.parametrize("broken", [False, True], ids=["done", "raises"])
+def test_the_module_is_left_as_it_was(stage: str, broken: bool, tmp_path: Path) -> None:
+    module = ForeignModule()
+    module.body[4].eval()  # one module's mode and one parameter's flag differ from the rest
+    module.head.bias.requires_grad_(False)
+    state: list[Any] = []
+
+    def snapshot() -> Any:
+        return (
+            [m.training for m in module.modules()],
+            [p.requires_grad for p in module.parameters()],
+            [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+            [b.clone() for b in module.buffers()],
+        )
+
+    class Around(PGD):
+        """Notes the state before it runs; the callback's own forward passes come before and after."""
+
+        def __call__(self, *args: Any, **settings: Any) -> Tensor:
+            state.append(snapshot())
+            out = super().__call__(*args, **settings)
+            if broken:
+                raise RuntimeError("in the midst of an evaluation")
+            return out
+
+    callback = evaluation(attacks={"around": Around(steps=2)})
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[callback], num_sanity_val_steps=0)
+    if broken:
+        with pytest.raises(RuntimeError, match="in the midst"):
+            STAGES[stage](trainer, module, loader(N))
+        assert len(state) == 1
+        torch.testing.assert_close(state[0], snapshot(), rtol=0, atol=0)
+    else:
+        STAGES[stage](trainer, module, loader(N))
+        for later in state[1:]:
+            torch.testing.assert_close(state[0], later, rtol=0, atol=0)
+        after = snapshot()
+        assert after[1] == state[0][1] == [*[True] * 5, False]
+        assert not module.body[4].training  # Lightning brings back its mode too
+        if stage != "fit":
+            assert after[2] == [None] * 6
+
+
+def test_several_loaders_are_told_apart(tmp_path: Path) -> None:
+    callback = evaluation(figure_samples=2)
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[callback])
+    second = images(9, seed=4)
+    trainer.test(ForeignModule(), [loader(N), DataLoader(second, 4)], verbose=False)
+    for i, data in enumerate((images(N), second)):
+        expected = by_hand(ForeignModule(), data)
+        assert counts(report(tmp_path, f"robustness-{i}")) == expected
+        for name, count in expected.items():
+            value = trainer.callback_metrics[f"test/{name}_acc/dataloader_idx_{i}"]
+            assert float(value) == pytest.approx(count / len(data))
+        assert (tmp_path / "figures" / f"test-linf-{i}.png").exists()
+
+
+@pytest.mark.parametrize("samples", [0, 3])
+def test_the_figure_shows_the_first_samples(samples: int, tmp_path: Path) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(figure_samples=samples)])
+    trainer.test(ForeignModule(), loader(N), verbose=False)
+    figures = sorted(path.name for path in tmp_path.glob("figures/*"))
+    if not samples:
+        assert figures == []
+        return
+    assert figures == ["test-dim.png", "test-linf.png", "test-noise.png"]
+    picture = matplotlib.image.imread(tmp_path / "figures" / "test-linf.png")
+    assert picture[..., :3].std() > 0.1  # not blank
+
+
+def test_figures_reach_the_loggers_that_take_them(tmp_path: Path) -> None:
+    loggers = [CSVLogger(tmp_path, name="", version="run"), TensorBoardLogger(tmp_path, name="", version="board")]
+    taken = []
+    loggers[1].experiment.add_figure = lambda name, figure, **_: taken.append((name, len(figure.axes)))
+    trainer = quiet_trainer(logger=loggers, callbacks=[evaluation(figure_samples=2)])
+    trainer.test(ForeignModule(), loader(N), verbose=False)
+    assert taken == [("test-linf", 6), ("test-noise", 6), ("test-dim", 6)]
+    assert report(tmp_path / "run")["n"] == N
+    assert (tmp_path / "run" / "figures" / "test-linf.png").exists()
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+@pytest.mark.parametrize("kind", ["rich", "tqdm", "none"])
+def test_the_progress_bar_follows_the_attack(
+    stage: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    shown: list[Any] = []
+
+    class Rich(RichProgressBar):
+        @property
+        def progress(self) -> Any:
+            return self._watched
+
+        @progress.setter
+        def progress(self, bar: Any) -> None:
+            self._watched = bar
+            if bar is not None:
+                update = bar.update
+
+                def watch(task: Any, **fields: Any) -> None:
+                    if "total" in fields and "completed" in fields:
+                        name = next(t.description for t in bar.tasks if t.id == task)
+                        shown.append((name.rpartition("]")[2], fields["completed"], fields["total"]))
+                    update(task, **fields)
+
+                bar.update = watch
+
+    class Tqdm(TQDMProgressBar):
+        def _watched(self, bar: Any) -> Any:
+            bar.set_postfix_str = lambda text: (
+                shown.append((text.split()[0], *map(int, text.split()[1].split("/")))) if text else None
+            )
+            return bar
+
+        def init_validation_tqdm(self) -> Any:
+            return self._watched(super().init_validation_tqdm())
+
+        def init_test_tqdm(self) -> Any:
+            return self._watched(super().init_test_tqdm())
+
+    bars = {"rich": [Rich()], "tqdm": [Tqdm()], "none": []}[kind]
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(), *bars], enable_progress_bar=bool(bars))
+    STAGES[stage](trainer, ForeignModule(), loader(8, 4))
+    steps = [("linf", 1, 3), ("linf", 2, 3), ("linf", 3, 3), ("noise", 1, 1)]
+    assert shown == (steps * 2 if bars else [])
+    if kind == "rich":
+        assert report(tmp_path)["n"] == 8
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_attacks_run_in_full_precision_under_mixed_precision(stage: str, tmp_path: Path) -> None:
+    spy, seen = Spy(), []
+    module = ForeignModule()
+    forward = module.forward
+
+    def watched(x: Tensor) -> Tensor:
+        logits = forward(x)
+        seen.append(logits.dtype)
+        return logits
+
+    module.forward = watched
+    trainer = quiet_trainer(
+        max_epochs=1, precision="bf16-mixed", default_root_dir=tmp_path, callbacks=[evaluation(attacks={"spy": spy})]
+    )
+    STAGES[stage](trainer, module, loader(N))
+    assert torch.bfloat16 in seen  # the steps themselves
+    assert spy.dtypes == [torch.float32] * 6
+
+
+def test_an_attack_that_leaves_its_threat_model_is_refused(tmp_path: Path) -> None:
+    callback = evaluation(attacks={"cheat": Cheat(Threat(eps=0.1))})
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[callback])
+    with pytest.raises(
+        ValueError, match=r"'cheat' left its threat model: a perturbation of linf size 0\.12.* eps 0\.1\."
+    ):
+        trainer.test(ForeignModule(), loader(N), verbose=False)
+    assert not (tmp_path / "robustness.json").exists()
+    callback = evaluation(attacks={"honest": Cheat(Threat(eps=0.12))})
+    quiet_trainer(default_root_dir=tmp_path, callbacks=[callback]).test(ForeignModule(), loader(N), verbose=False)
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="distinct names"):
+        RobustEvaluation({"clean": PGD()})
+    with pytest.raises(ValueError, match="distinct names"):
+        RobustEvaluation({"pgd": PGD()}, fit_attacks={"worst": PGD()})
+    with pytest.raises(ValueError, match="fit_samples must be at least 1, got 0"):
+        RobustEvaluation({"pgd": PGD()}, fit_samples=0)
+
+
+def test_one_callback_through_fit_validate_and_test(tmp_path: Path) -> None:
+    module = ForeignModule()
+    trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path, callbacks=[evaluation()])
+    trainer.fit(module, loader(8), loader(N))
+    trainer.test(module, loader(N), verbose=False)
+    expected = by_hand(module, images(N))
+    assert counts(report(tmp_path)) == expected
+    trainer.validate(module, loader(N), verbose=False)
+    trainer.test(module, loader(N), verbose=False)
+    assert counts(report(tmp_path)) == expected
