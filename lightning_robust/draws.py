@@ -40,7 +40,10 @@ class Draws:
         return cls(int(torch.randint(2**31, ())), torch.arange(len(x), device=x.device))
 
     def __getitem__(self, which: Tensor) -> "Draws":
-        """The same streams, at the same position, for some of the samples (a mask or indices)."""
+        """A copy of the streams, at the same position, for some of the samples (a mask or indices).
+
+        Drawing from the copy does not advance the original: in a loop, draw for all and select.
+        """
         part = object.__new__(Draws)
         part._stream, part._count = self._stream[which], self._count
         return part

@@ -16,6 +16,10 @@ Norm: TypeAlias = Literal["linf", "l2", "l1"]
 L1_SPARSITY = 0.01
 """Share of the coordinates that one l1 step moves (Tramèr & Boneh 2019, arXiv 1904.13000, SLIDE with q = 0.99)."""
 
+L1_ROOM = 0.005
+"""Share of the box's width that a pixel must have before it to take part in an l1 step. The projection moves pixels at
+the wall a little away from it; without this margin they would take every following step, and the rest none."""
+
 
 @dataclass(frozen=True, init=False)
 class Threat:
@@ -71,7 +75,8 @@ class Threat:
         """The direction of unit norm along which a linear function with this gradient grows fastest.
 
         For l1 that is a single pixel, too slow on large images: the step is shared by the `L1_SPARSITY` largest, and
-        pixels of `x_adv` that already stand at the box's wall are passed over. A zero gradient gives a zero direction.
+        pixels of `x_adv` that already stand at the box's wall, or all but, are passed over. A zero gradient gives a
+        zero direction.
         """
         if self.norm == "linf":
             return grad.sign()
@@ -81,8 +86,8 @@ class Threat:
             unit = grad / column(greatest, grad)  # a confident net's gradient is so small that its squares underflow
             return unit / column(unit.flatten(1).norm(dim=1).clamp_min(1), grad)
         if x_adv is not None:
-            room = torch.where(grad > 0, x_adv < self.upper, x_adv > self.lower).flatten(1)
-            flat = flat * room
+            room = torch.where(grad > 0, self.upper - x_adv, x_adv - self.lower).flatten(1)
+            flat = flat * (room > L1_ROOM * (self.upper - self.lower))
         top = flat.abs().topk(math.ceil(L1_SPARSITY * flat.shape[1]), dim=1).indices
         return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign() / top.shape[1]).view_as(grad)
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def conv_net(num_classes: int = 4, channels: int = 3) -> nn.Module:
-    """A net for 8 x 8 images, in training mode, with batch norm, dropout and running statistics that are not the initial ones."""
+    """A net for 8 x 8 images, in training mode, with batch norm (statistics not the initial ones) and dropout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         net = nn.Sequential(

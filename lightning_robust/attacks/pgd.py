@@ -95,7 +95,8 @@ class PGD(Attack):
                 if not len(left):
                     break
                 part = [t[left] if t.dim() else t for t in (x, target, radius, step)]
-                begin = random_start(part[0], self.threat, self.start, part[2], draws[left])
+                # drawn for all: `draws[left]` would start over from the same numbers at each restart
+                begin = random_start(x, self.threat, self.start, radius, draws)[left]
                 again = self._climb(net, part[0], part[1], objective, part[2], part[3], begin)
                 solved, new = self._judge(net, again, part[1], objective)
                 better = solved | (new > value[left])
