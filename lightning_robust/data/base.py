@@ -78,7 +78,7 @@ class RobustDataModule(LightningDataModule, ABC):
         """Shuffled by (seed, epoch), resumable mid-epoch."""
         seed = global_seed() if self.seed is None else self.seed
         sampler = EpochSampler(self.train_set, seed, *self._world())
-        return ResumableLoader(self.train_set, self.batch_size, sampler=sampler, **self._workers())
+        return ResumableLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, **self._workers())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The held-out samples, each once."""
@@ -95,7 +95,8 @@ class RobustDataModule(LightningDataModule, ABC):
     def _eval_loader(self, dataset: Indexed) -> DataLoader[Any]:
         world_size, rank = self._world()
         sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
-        return DataLoader(dataset, self.eval_batch_size, sampler=sampler, **self._workers())
+        # batch_size by name: `predict` rebuilds the loader, and fails on a positional one
+        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._workers())
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
