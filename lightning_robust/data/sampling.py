@@ -89,7 +89,8 @@ class ResumableLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, int]:
         """Epoch, and batches of it handed out."""
-        return {"epoch": self.sampler.epoch, "batches": self._yielded}
+        epoch, batches = self._state if self._state[0] >= 0 else (self.sampler.epoch, self._yielded)
+        return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Skip those batches when this epoch is next iterated."""

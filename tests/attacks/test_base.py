@@ -1,0 +1,79 @@
+import pytest
+import torch
+from scipy.stats import kstest
+
+from lightning_robust.attacks import PGD
+from lightning_robust.attacks.base import counted, craft, random_start, watching
+from lightning_robust.draws import Draws
+from lightning_robust.threat import Threat
+from tests.toys import conv_net
+
+X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(4)
+
+
+def keyed(n=4):
+    return Draws(0, torch.arange(n))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_three_kinds_of_start(norm):
+    threat, eps = Threat(norm, 0.2), torch.tensor([0.0, 0.01, 0.1, 0.2])
+    assert random_start(X, threat, "none", eps, keyed()) is X
+    assert torch.equal(random_start(X, threat, "uniform", eps, keyed()), threat.random(X, keyed(), eps))
+    normal = random_start(X, threat, "normal", eps, keyed())
+    assert (threat.distance(normal, X) <= eps + 1e-5).all()
+    assert normal.min() >= 0
+    assert normal.max() <= 1
+
+
+def test_the_normal_start_is_a_thousandth_of_the_normal_law():
+    x = torch.full((20, 1, 10, 10), 0.5)
+    noise = random_start(x, Threat("linf", 1.0), "normal", None, keyed(20)) - x
+    assert kstest(noise.flatten() / 0.001, "norm").pvalue > 0.01
+
+
+def test_inside_craft_everything_is_ready_for_gradients():
+    net = conv_net()
+    with torch.inference_mode():
+        x, y = X.clone(), Y.clone()
+        with craft(net, x, y, "eval", None) as (inner_x, inner_y, draws):
+            assert not inner_x.is_inference()
+            assert not inner_y.is_inference()
+            assert torch.equal(inner_x, x)
+            assert torch.equal(inner_y, y)
+            assert torch.is_grad_enabled()
+            assert not net.training
+            assert draws.uniform(inner_x).shape == x.shape
+    assert net.training
+
+
+def test_craft_keeps_the_draws_it_is_given():
+    given = keyed()
+    with craft(conv_net(), X, Y, "eval", given) as (_, _, draws):
+        assert draws is given
+
+
+def test_a_listener_hears_every_step_of_the_attacks_inside():
+    heard = []
+    with watching(lambda done, total: heard.append((done, total))):
+        PGD(steps=3)(conv_net(), X, Y)
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+    PGD(steps=3)(conv_net(), X, Y)
+    assert len(heard) == 3
+
+
+def test_listeners_nest_and_leave_also_by_an_exception():
+    outer, inner = [], []
+
+    def two_steps_and_an_error():
+        for k in counted(4):
+            if k == 2:
+                raise RuntimeError("stop")
+
+    with watching(lambda done, _: outer.append(done)):
+        with pytest.raises(RuntimeError, match="stop"), watching(lambda done, _: inner.append(done)):
+            two_steps_and_an_error()
+        assert list(counted(2)) == [0, 1]
+    assert (inner, outer) == ([1, 2], [1, 2])
+    assert list(counted(3)) == [0, 1, 2]
+    assert (inner, outer) == ([1, 2], [1, 2])
