@@ -1,0 +1,108 @@
+"""Timing that survives a busy machine: contenders run interleaved, and are compared by ratios within one round."""
+
+import csv
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+RESULTS = Path(__file__).parent / "results"
+
+Row = Mapping[str, str | float]
+Arm = Callable[[], float]
+"""One repetition of a contender; returns its seconds."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+
+def now() -> float:
+    """Seconds: on a GPU by the wall clock, after the queued work; else of this process's CPU time.
+
+    CPU time leaves out what other processes took meanwhile. It is wall time on an idle machine as long as one thread
+    works (`torch.set_num_threads(1)`).
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def timed(run: Callable[[], object]) -> Arm:
+    """The arm that times a whole call."""
+
+    def arm() -> float:
+        start = now()
+        run()
+        return now() - start
+
+    return arm
+
+
+def interleave(arms: Mapping[str, Arm], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each arm in each round, after one round that is not counted; every other round runs backwards."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=(rounds + 1) * len(arms))
+        for k in range(rounds + 1):
+            for name in list(arms)[:: -1 if k % 2 else 1]:
+                progress.update(task, description=name if k else f"warm-up: {name}")
+                spent = arms[name]()
+                if k:
+                    seconds[name].append(spent)
+                progress.advance(task)
+    return seconds
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
+    """Of the ratios within each round, so that what slows a whole round cancels."""
+    return Spread.of([a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+def machine() -> dict[str, str | float]:
+    """What the numbers were measured on, without names or paths."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    packages = {name: version(name) for name in ("torch", "lightning", "lightning-robust")}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    cpu = models[0] if models else platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count() or 1, **gpu, "python": platform.python_version(), **packages}
+
+
+def write(name: str, title: str, rows: Sequence[Row]) -> str:
+    """Leave `results/<name>.csv` (each row with its machine) and `.md`; returns the Markdown."""
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, [*rows[0], *machine()], lineterminator="\n")
+        table.writeheader()
+        table.writerows({**row, **machine()} for row in rows)
+    lines = [f"# {title}", "", _line(rows[0]), _line(["---"] * len(rows[0]))]
+    lines += [_line(row.values()) for row in rows]
+    lines += ["", "Machine: " + ", ".join(f"{key} {value}" for key, value in machine().items()) + "."]
+    text = "\n".join(lines) + "\n"
+    (RESULTS / f"{name}.md").write_text(text)
+    return text
+
+
+def _line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
