@@ -112,7 +112,7 @@ class RobustCLI(LightningCLI):
         folder = Path(self._get(self.config, "ckpt_path") or "").resolve().parent
         if self.subcommand == "fit" and folder.name == "checkpoints" and folder.parents[1] == place.resolve():
             return folder.parent.name  # a resumed run goes on in its own folder
-        if _RUN in os.environ and rank_zero_only.rank:
+        if _RUN in os.environ and _rank():
             return os.environ[_RUN]
         if SLURMEnvironment.detect():
             config = self._parser(self.subcommand).dump(self.config[self.subcommand])
@@ -123,10 +123,14 @@ class RobustCLI(LightningCLI):
         return os.environ[_RUN]
 
 
+def _rank() -> int:
+    return int(getattr(rank_zero_only, "rank", False))
+
+
 def _loggers(place: Path, run: str) -> list[Logger]:
     """CSV always, TensorBoard where it is installed; a requeued job keeps what the earlier ones logged."""
     metrics = place / run / "metrics.csv"
-    if metrics.exists() and not rank_zero_only.rank:
+    if metrics.exists() and not _rank():
         metrics.rename(metrics.with_name(f"metrics-before-{uuid.uuid4().hex[:4]}.csv"))
     settings: dict[str, Any] = {"save_dir": str(place), "name": "", "version": run}
     loggers: list[Logger] = [CSVLogger(**settings)]

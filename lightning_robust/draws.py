@@ -48,6 +48,12 @@ class Draws:
         part._stream, part._count = self._stream[which], self._count
         return part
 
+    def fork(self, number: int) -> "Draws":
+        """Unrelated streams of the same samples, for another purpose in the same step."""
+        other = object.__new__(Draws)
+        other._stream, other._count = _scramble(self._stream ^ derive_seed(number)), 0
+        return other
+
     def uniform(self, like: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The next uniform numbers in [0, 1), in the shape, type and device of `like`."""
         self._count += 1

@@ -1,5 +1,7 @@
 """Losses of logits [b k] against a target, one value per sample [b]; attacks ascend them, defenses average them."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer
@@ -23,9 +25,42 @@ def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tenso
 
 def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """KL(softmax(reference) || softmax(logits)); gradients flow into both."""
-    log_p = F.log_softmax(_at_least_fp32(reference), dim=1)
-    log_q = F.log_softmax(_at_least_fp32(logits), dim=1)
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+    logits, reference = _at_least_fp32(logits), _at_least_fp32(reference)
+    # p itself, not exp(log p): where p and q are close, the sign of the gradient q - p hangs on the last bit
+    p = F.softmax(reference, dim=1)
+    return (p * (F.log_softmax(reference, dim=1) - F.log_softmax(logits, dim=1))).sum(1)
+
+
+def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """Cross-entropy plus -log(1 - p_j) of the most probable wrong class j.
+
+    Paper: MART (Wang et al. 2020, ICLR), equation 10. The constants inside the logarithm are those of
+    YisenWang/MART@2d83e17.
+    """
+    p = F.softmax(_at_least_fp32(logits), dim=1)
+    wrong = p.detach().scatter(1, y.long()[:, None], -1.0).argmax(1, keepdim=True)
+    return cross_entropy(logits, y) - torch.log(1.0001 - p.gather(1, wrong)[:, 0] + 1e-12)
+
+
+def symmetric_kl(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
+    """1/2 [KL(p_b || p_a) + KL(p_a || p_b)], where no gradient flows into the first argument of either KL.
+
+    Paper: squeeze training (arXiv 2205.11156), as in qizhangli/ST-AT@82fc69f.
+    """
+    return 0.5 * (kl_divergence(a, b.detach()) + kl_divergence(b, a.detach()))
+
+
+def js_divergence(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
+    """Jensen-Shannon divergence 1/2 KL(p_a || m) + 1/2 KL(p_b || m) with m = (p_a + p_b) / 2."""
+    log_a = F.log_softmax(_at_least_fp32(a), dim=1)
+    log_b = F.log_softmax(_at_least_fp32(b), dim=1)
+    log_m = torch.logaddexp(log_a, log_b) - math.log(2)
+    return 0.5 * (log_a.exp() * (log_a - log_m) + log_b.exp() * (log_b - log_m)).sum(1)
+
+
+def squared_l2(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
+    """||p_a - p_b||_2^2 of the softmax probabilities."""
+    return (F.softmax(_at_least_fp32(a), dim=1) - F.softmax(_at_least_fp32(b), dim=1)).square().sum(1)
 
 
 def _at_least_fp32(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_robust.types import Net
@@ -56,13 +57,51 @@ def crafting(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def quiet_logits(net: Net, x: Tensor, bn: AttackBN = "eval") -> Tensor:
+    """The net's logits in the mode `bn`, without a gradient."""
+    with crafting(net, bn), torch.no_grad():
+        return net(x)
+
+
+@contextmanager
+def untracked(net: nn.Module) -> Iterator[None]:
+    """Training mode on the batch's own statistics with ordinary gradients; running statistics stay untouched."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def twice_differentiable(net: nn.Module, x: Tensor) -> Iterator[None]:
+    """Evaluation mode with ordinary gradients, prepared for a gradient of a gradient.
+
+    fp32, because the squares of small gradients underflow; eager, because compiled graphs have no second derivative;
+    plain attention, because the fused kernels have none either.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        # fused attention: https://github.com/pytorch/pytorch/issues/116350
+        with full_precision(x), torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def ordinary(value: Tensor) -> Tensor:
     """The tensor detached, and copied if inference mode made it (such a tensor cannot join a gradient)."""
     return value.clone() if value.is_inference() else value.detach()
 
 
-def input_gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The per-sample `value(x)` [b] and the gradient of its sum with respect to x.
+def input_gradient(value: Callable[[Tensor], Tensor], x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """The gradient of the summed per-sample `value(x)` [b] with respect to x, and the values.
 
     The sum, never the mean: a mean's gradient underflows in fp16. Under fp16 autocast the gradient is moreover computed
     at 2^12 times its size, and entries that overflowed are set to 0.
@@ -70,7 +109,7 @@ def input_gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
     x = x.detach().requires_grad_()
     half = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.float16
     values = value(x)
-    (grad,) = torch.autograd.grad(values.sum() * (_FP16_SCALE if half else 1.0), x)
+    (grad,) = torch.autograd.grad(values.sum() * (_FP16_SCALE if half else 1.0), x, create_graph=create_graph)
     if half:
         grad = torch.nan_to_num(grad / _FP16_SCALE, nan=0.0, posinf=0.0, neginf=0.0)
     return grad, values.detach()

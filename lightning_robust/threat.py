@@ -33,6 +33,7 @@ class Threat:
         eps: radius in units of pixels in [0, 1]; a fraction such as "8/255" is read as such.
         lower: least pixel value.
         upper: greatest pixel value.
+        box_first: l2 only: clamp into the box before scaling into the ball, as TRADES does, not after.
 
     Raises:
         ValueError: for an unknown norm, a negative or non-finite radius, an empty box.
@@ -42,8 +43,16 @@ class Threat:
     eps: float
     lower: float
     upper: float
+    box_first: bool
 
-    def __init__(self, norm: Norm = "linf", eps: float | str = "8/255", lower: float = 0.0, upper: float = 1.0) -> None:
+    def __init__(
+        self,
+        norm: Norm = "linf",
+        eps: float | str = "8/255",
+        lower: float = 0.0,
+        upper: float = 1.0,
+        box_first: bool = False,
+    ) -> None:
         eps = to_float(eps)
         if norm not in get_args(Norm):
             raise ValueError(f"Unknown norm {norm!r}: choose one of {', '.join(get_args(Norm))}.")
@@ -51,7 +60,8 @@ class Threat:
             raise ValueError(f"The radius eps must be a finite number >= 0, got {eps}.")
         if not lower < upper:
             raise ValueError(f"The box must have lower < upper, got [{lower}, {upper}].")
-        for name, value in {"norm": norm, "eps": eps, "lower": float(lower), "upper": float(upper)}.items():
+        box = {"lower": float(lower), "upper": float(upper), "box_first": box_first}
+        for name, value in {"norm": norm, "eps": eps, **box}.items():
             object.__setattr__(self, name, value)
 
     def random(self, x: Float[Tensor, "b ..."], draws: Draws, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
@@ -102,7 +112,7 @@ class Threat:
         radius = self._radius(eps, x)
         if self.norm == "linf":
             return self._clamp(torch.minimum(torch.maximum(x_adv, x - radius), x + radius))
-        delta = x_adv - x
+        delta = (self._clamp(x_adv) if self.box_first else x_adv) - x
         if self.norm == "l2":
             length = column(delta.flatten(1).norm(dim=1), x).clamp_min(torch.finfo(x.dtype).tiny)
             return self._clamp(x + delta * (radius / length).clamp_max(1))

@@ -1,5 +1,6 @@
 """Projected gradient descent, and the single-step and momentum attacks that are settings of it."""
 
+import copy
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -102,6 +103,12 @@ class PGD(Attack):
                 better = solved | (new > value[left])
                 x_adv = x_adv.index_copy(0, left[better], again[better])
         return x_adv.detach()
+
+    def with_steps(self, steps: int) -> "PGD":
+        """The same attack with another number of steps."""
+        other = copy.copy(self)
+        other.steps = steps
+        return other
 
     def _climb(
         self, net: Net, x: Tensor, target: Tensor, objective: Objective, eps: Tensor, step: Tensor, x_adv: Tensor

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
@@ -17,7 +16,7 @@ from lightning_robust.callbacks.tally import Tally
 from lightning_robust.checks import check_images, check_logits
 from lightning_robust.draws import Draws
 from lightning_robust.metrics import RobustAccuracy
-from lightning_robust.modes import crafting, disable_inference_mode, full_precision
+from lightning_robust.modes import disable_inference_mode, full_precision, quiet_logits
 from lightning_robust.types import Batch, as_batch
 
 
@@ -120,8 +119,8 @@ class RobustEvaluation(Callback):
     def _check(self, trainer: Trainer, net: LightningModule, batch: Batch, attacks: Mapping[str, Attack]) -> None:
         for attack in attacks.values():
             check_images(batch.x, attack.threat.lower, attack.threat.upper)
-        with crafting(net), full_precision(batch.x), torch.no_grad():
-            check_logits(net(batch.x), batch.y)
+        with full_precision(batch.x):
+            check_logits(quiet_logits(net, batch.x), batch.y)
 
     def _each_once(self, trainer: Trainer, batch: Batch, position: Tensor, i: int) -> tuple[Batch, Tensor]:
         """Leave out what Lightning's distributed sampler repeats to even out the ranks, and what exceeds `fit_samples`.
@@ -142,12 +141,12 @@ class RobustEvaluation(Callback):
         x, y = batch.x, batch.y
         with full_precision(x):
             with tally.timing("clean", x.device):
-                logits = _forward(net, x)
+                logits = quiet_logits(net, x)
             after = {}
             for name, attack in tally.attacks.items():
                 with attack_progress(trainer, name), tally.timing(name, x.device):
                     x_adv = attack(net, x, y, draws=Draws(self.seed, index))
-                after[name] = _forward(net, x_adv)
+                after[name] = quiet_logits(net, x_adv)
                 tally.sizes[name].update(x_adv, x)
                 if name not in tally.examples:
                     shown = (x, x_adv, y, logits.argmax(1), after[name].argmax(1))
@@ -183,9 +182,3 @@ class RobustEvaluation(Callback):
                 save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
         if trainer.state.fn != "fit":
             print_table(report, f"{stage}: {report['n']} samples")
-
-
-def _forward(net: LightningModule, x: Tensor) -> Tensor:
-    with crafting(net), torch.no_grad():
-        logits: Tensor = net(x)
-    return logits

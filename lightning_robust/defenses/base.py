@@ -15,7 +15,7 @@ from lightning_robust.attacks.pgd import PGD
 from lightning_robust.checks import check_images, check_labels, check_logits
 from lightning_robust.draws import Draws, global_seed, training_draws
 from lightning_robust.losses import cross_entropy
-from lightning_robust.modes import AttackBN, crafting, disable_inference_mode
+from lightning_robust.modes import AttackBN, disable_inference_mode, quiet_logits
 from lightning_robust.regularizers import Regularizer
 from lightning_robust.reweighting import Reweighting
 from lightning_robust.types import Batch, Losses, Views, as_batch
@@ -114,6 +114,7 @@ class Defense(LightningModule, ABC):
         """Craft, perturb the weights if asked, and average the loss."""
         batch, self._batch_idx = self._receive("fit", batch), batch_idx
         views = self.generate(batch)
+        self._restore()  # what an accumulated step left perturbed for an optimizer step that did not come
         if self.weight_perturbation is not None:
             perturb = self.weight_perturbation
             self._restore_weights = perturb(self.net, lambda: self.loss(batch, views).total, self.current_epoch)
@@ -132,8 +133,19 @@ class Defense(LightningModule, ABC):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's backward pass; afterwards the weights are where they were, also if it raised."""
+        done = False
         try:
             super().backward(loss, *args, **kwargs)
+            done = True
+        finally:
+            late = self.weight_perturbation is not None and self.weight_perturbation.restore == "after_step"
+            if not (done and late):
+                self._restore()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's optimizer step; weights that it should meet perturbed are put back here."""
+        try:
+            super().optimizer_step(*args, **kwargs)
         finally:
             self._restore()
 
@@ -162,7 +174,7 @@ class Defense(LightningModule, ABC):
     def configure_model(self) -> None:
         """Reorder the net's weights and compile it, in place, if asked."""
         if self._channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.net.to(memory_format=torch.channels_last)
         if self._compile and self.net._compiled_call_impl is None:
             self.net.compile()
 
@@ -222,8 +234,7 @@ class Defense(LightningModule, ABC):
             check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)
             check_labels(batch.y)
         if first:
-            with crafting(self.net), torch.no_grad():
-                logits = self.net(batch.x)
+            logits = quiet_logits(self.net, batch.x)
             check_logits(logits, batch.y, getattr(getattr(self.trainer, "datamodule", None), "num_classes", None))
             self._checked.add(stage)
         return batch

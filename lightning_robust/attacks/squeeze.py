@@ -1,0 +1,134 @@
+"""The pair that squeeze training trains on: an adversarial and a collaborative example of each sample."""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from lightning_robust.attacks.base import counted, craft, random_start
+from lightning_robust.attacks.pgd import PGD, Start
+from lightning_robust.draws import Draws
+from lightning_robust.losses import js_divergence, squared_l2, symmetric_kl
+from lightning_robust.modes import AttackBN, input_gradient
+from lightning_robust.threat import Threat
+from lightning_robust.types import Net, Objective, Radius
+
+Discrepancy: TypeAlias = Literal["symmetric_kl", "js", "l2"]
+DISCREPANCIES: dict[str, Objective] = {"symmetric_kl": symmetric_kl, "js": js_divergence, "l2": squared_l2}
+
+
+class Extremes(NamedTuple):
+    """Of each sample's views (clean, collaborative, adversarial), the one with least and with most confidence."""
+
+    upper: Tensor
+    lower: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, y: Tensor) -> "Extremes":
+        """From logits [3 b k] and labels [b]: the views [b] with the highest and the lowest cross-entropy."""
+        own = torch.softmax(logits.detach().float(), dim=2).gather(2, y.expand(3, -1)[..., None])[..., 0]
+        return cls(own.argmin(0), own.argmax(0))
+
+    def pick(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """From views [3 b ...], the upper and the lower one of each sample [b ...]."""
+        sample = torch.arange(views.shape[1], device=views.device)
+        return views[self.upper, sample], views[self.lower, sample]
+
+
+def squeeze(
+    net: Net,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    step_size: Radius,
+    discrepancy: Discrepancy = "symmetric_kl",
+    start: Start = "normal",
+    starts: tuple[Tensor, Tensor] | None = None,
+    keep_roles: bool = False,
+    bn: AttackBN = "batch",
+    draws: Draws | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Craft an adversarial and a collaborative example of each sample by widening the gap between them.
+
+    Of the clean image and the two examples, the one with the highest and the one with the lowest cross-entropy are
+    taken; both are moved to increase the discrepancy of their outputs, and become the adversarial and the collaborative
+    example.
+
+    Args:
+        net: images to logits; left as it was.
+        x: clean images [b c h w].
+        y: labels [b].
+        threat: the perturbations allowed.
+        steps: gradient steps.
+        step_size: in the units of the radius.
+        discrepancy: "symmetric_kl", "js" or "l2", of the softmax outputs.
+        start: where each of the two begins.
+        starts: the two starting points (adversarial, collaborative), taken as they are, instead of random ones.
+        keep_roles: leave the images in their roles (but not their gradients) as long as no sample of the batch has the
+            clean image among its extremes, as the authors' code does.
+        bn: how the net's batch norms run meanwhile.
+        draws: source of random numbers.
+
+    Returns:
+        Adversarial and collaborative examples [b c h w].
+
+    Paper: squeeze training (arXiv 2205.11156), algorithm 1. Reference: qizhangli/ST-AT@82fc69f.
+    """
+    gap = DISCREPANCIES[discrepancy]
+    with craft(net, x, y, bn, draws) as (x, y, draws):
+        if starts is None:
+            starts = (random_start(x, threat, start, None, draws), random_start(x, threat, start, None, draws))
+        x_adv, x_col = starts
+        with torch.no_grad():
+            clean = net(x)
+        always = bn != "eval" and _synchronised(net)  # then all ranks must run the same forwards
+        for _ in counted(steps):
+            views = torch.stack([x, x_col, x_adv])
+
+            extremes, clean_chosen = Extremes(y, y), False
+
+            def widen(views: Tensor) -> Tensor:
+                nonlocal extremes, clean_chosen
+                logits = [clean, net(views[1]), net(views[2])]
+                extremes = Extremes.of(torch.stack(logits), y)
+                clean_chosen = bool(((extremes.upper == 0) | (extremes.lower == 0)).any())
+                if clean_chosen or always:
+                    logits[0] = net(views[0])
+                return gap(*extremes.pick(torch.stack(logits)))
+
+            grads, _ = input_gradient(widen, views)
+            up, low = extremes.pick(grads)
+            if clean_chosen or not keep_roles:
+                x_adv, x_col = extremes.pick(views)
+            x_adv = threat.project(x_adv + step_size * threat.steepest(up, x_adv), x)
+            x_col = threat.project(x_col + step_size * threat.steepest(low, x_col), x)
+    return x_adv.detach(), x_col.detach()
+
+
+class Collaborative(PGD):
+    """Examples on which the loss is lower than on the clean image: PGD that descends the cross-entropy of the label.
+
+    Args: see `PGD`.
+
+    Paper: squeeze training (arXiv 2205.11156), section 3: the more robust a net, the less there is to gain.
+    """
+
+    def __init__(
+        self,
+        threat: Threat | None = None,
+        steps: int = 10,
+        step_size: float | str | None = None,
+        start: Start = "uniform",
+        restarts: int = 1,
+        momentum: float = 0.0,
+    ) -> None:
+        super().__init__(threat, steps, step_size, start, restarts, momentum, targeted=True)
+
+
+def _synchronised(net: Net) -> bool:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    modules = net.modules() if distributed and isinstance(net, nn.Module) else ()
+    return any(isinstance(module, nn.SyncBatchNorm) for module in modules)

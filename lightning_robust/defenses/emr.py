@@ -1,0 +1,37 @@
+"""EMR on adversarial training, by name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from lightning_robust.defenses.at import AT
+from lightning_robust.regularizers import EffectiveWeightNorm
+
+
+class EMR(AT):
+    """AT-EMR: `CE(f(x'), y) + weight ||grad_x sum_k p_k f_k(x')||_2^2`.
+
+    On any other method, EMR is `regularizers=[EffectiveWeightNorm(...)]`.
+
+    Args:
+        net: images [b c h w] in [0, 1] to logits [b k].
+        weight: of the penalty: the paper's lambda over its batch size.
+        temperature: of the softmax that averages the classes' effective weights.
+        milestones: epochs, counting from 0, from which the weight is ten times smaller.
+        kwargs: see `Defense`.
+
+    Paper: Liu, Chan 2022 (arXiv 2210.05118).
+    Reference: ziquanliu/Effective_Margin_Reg@c3e041c, whose attack updates running statistics (`attack_bn="train"`).
+    Deviates: see `EffectiveWeightNorm`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        weight: float = 3 / 128,
+        temperature: float = 40.0,
+        milestones: Sequence[int] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(net, regularizers=[EffectiveWeightNorm(weight, temperature, milestones=milestones)], **kwargs)

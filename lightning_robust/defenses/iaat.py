@@ -1,0 +1,162 @@
+"""IAAT: every training sample has a radius of its own, as large as the net can bear there."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_robust.defenses.at import AT
+from lightning_robust.draws import Draws
+from lightning_robust.modes import quiet_logits
+from lightning_robust.per_sample import PerSample
+from lightning_robust.types import Batch, Views, to_float
+
+
+class IAAT(AT):
+    """Instance-adaptive adversarial training: `CE(f(x'), y)` with x' in a ball whose radius e_i belongs to the sample.
+
+    In the first `warmup` epochs e_i is the attack's radius where the clean image is classified correctly, else 0. Then,
+    at each visit, the attack probes the raised radius e_i + gamma and the present one:
+
+        t = e_i + gamma   if the net withstands the raised radius,
+            e_i           else, if it withstands the present one,
+            e_i - gamma   else;   and t = 0 if it errs on the clean image, t >= 0 always,
+        e_i <- beta t + (1 - beta) e_i.
+
+    With `probing="lazy"` the radii are exactly those of `probing="all"` under the same random numbers: samples are only
+    left out where their answer could not change t (batch norms in evaluation mode: samples do not see each other). The
+    training examples are not the same: they continue from a probe's example, brought into the new ball, for
+    `refine_steps` steps instead of starting afresh. `refine_steps=None` starts afresh and is exact.
+
+    Training batches must carry the samples' positions: wrap the dataset in `lightning_robust.data.Indexed`, or use a
+    `RobustDataModule`. The radii are plain tensors under the checkpoint's key "radii": exchanged between ranks at the
+    end of each epoch and before saving, resumable on another number of devices, untouched by weight averaging. Logs
+    quantiles of the radii as `train/radius_q<percent>`.
+
+    Args:
+        net: images [b c h w] in [0, 1] to logits [b k].
+        gamma: how far the radius is raised or lowered, in pixels; a fraction such as "1.9/255" is read as such.
+        beta: weight of the new radius, in (0, 1].
+        warmup: epochs before the radii adapt.
+        cap: no radius grows beyond it; by default they may.
+        probing: "lazy" or "all" (the authors': both probes on every sample, for any `attack_bn`).
+        refine_steps: see above; only for "lazy".
+        kwargs: see `Defense`. The attack's step is the larger of its `step_size` and 2 e_i / steps.
+
+    Raises:
+        ValueError: for settings out of range, "lazy" with batch norms not in evaluation mode, or batches without index.
+
+    Paper: Balaji et al. 2019 (arXiv 1910.08051), algorithms 1 and 2.
+    Reference: yogeshbalaji/Instance_Adaptive_Adversarial_Training@49f5f14; to reproduce it, `probing="all"` and
+    `attack_bn="train"`.
+    Deviates: by default in the mode of the batch norms and in the training examples (see above); random starts are
+    clamped into the box.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        gamma: float | str = "1.9/255",
+        beta: float = 0.1,
+        warmup: int = 10,
+        cap: float | str | None = None,
+        probing: Literal["lazy", "all"] = "lazy",
+        refine_steps: int | None = 2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(net, **kwargs)
+        self.gamma, self.beta, self.warmup = to_float(gamma), beta, warmup
+        self.cap = None if cap is None else to_float(cap)
+        self.probing, self.refine_steps = probing, refine_steps
+        self.radii = PerSample()
+        if self.gamma < 0 or not 0 < beta <= 1 or warmup < 0 or (self.cap is not None and self.cap < 0):
+            raise ValueError(
+                f"IAAT needs gamma, warmup and cap >= 0 and beta in (0, 1], got {gamma}, {warmup}, {cap}, {beta}."
+            )
+        if probing == "lazy" and self.attack_bn != "eval":
+            raise ValueError(
+                f"probing='lazy' attacks some samples without the others, which attack_bn={self.attack_bn!r} does not "
+                "allow: set probing='all' or attack_bn='eval'."
+            )
+
+    def generate(self, batch: Batch) -> Views:
+        """Move each sample's radius, and attack within it."""
+        index = self._index(batch)
+        right = self._withstands(batch.x, batch.y)
+        draws, start, steps = self.draws(batch), None, None
+        if self.current_epoch < self.warmup:
+            eps = self.attack.threat.eps * right
+        else:
+            present = self.radii[index]
+            probe = self._probe_open if self.probing == "lazy" else self._probe_all
+            raised_ok, present_ok, reached = probe(batch, right, present, draws)
+            lowered = torch.where(present_ok, present, present - self.gamma)
+            target = torch.where(raised_ok, present + self.gamma, lowered)
+            eps = self.beta * (target * right).clamp_min(0) + (1 - self.beta) * present
+            if self.probing == "lazy" and self.refine_steps is not None:
+                start, steps = self.attack.threat.project(reached, batch.x, eps), self.refine_steps
+        if self.cap is not None:
+            eps = eps.clamp_max(self.cap)
+        self.radii[index] = eps
+        return Views(self._attack(batch.x, batch.y, eps, draws.fork(2), start, steps))
+
+    def _probe_all(self, batch: Batch, right: Tensor, present: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether each sample withstands the raised radius, and the present one; and the strongest example met."""
+        at_present = self._attack(batch.x, batch.y, present, draws.fork(0))
+        at_raised = self._attack(batch.x, batch.y, present + self.gamma, draws.fork(1))
+        present_ok = self._withstands(at_present, batch.y)
+        return self._withstands(at_raised, batch.y), present_ok, at_raised
+
+    def _probe_open(self, batch: Batch, right: Tensor, present: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_probe_all`, but each probe only where its answer matters; elsewhere it is False."""
+        raised_ok, present_ok, reached = torch.zeros_like(right), torch.zeros_like(right), batch.x.clone()
+        for number, radius, answer in ((1, present + self.gamma, raised_ok), (0, present, present_ok)):
+            some = torch.nonzero(right & ~raised_ok)[:, 0]
+            if len(some):
+                x_adv = self._attack(batch.x[some], batch.y[some], radius[some], draws.fork(number)[some])
+                answer[some] = self._withstands(x_adv, batch.y[some])
+                reached[some] = x_adv
+        return raised_ok, present_ok, reached
+
+    def _attack(
+        self, x: Tensor, y: Tensor, eps: Tensor, draws: Draws, start: Tensor | None = None, steps: int | None = None
+    ) -> Tensor:
+        least = self.attack.step_size or 0.0
+        step = (2 * eps / max(self.attack.steps, 1)).clamp_min(least)
+        attack = self.attack if steps is None else self.attack.with_steps(steps)
+        return attack(self.net, x, y, eps=eps, step_size=step, start=start, bn=self.attack_bn, draws=draws)
+
+    def _withstands(self, x: Tensor, y: Tensor) -> Tensor:
+        return quiet_logits(self.net, x, self.attack_bn).argmax(1) == y
+
+    def _index(self, batch: Batch) -> Tensor:
+        if batch.index is None:
+            raise ValueError(
+                "IAAT remembers a radius for every training sample, but the batch has no index: wrap the training set "
+                "in lightning_robust.data.Indexed(dataset), which gives (x, y, index)."
+            )
+        return batch.index
+
+    def on_train_start(self) -> None:
+        """Hold a radius for every sample of the training set."""
+        loader: Any = self.trainer.train_dataloader
+        self.radii.prepare(len(loader.dataset), self.device)
+
+    def on_train_epoch_end(self) -> None:
+        """Exchange the radii, and log their quantiles."""
+        self.radii.synchronise()
+        for percent in (10, 50, 90):
+            value = torch.quantile(self.radii.values, percent / 100)
+            self.log(f"train/radius_q{percent}", value, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the radii, exchanged first (but not when a rank may have failed: it would wait for ever)."""
+        super().on_save_checkpoint(checkpoint)
+        if not self.trainer.interrupted:
+            self.radii.synchronise()
+        checkpoint["radii"] = self.radii.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the radii."""
+        super().on_load_checkpoint(checkpoint)
+        self.radii.load_state_dict(checkpoint["radii"])

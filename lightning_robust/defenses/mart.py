@@ -1,0 +1,47 @@
+"""MART: misclassified samples count more in the robustness term."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_robust.defenses.base import Defense
+from lightning_robust.losses import boosted_cross_entropy
+from lightning_robust.types import Batch, Losses, Views
+
+
+class MART(Defense):
+    """`BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))`, with the boosted cross-entropy BCE.
+
+    With a reweighting w, the BCE of each sample is multiplied by its weight, as in MAIL-MART.
+
+    Args:
+        net: images [b c h w] in [0, 1] to logits [b k].
+        beta: weight of the KL term, >= 0.
+        kwargs: see `Defense`. The authors' attack is `PGD(start="normal")` on cross-entropy.
+
+    Raises:
+        ValueError: for a negative beta.
+
+    Paper: Wang et al. 2020 (ICLR, "Improving adversarial robustness requires revisiting misclassified examples"),
+    equation 11.
+    Reference: YisenWang/MART@2d83e17, with its constants inside the logarithms.
+    Deviates: the random start is clamped into the box before the first gradient (by at most 0.004 in a pixel).
+    """
+
+    def __init__(self, net: nn.Module, beta: float = 5.0, **kwargs: Any) -> None:
+        super().__init__(net, **kwargs)
+        if beta < 0:
+            raise ValueError(f"MART needs beta >= 0, got {beta}.")
+        self.beta = beta
+
+    def loss(self, batch: Batch, views: Views) -> Losses:
+        """`BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))`."""
+        logits = self.net(batch.x)
+        logits_adv = self.net(views.adv)
+        p, p_adv = F.softmax(logits.float(), dim=1), F.softmax(logits_adv.float(), dim=1)
+        kl = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(1)
+        robust = kl * (1.0000001 - p.gather(1, batch.y[:, None])[:, 0])
+        boosted = self.weigh(boosted_cross_entropy(logits_adv, batch.y), logits_adv, batch.y)
+        return Losses(boosted + self.beta * robust, {"boosted": boosted, "robust": robust}, logits_adv)

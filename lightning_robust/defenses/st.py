@@ -1,0 +1,85 @@
+"""Squeeze training: the gap between adversarial and collaborative examples is closed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_robust.attacks.squeeze import DISCREPANCIES, Discrepancy, Extremes, squeeze
+from lightning_robust.defenses.base import Defense
+from lightning_robust.losses import cross_entropy
+from lightning_robust.modes import AttackBN, untracked
+from lightning_robust.types import Batch, Losses, Views
+
+
+class ST(Defense):
+    """`CE(f(x), y) + beta D(f(x_up), f(x_low))`.
+
+    x_up and x_low are, of the clean image, the adversarial and the collaborative example, those with the highest and
+    the lowest cross-entropy. With a reweighting w, the discrepancy of each sample is multiplied by its weight. Logs
+    `train/gap`, the cross-entropy of the adversarial minus that of the collaborative example.
+
+    Args:
+        net: images [b c h w] in [0, 1] to logits [b k].
+        beta: weight of the discrepancy, >= 0.
+        discrepancy: D: "symmetric_kl", "js" or "l2", of the softmax outputs.
+        keep_roles: see `attacks.squeeze`; True is the authors' code to the bit.
+        attack_bn: as in `Defense`; "batch" as the authors.
+        kwargs: see `Defense`. The attack's steps, step size and start are used.
+
+    Raises:
+        ValueError: for a negative beta or an unknown discrepancy.
+
+    Paper: Li et al. 2023 (arXiv 2205.11156), equation 6 and algorithm 1.
+    Reference: qizhangli/ST-AT@82fc69f, which implements the symmetric KL alone; "js" and "l2" follow the paper's names.
+    Deviates: images follow their roles always (`keep_roles=False`); the random starts are clamped into the box.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        beta: float = 6.0,
+        discrepancy: Discrepancy = "symmetric_kl",
+        keep_roles: bool = False,
+        attack_bn: AttackBN = "batch",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(net, attack_bn=attack_bn, **kwargs)
+        if beta < 0 or discrepancy not in DISCREPANCIES:
+            raise ValueError(
+                f"ST needs beta >= 0 and a discrepancy among {', '.join(DISCREPANCIES)}, got {beta}, {discrepancy!r}."
+            )
+        self.beta, self.discrepancy, self.keep_roles = beta, discrepancy, keep_roles
+
+    def generate(self, batch: Batch) -> Views:
+        """The pair that widens the gap."""
+        return Views(
+            *squeeze(
+                self.net,
+                batch.x,
+                batch.y,
+                self.attack.threat,
+                steps=self.attack.steps,
+                step_size=self.attack.step_size or 2.5 * self.attack.threat.eps / max(self.attack.steps, 1),
+                discrepancy=self.discrepancy,
+                start=self.attack.start,
+                keep_roles=self.keep_roles,
+                bn=self.attack_bn,
+                draws=self.draws(batch),
+            )
+        )
+
+    def loss(self, batch: Batch, views: Views) -> Losses:
+        """`CE(f(x), y) + beta D(f(x_up), f(x_low))`; collaborative examples leave no trace in running statistics."""
+        assert views.col is not None
+        with untracked(self.net):
+            logits_col = self.net(views.col)
+        logits = self.net(batch.x)
+        logits_adv = self.net(views.adv)
+        stacked: Tensor = torch.stack([logits, logits_col, logits_adv])
+        up, low = Extremes.of(stacked, batch.y).pick(stacked)
+        natural = cross_entropy(logits, batch.y)
+        squeezed = self.weigh(DISCREPANCIES[self.discrepancy](up, low), logits_adv, batch.y)
+        gap = (cross_entropy(logits_adv, batch.y) - cross_entropy(logits_col, batch.y)).detach()
+        parts = {"natural": natural, "squeeze": squeezed, "gap": gap}
+        return Losses(natural + self.beta * squeezed, parts, logits_adv)

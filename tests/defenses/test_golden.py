@@ -1,0 +1,203 @@
+"""One training step of every method against what its authors' own code computed (tests/golden/README.md)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_robust.attacks import PGD
+from lightning_robust.attacks.squeeze import Extremes, squeeze
+from lightning_robust.defenses import AT, IAAT, MAIL, MART, ST, TRADES, Defense
+from lightning_robust.regularizers import EffectiveWeightNorm
+from lightning_robust.reweighting import MarginWeights, probability_margin
+from lightning_robust.threat import Threat
+from lightning_robust.types import Batch, Losses, Views
+from lightning_robust.weight_perturbation import AWP
+
+GOLDEN: dict[str, Any] = torch.load(Path(__file__).parents[1] / "golden/authors_steps.pt", weights_only=True)
+X, Y, H = GOLDEN["x"], GOLDEN["y"], GOLDEN["hparams"]
+THREAT = Threat("linf", H["eps"])
+
+
+class Replay(PGD):
+    """PGD that starts where the record says, call after call."""
+
+    def __init__(self, starts: list[Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.starts = iter(starts)
+
+    def __call__(self, net: Any, x: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
+        start = next(self.starts)
+        if callable(start):
+            start = start(x, kwargs["eps"])
+        return super().__call__(net, x, target, **{**kwargs, "start": start})
+
+
+def net() -> nn.Sequential:
+    arch = GOLDEN["arch"]
+    layers = {
+        "conv1": nn.Conv2d(arch["channels"], 6, 3, padding=1, bias=False),
+        "bn1": nn.BatchNorm2d(6),
+        "act1": nn.ReLU(),
+        "conv2": nn.Conv2d(6, 12, 3, stride=2, padding=1, bias=False),
+        "bn2": nn.BatchNorm2d(12),
+        "act2": nn.ReLU(),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flat": nn.Flatten(),
+        "fc": nn.Linear(12, arch["classes"]),
+    }
+    out = nn.Sequential()
+    for name, layer in layers.items():
+        out.add_module(name, layer)
+    out.load_state_dict(GOLDEN["model"])
+    return out.train()
+
+
+def attack(record: dict[str, Any], **kwargs: Any) -> Replay:
+    return Replay([record["start"]], THREAT, steps=H["steps"], step_size=H["step"], **kwargs)
+
+
+def assert_same_images(ours: Tensor, theirs: Tensor) -> None:
+    differ = (ours - theirs).abs() > 1e-6
+    assert differ.float().mean() <= 1e-3  # ties in the sign
+
+
+def assert_same_step(defense: Defense, record: dict[str, Any], losses: Losses) -> None:
+    loss = losses.total.mean()
+    torch.testing.assert_close(loss, record["loss"], rtol=1e-5, atol=0)
+    loss.backward()
+    for name, parameter in defense.net.named_parameters():
+        theirs = record["grads"][name]
+        assert (parameter.grad - theirs).norm() <= 1e-4 * theirs.norm(), name
+    buffers = dict(defense.net.named_buffers())
+    for name, theirs in record["buffers"].items():
+        torch.testing.assert_close(buffers[name], theirs, rtol=1e-5, atol=1e-7, msg=name)
+
+
+MARGINS = {"mail_at": (-0.5, 10.0), "mail_trades": (0.0, 2.0), "mail_mart": (0.05, 5.0)}
+
+
+def make(name: str) -> Defense:
+    record = GOLDEN[name]
+    given: dict[str, Any] = {"attack": attack(record)}
+    if name.startswith("mail"):
+        assert (record["bias"], record["slope"]) == MARGINS[name]
+        given["reweighting"] = MarginWeights(record["bias"], record["slope"], start_epoch=0)
+    if name == "trades_l2":
+        threat = Threat("l2", record["eps"], box_first=True)
+        given["attack"] = Replay([record["start"]], threat, steps=H["steps"], step_size=2 * record["eps"] / H["steps"])
+    if name == "mail_at":
+        del given["reweighting"]
+        return MAIL(net(), record["bias"], record["slope"], start_epoch=0, **given)
+    if "mart" in name:
+        return MART(net(), beta=H["beta"], **given)
+    return TRADES(net(), beta=H["beta"], clean_forwards=1 if name.startswith("mail") else 2, **given)
+
+
+@pytest.mark.parametrize("name", ["trades", "trades_l2", "mart", "mail_at", "mail_trades", "mail_mart"])
+def test_step(name: str) -> None:
+    record, defense, batch = GOLDEN[name], make(name), Batch(X, Y)
+    views = defense.generate(batch)
+    assert_same_images(views.adv, record["x_adv"])
+    assert_same_step(defense, record, defense.loss(batch, Views(record["x_adv"])))
+
+
+@pytest.mark.parametrize("name", ["mail_at", "mail_trades", "mail_mart"])
+def test_mail_weights(name: str) -> None:
+    record = GOLDEN[name]
+    logits = net()(record["x_adv"])
+    torch.testing.assert_close(probability_margin(logits, Y), record["margins"], rtol=1e-5, atol=1e-6)
+    weights = MarginWeights(record["bias"], record["slope"], 0)(logits, Y, 0)
+    torch.testing.assert_close(weights, record["weights"], rtol=1e-5, atol=1e-6)
+
+
+def test_squeeze() -> None:
+    record = GOLDEN["squeeze"]
+    defense = ST(net(), beta=H["beta"], attack=PGD(THREAT, H["steps"], H["step"]), keep_roles=True)
+    adv, col = squeeze(
+        defense.net,
+        X,
+        Y,
+        THREAT,
+        steps=H["steps"],
+        step_size=H["step"],
+        starts=(record["start_adv"], record["start_col"]),
+        keep_roles=True,
+    )
+    assert_same_images(adv, record["x_adv"])
+    assert_same_images(col, record["x_col"])
+    losses = defense.loss(Batch(X, Y), Views(record["x_adv"], record["x_col"]))
+    assert_same_step(defense, record, losses)
+    stacked = torch.stack([record["logits"][k] for k in ("nat", "col", "adv")])
+    extremes = Extremes.of(stacked, Y)
+    assert torch.equal(extremes.upper, record["upper"])
+    assert torch.equal(extremes.lower, record["lower"])
+
+
+@pytest.mark.parametrize("name", ["emr_T40", "emr_T1", "emr_T0.1"])
+def test_emr_penalty(name: str) -> None:
+    record, model = GOLDEN[name], net()
+    penalty = EffectiveWeightNorm(1.0, record["temperature"], reduction="authors")
+    values = penalty(model, Batch(X, Y), Views(record["x_adv"]), epoch=0)
+    torch.testing.assert_close(values.mean(), record["value"], rtol=1e-5, atol=0)
+    values.mean().backward()
+    for name, theirs in record["grads"].items():
+        ours = model.get_parameter(name).grad
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm(), name
+    # the default, the mean of each sample's squared norm, is the authors' value times the batch size
+    mean = EffectiveWeightNorm(1.0, record["temperature"])(model, Batch(X, Y), Views(record["x_adv"]), epoch=0).mean()
+    torch.testing.assert_close(mean / len(X), record["value"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["iaat_warmup", "iaat_adaptive"])
+def test_iaat(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = GOLDEN[name]
+    starts = [lambda x, eps, u=u: x + 2 * (u - 0.5) * eps.view(-1, 1, 1, 1) for u in record["uniform_draws"]]
+    defense = IAAT(
+        net(),
+        gamma=record["gamma"],
+        beta=record["beta"],
+        warmup=10 if name == "iaat_warmup" else 0,
+        probing="all",
+        attack_bn="train",
+        attack=Replay(starts, Threat("linf", record["base_eps"]), record["steps"], record["min_step"]),
+    )
+    batch = Batch(X, Y, record["index"])
+    defense.radii.load_state_dict({"values": record["memory_before"]})
+    defense.radii.prepare(len(record["memory_before"]), torch.device("cpu"))
+    views = defense.generate(batch)
+    assert torch.equal(defense.radii[record["index"]], record["epsilon"])
+    assert torch.equal(defense.radii.values, record["memory_after"])
+    assert_same_images(views.adv, record["x_adv"])
+    assert_same_step(defense, record, defense.loss(batch, Views(record["x_adv"])))
+
+
+@pytest.mark.parametrize("name", ["awp_trades", "awp_at"])
+def test_awp(name: str) -> None:
+    record, batch = GOLDEN[name], Batch(X, Y)
+    defense = TRADES(net(), beta=H["beta"]) if name == "awp_trades" else AT(net())
+    before = {k: v.clone() for k, v in defense.net.state_dict().items()}
+
+    def loss_fn() -> Tensor:
+        return defense.loss(batch, Views(record["x_adv"])).total
+
+    weights = [defense.net.get_parameter(key) for key in record["diff"]]
+    gradient = torch.autograd.grad(loss_fn().mean(), weights)
+    ours = AWP().direction(defense.net, weights, loss_fn)
+    for w, g, move, theirs in zip(weights, gradient, ours, record["diff"].values(), strict=True):
+        # the authors subtract w from the weights after a step of 0.01: the same up to the rounding of that difference
+        walked = (w.detach() + 0.01 * g) - w.detach()
+        rounded = w.detach().norm() / walked.norm() * walked
+        assert (rounded - theirs).norm() <= 2e-5 * theirs.norm()
+        assert (move - theirs).norm() <= 1e-4 * theirs.norm()
+        assert record["gamma"] * (move - theirs).abs().max() <= 1e-6
+    defense.net.load_state_dict(before)
+    restore = AWP(record["gamma"])(defense.net, loss_fn, epoch=0)
+    for key, diff in record["diff"].items():
+        moved = record["perturbed"][key] if "perturbed" in record else before[key] + record["gamma"] * diff
+        torch.testing.assert_close(defense.net.get_parameter(key).data, moved, rtol=1e-5, atol=1e-6)
+    restore()
+    for key, value in defense.net.state_dict().items():  # weights and batch-norm statistics
+        assert torch.equal(value, before[key]), key
