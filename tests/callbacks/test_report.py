@@ -22,7 +22,7 @@ class Ensemble(PGD):
 def test_attacks_within_attacks_and_functions_are_told_by_settings_and_name() -> None:
     told = json.loads(json.dumps(describe(Ensemble())))
     assert told["class"] == "Ensemble"
-    assert told["threat"] == {"norm": "l2", "eps": 0.5, "lower": 0.0, "upper": 1.0}
+    assert told["threat"] == {"norm": "l2", "eps": 0.5, "lower": 0.0, "upper": 1.0, "box_first": False}
     assert told["loss"] == "margin"
     assert (told["parts"]["first"]["steps"], told["parts"]["others"][0]["steps"]) == (2, 3)
     assert "_cache" not in told

@@ -128,7 +128,7 @@ def test_the_report_says_what_was_evaluated(tmp_path: Path) -> None:
     told = report(tmp_path)
     assert (told["n"], told["stage"], told["seed"], told["devices"], told["checkpoint"]) == (N, "test", 0, 1, None)
     assert told["threat"] == [
-        {"norm": norm, "eps": eps, "lower": 0.0, "upper": 1.0}
+        {"norm": norm, "eps": eps, "lower": 0.0, "upper": 1.0, "box_first": False}
         for norm, eps in (("linf", 0.06), ("l2", 0.8), ("l2", 1.5))
     ]
     for row in (told["clean"], told["worst"], *told["attacks"].values()):
