@@ -34,7 +34,7 @@ class EffectiveWeightNorm(Regularizer):
     Args:
         weight: of the penalty; with `reduction="mean"` it is the paper's lambda over its batch size (AT: 3/128).
         temperature: T, > 0.
-        on: the images it is computed on: the method's adversarial ones, or the clean ones.
+        images: those it is computed on: the method's adversarial ones, or the clean ones.
         reduction: "mean" averages over the batch, whatever its size. "authors" divides by the global batch size once
             more, as the authors' code does by penalising the gradient of a batch mean.
         milestones: epochs, counting from 0, from which the weight is `decay` times smaller.
@@ -54,7 +54,7 @@ class EffectiveWeightNorm(Regularizer):
         self,
         weight: float = 3 / 128,
         temperature: float = 1.0,
-        on: Literal["adversarial", "clean"] = "adversarial",
+        images: Literal["adversarial", "clean"] = "adversarial",
         reduction: Literal["mean", "authors"] = "mean",
         milestones: Sequence[int] = (),
         decay: float = 0.1,
@@ -62,11 +62,11 @@ class EffectiveWeightNorm(Regularizer):
         if weight < 0 or not temperature > 0:
             raise ValueError(f"weight must be >= 0 and temperature > 0, got {weight} and {temperature}.")
         self.weight = Steps(weight, milestones, decay)
-        self.temperature, self.on, self.reduction = temperature, on, reduction
+        self.temperature, self.images, self.reduction = temperature, images, reduction
 
     def __call__(self, net: nn.Module, batch: Batch, views: Views, epoch: int) -> Tensor:
         """The penalty [b]."""
-        x = views.adv if self.on == "adversarial" else batch.x
+        x = views.adv if self.images == "adversarial" else batch.x
         weight = self.weight(epoch) / (_global_batch(x) if self.reduction == "authors" else 1)
         return weight * _squared_gradient(net, x, self._mean_logit)
 
@@ -81,7 +81,7 @@ class InputGradient(Regularizer):
 
     Args:
         weight: of the penalty, >= 0.
-        on: the images it is computed on: the clean ones, or the method's adversarial ones.
+        images: those it is computed on: the clean ones, or the method's adversarial ones.
 
     Raises:
         ValueError: for a negative weight.
@@ -91,14 +91,14 @@ class InputGradient(Regularizer):
 
     name = "input_gradient"
 
-    def __init__(self, weight: float = 1.0, on: Literal["adversarial", "clean"] = "clean") -> None:
+    def __init__(self, weight: float = 1.0, images: Literal["adversarial", "clean"] = "clean") -> None:
         if weight < 0:
             raise ValueError(f"weight must be >= 0, got {weight}.")
-        self.weight, self.on = weight, on
+        self.weight, self.images = weight, images
 
     def __call__(self, net: nn.Module, batch: Batch, views: Views, epoch: int) -> Tensor:
         """The penalty [b]."""
-        x = views.adv if self.on == "adversarial" else batch.x
+        x = views.adv if self.images == "adversarial" else batch.x
         return self.weight * _squared_gradient(net, x, lambda logits: cross_entropy(logits, batch.y))
 
 

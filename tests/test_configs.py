@@ -8,15 +8,21 @@ import pytest
 from lightning_robust.cli import main
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+QUICK = {"digits-at", "digits-iaat", "digits-st"}  # the rest only in the full suite
+CONFIGS = [
+    pytest.param(path, id=name, marks=() if name in QUICK else pytest.mark.slow)
+    for path in sorted((ROOT / "configs").rglob("*.yaml"))
+    for name in [f"{path.parent.name}-{path.stem}"]
+]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("config", CONFIGS)
 def test_config(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quick = [
         *("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"),
         *("--trainer.limit_test_batches=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
+        *("--data.init_args.eval_batch_size=16", "--trainer.enable_model_summary=false"),
     ]
     main(["fit", "--config", str(config), *quick])
     (last,) = tmp_path.rglob("last.ckpt")

@@ -1,6 +1,7 @@
 """The data module every dataset shares: splits, samplers and loaders."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,6 +60,18 @@ class RobustDataModule(LightningDataModule, ABC):
     def test_data(self) -> Dataset[Any]:
         """The test set as (image [c h w] in [0, 1], label)."""
 
+    def transform(self, augment: bool) -> Callable[[Any], Any] | None:
+        """From an image as stored [h w] or [h w c] of bytes to [c h w] in [0, 1]; None: scaling alone."""
+        return None
+
+    def unlabelled_data(self) -> Dataset[Any]:
+        """Further images with pseudo-labels, if the dataset has some of its own.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        raise ValueError(f"{type(self).__name__} has no unlabelled images of its own: give SemiSupervised a file.")
+
     def setup(self, stage: str | None = None) -> None:
         """Split the training set, or read the test set."""
         if stage in (None, "fit", "validate"):
@@ -76,9 +89,12 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled by (seed, epoch), resumable mid-epoch."""
-        seed = global_seed() if self.seed is None else self.seed
-        sampler = EpochSampler(self.train_set, seed, *self._world())
+        sampler = self.train_sampler(global_seed() if self.seed is None else self.seed, *self._world())
         return ResumableLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, **self._workers())
+
+    def train_sampler(self, seed: int, world_size: int, rank: int) -> EpochSampler:
+        """The order of training."""
+        return EpochSampler(self.train_set, seed, world_size, rank)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The held-out samples, each once."""

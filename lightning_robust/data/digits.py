@@ -15,6 +15,7 @@ class Digits(RobustDataModule):
         batch_size: training samples a step on each device.
         eval_batch_size: evaluation samples a step on each device.
         val_size: how many training samples are held out for validation.
+        unlabelled: how many training images are kept apart as if they had no label, for `SemiSupervised`.
         kwargs: see `RobustDataModule`.
 
     Reference: E. Alpaydin, C. Kaynak, "Optical recognition of handwritten digits" (UCI, 1998), as packaged by
@@ -23,16 +24,34 @@ class Digits(RobustDataModule):
 
     num_classes = 10
 
-    def __init__(self, batch_size: int = 64, eval_batch_size: int = 450, val_size: int = 150, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        batch_size: int = 64,
+        eval_batch_size: int = 450,
+        val_size: int = 150,
+        unlabelled: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, val_size=val_size, **kwargs)
+        self.unlabelled = unlabelled
 
     def train_data(self, augment: bool) -> TensorDataset:
-        """1,347 images; no augmentation is defined for them."""
-        return self._split()[0]
+        """1,347 images, less the unlabelled ones; no augmentation is defined for them."""
+        x, y = self._split()[0].tensors
+        return TensorDataset(x[self.unlabelled :], y[self.unlabelled :])
 
     def test_data(self) -> TensorDataset:
         """450 images, as many of each class as its share."""
         return self._split()[1]
+
+    def unlabelled_data(self) -> TensorDataset:
+        """The unlabelled images, with the label of the nearest labelled one."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        known, labels = self.train_data(augment=False).tensors
+        images = self._split()[0].tensors[0][: self.unlabelled]
+        nearest = KNeighborsClassifier(1).fit(known.flatten(1).numpy(), labels.numpy())
+        return TensorDataset(images, torch.from_numpy(nearest.predict(images.flatten(1).numpy())))
 
     @staticmethod
     def _split() -> tuple[TensorDataset, TensorDataset]:

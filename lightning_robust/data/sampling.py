@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_robust.draws import derive_seed
@@ -58,14 +59,65 @@ class EpochSampler(DistributedSampler[Any]):
         self.skip = 0
 
     def __iter__(self) -> Iterator[Any]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
+        order = self.order(torch.Generator().manual_seed(derive_seed(self.seed, self.epoch)))
         mine = order[self.rank : self.num_samples * self.num_replicas : self.num_replicas][self.skip :].tolist()
         self.skip = 0
         return ((i, derive_seed(self.seed, self.epoch, i)) for i in mine)
 
     def __len__(self) -> int:
         return self.num_samples
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Positions of one epoch, over all ranks."""
+        return torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
+
+
+class MixedSampler(EpochSampler):
+    """Batches of which a fixed share is drawn from a second part of the dataset, with replacement.
+
+    The rest is dealt from a permutation of the first part; both are shuffled within the batch. An epoch has as many
+    samples as the first part.
+
+    Args:
+        dataset: what is sampled: first the `first` samples of the first part, then those of the second.
+        first: number of samples of the first part.
+        fraction: share of the second part in each batch, in (0, 1).
+        batch_size: samples a step on each rank.
+        seed: of the order.
+        world_size: number of ranks.
+        rank: this one.
+
+    Reference: robust self-training, yaircarmon/semisup-adv@3f05b28.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        first: int,
+        fraction: float,
+        batch_size: int,
+        seed: int,
+        world_size: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(dataset, seed, world_size, rank)
+        self.first, self.batch = first, batch_size * world_size
+        self.drawn = round(fraction * self.batch)
+        self.batches = -(-first // self.batch)
+        self.num_samples = self.batches * batch_size
+        if not 0 < self.drawn < self.batch or self.batches * (self.batch - self.drawn) > first:
+            raise ValueError(
+                f"Batches of {self.batch} cannot hold a share of {fraction} drawn from the second part and the rest "
+                f"from {first} samples: choose a smaller batch_size, or a fraction between 0 and 1."
+            )
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Positions of one epoch, batch after batch, over all ranks."""
+        dealt = torch.randperm(self.first, generator=generator)[: self.batches * (self.batch - self.drawn)]
+        shape = (self.batches, self.drawn)
+        drawn = torch.randint(self.first, len(self.dataset), shape, generator=generator)  # type: ignore[arg-type]
+        mixed = torch.cat([dealt.view(self.batches, -1), drawn], dim=1)
+        return torch.stack([row[torch.randperm(self.batch, generator=generator)] for row in mixed]).flatten()
 
 
 class ResumableLoader(DataLoader[Any]):

@@ -2,7 +2,7 @@
 
 from lightning_robust.metrics.attack_success_rate import AttackSuccessRate
 from lightning_robust.metrics.effective_margin import EffectiveMargin
-from lightning_robust.metrics.functional import effective_margin, is_correct, wilson_interval
+from lightning_robust.metrics.functional import effective_margin, effective_weight_norm, is_correct, wilson_interval
 from lightning_robust.metrics.perturbation_norm import PerturbationNorm
 from lightning_robust.metrics.robust_accuracy import RobustAccuracy
 
@@ -12,6 +12,7 @@ __all__ = [
     "PerturbationNorm",
     "RobustAccuracy",
     "effective_margin",
+    "effective_weight_norm",
     "is_correct",
     "wilson_interval",
 ]

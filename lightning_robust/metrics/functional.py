@@ -43,6 +43,28 @@ def effective_margin(
     return torch.stack(margins).amin(0)
 
 
+def effective_weight_norm(net: Net, x: Float[Tensor, "b ..."], temperature: float = 1.0) -> Float[Tensor, "b"]:
+    """||sum_k p_k grad_x f_k(x)||_2 with p = softmax(f(x) / temperature): the norm of the mean effective weight.
+
+    Args:
+        net: images to logits; evaluated in evaluation mode and left as it was.
+        x: images [b c h w].
+        temperature: > 0.
+
+    Paper: effective margin regularization (arXiv 2210.05118) penalises its square.
+    """
+
+    def mean_logit(z: Tensor) -> Tensor:
+        logits = net(z)
+        mean: Tensor = (torch.softmax(logits / temperature, dim=1).detach() * logits).sum(1)
+        return mean
+
+    with crafting(net):
+        gradient, _ = input_gradient(mean_logit, ordinary(x))
+    norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return norm
+
+
 def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Confidence interval of a proportion (95 % by default).
 

@@ -1,0 +1,63 @@
+"""Effective margins and weight norms, watched during validation and test."""
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from torchmetrics import MeanMetric
+
+from lightning_robust.metrics import EffectiveMargin, effective_weight_norm
+from lightning_robust.modes import disable_inference_mode, full_precision
+from lightning_robust.types import as_batch
+
+
+class EffectiveMargins(Callback):
+    """Logs `val/effective_margin` and `val/effective_weight_norm` (and `test/...`) of any LightningModule's net.
+
+    Args:
+        candidates: classes compared with the label's for the margin, each one backward pass; by default all others.
+        temperature: of the weight norm, > 0.
+    """
+
+    def __init__(self, candidates: int | None = None, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.margin, self.norm = EffectiveMargin(candidates), MeanMetric(nan_strategy="disable")
+        self.temperature = temperature
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let gradients be taken in the evaluation loops."""
+        disable_inference_mode(trainer)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin counting."""
+        for metric in (self.margin, self.norm):
+            metric.to(pl_module.device)
+            metric.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure the batch."""
+        if not trainer.sanity_checking:
+            given = as_batch(batch)
+            with full_precision(given.x):
+                self.margin.update(pl_module, given.x, given.y)
+                self.norm.update(effective_weight_norm(pl_module, given.x, self.temperature))
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the means."""
+        if not trainer.sanity_checking:
+            stage = "test" if trainer.testing else "val"
+            pl_module.log(f"{stage}/effective_margin", self.margin.compute(), sync_dist=True)
+            pl_module.log(f"{stage}/effective_weight_norm", self.norm.compute(), sync_dist=True)
+
+    on_test_epoch_end = on_validation_epoch_end

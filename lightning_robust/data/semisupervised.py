@@ -1,0 +1,129 @@
+"""Labelled and pseudo-labelled samples in every training batch, under any loss."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from lightning_robust.data.base import RobustDataModule
+from lightning_robust.data.sampling import EpochSampler, Indexed, MixedSampler
+
+
+class Images(Dataset[tuple[Any, int]]):
+    """Images and labels held in memory.
+
+    Args:
+        image: bytes [n h w] or [n h w c].
+        label: class numbers [n].
+        transform: from one image to [c h w] in [0, 1]; scaling alone by default.
+    """
+
+    def __init__(self, image: Any, label: Any, transform: Callable[[Any], Any] | None = None) -> None:
+        self.image, self.label, self.transform = image, label, transform or _scaled
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.transform(self.image[i]), int(self.label[i])
+
+
+class SemiSupervised(RobustDataModule):
+    """Robust self-training's data: each batch mixes samples of a labelled dataset with pseudo-labelled ones.
+
+    Validation and test samples are the labelled dataset's. An epoch has as many samples as its training set.
+
+    Files are `.npz` archives of plain arrays: "image", bytes [n h w] or [n h w c], and "label" [n] (as the generated
+    datasets of the literature). Labels for unlabelled images are made from a checkpoint by one command:
+    `lightning-robust predict --config <this> --ckpt_path <net> --trainer.callbacks+=PseudoLabels
+    --trainer.callbacks.path=labels.npz`.
+
+    Args:
+        labelled: the labelled dataset; its own batch and loading settings are not used.
+        images: the file with "image" and, unless `labels` is given, "label"; by default the unlabelled images that the
+            labelled dataset has of its own.
+        labels: a file with "label" alone, in the order of `images`.
+        fraction: share of pseudo-labelled samples in each batch, in (0, 1).
+        batch_size: training samples a step on each device, both kinds together.
+        kwargs: see `RobustDataModule`.
+
+    Raises:
+        ValueError: for missing arrays or different lengths.
+
+    Paper: Carmon et al. 2019 (arXiv 1905.13736), robust self-training.
+    Reference: yaircarmon/semisup-adv@3f05b28 (batch 256, fraction 0.5).
+    """
+
+    def __init__(
+        self,
+        labelled: RobustDataModule,
+        images: str | None = None,
+        labels: str | None = None,
+        fraction: float = 0.5,
+        batch_size: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(batch_size=batch_size, **kwargs)
+        self.labelled, self.images, self.labels, self.fraction = labelled, images, labels, fraction
+        self.num_classes = labelled.num_classes
+
+    def prepare_data(self) -> None:
+        """Whatever the labelled dataset has to fetch."""
+        self.labelled.prepare_data()
+
+    def train_data(self, augment: bool) -> Dataset[Any]:
+        """The labelled training set."""
+        return self.labelled.train_data(augment)
+
+    def test_data(self) -> Dataset[Any]:
+        """The labelled test set."""
+        return self.labelled.test_data()
+
+    def pseudo_labelled(self, augment: bool) -> Dataset[Any]:
+        """The images with pseudo-labels."""
+        if self.images is None:
+            return self.labelled.unlabelled_data()
+        image = _array(self.images, "image")
+        label = _array(self.labels or self.images, "label")
+        if len(image) != len(label):
+            raise ValueError(f"{len(image)} images in {self.images} but {len(label)} labels in {self.labels}.")
+        return Images(image, label, self.labelled.transform(augment))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Append the pseudo-labelled samples to the labelled training set; `predict` runs on their images."""
+        super().setup(stage)
+        if stage in (None, "fit"):
+            labelled: Subset[Any] = self.train_set.dataset
+            self.count = len(labelled)
+            self.train_set = Indexed(ConcatDataset([labelled, self.pseudo_labelled(augment=True)]))
+        if stage == "predict" and self.images is not None:
+            image = _array(self.images, "image")
+            unknown = np.zeros(len(image), dtype=np.int64)
+            self.predict_set = Indexed(Images(image, unknown, self.labelled.transform(augment=False)))
+
+    def train_sampler(self, seed: int, world_size: int, rank: int) -> EpochSampler:
+        """Each batch mixed."""
+        return MixedSampler(self.train_set, self.count, self.fraction, self.batch_size, seed, world_size, rank)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The unlabelled images of the file."""
+        if self.images is None:
+            raise ValueError("There is no file of unlabelled images to predict: set SemiSupervised's `images`.")
+        return self._eval_loader(self.predict_set)
+
+
+def _array(path: str, name: str) -> Any:
+    if not Path(path).is_file():
+        raise ValueError(f"There is no file {path!r}: SemiSupervised expects an .npz archive with {name!r}.")
+    with np.load(path, allow_pickle=False) as archive:
+        if name not in archive:
+            raise ValueError(f"{path} holds {sorted(archive)} but no {name!r}.")
+        return archive[name]
+
+
+def _scaled(image: Any) -> torch.Tensor:
+    x = torch.from_numpy(np.ascontiguousarray(image)).float().div_(255)
+    return x.unsqueeze(0) if x.dim() == 2 else x.movedim(-1, 0)
