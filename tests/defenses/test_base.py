@@ -17,7 +17,7 @@ from lightning_robust.regularizers import Regularizer
 from lightning_robust.reweighting import Reweighting
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
-from lightning_robust.weight_perturbation import WeightPerturbation
+from lightning_robust.weight_perturbation import AWP, WeightPerturbation
 from tests.ddp import quiet_trainer
 from tests.few import Few, norm_net, plain_net
 from tests.foreign import images, loader
@@ -274,6 +274,28 @@ def test_the_gradient_is_taken_at_the_perturbed_weights_and_applied_at_the_old(a
             total = [torch.zeros_like(p) for p in reference.parameters()]
     torch.testing.assert_close(weights(defense.net), weights(reference))
     assert shift.restored == 2
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_weights_put_back_after_the_step_differ_by_weight_decay_alone(decay: float) -> None:
+    after, before = (
+        Standard(
+            plain_net(dtype=torch.float64),
+            optimizer=lambda p: torch.optim.SGD(p, lr=RATE, weight_decay=decay),
+            weight_perturbation=AWP(gamma=0.05, restore=restore),
+        )
+        for restore in ("after_step", "before_step")
+    )
+    x, y = images(4).tensors
+    for defense in (after, before):
+        fitted(defense, one_batch(x.double(), y))
+    net = plain_net(dtype=torch.float64)
+    moving = [net[0].weight, net[3].weight]
+    grads = torch.autograd.grad(cross_entropy(net(x.double()), y), moving)
+    moves = [0.05 * w.detach().norm() * g / g.norm() for w, g in zip(moving, grads, strict=True)]
+    for i, move in ((0, moves[0]), (3, moves[1])):
+        difference = after.net[i].weight.detach() - before.net[i].weight.detach()
+        torch.testing.assert_close(difference, -RATE * decay * move, rtol=1e-8, atol=1e-14)
 
 
 class Raising(Standard):
