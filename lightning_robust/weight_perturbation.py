@@ -24,7 +24,8 @@ class WeightPerturbation(ABC):
         start_epoch: epochs before this one (counting from 0) are left alone.
         restore: "before_step" puts the weights back after the backward pass, bit for bit, and the optimizer steps from
             there. "after_step" lets the optimizer step on the perturbed weights and subtracts the perturbation then, as
-            the authors do: weight decay then also acts on the perturbation.
+            the authors do: weight decay then also acts on the perturbation. (While gradients accumulate, only the last
+            batch's perturbation is met by the optimizer; the others are put back as "before_step" does.)
 
     Raises:
         ValueError: for a negative gamma.
@@ -123,7 +124,7 @@ class RWP(WeightPerturbation):
 
 def _gradient(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
     """The gradient of the loss, averaged over the ranks."""
-    gradient = list(torch.autograd.grad(loss, weights))
+    gradient = list(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         flat = torch.cat([g.flatten() for g in gradient])
         torch.distributed.all_reduce(flat)

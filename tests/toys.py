@@ -1,5 +1,7 @@
 """Small nets with known answers, and closed forms to hold attacks against."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -48,3 +50,20 @@ def best_linear_gain(w: Tensor, x: Tensor, norm: str, eps: Tensor) -> Tensor:
     room = room[:, order]
     spent_before = room.cumsum(1) - room
     return (w.abs()[order] * torch.minimum(room, (eps[:, None] - spent_before).clamp_min(0))).sum(1)
+
+
+def finite_differences(value: Callable[[], Tensor], parameters: Iterable[Tensor], h: float = 1e-4) -> list[Tensor]:
+    """The gradient of `value()` by central differences, one entry of the parameters after the other, in place."""
+    gradients = []
+    with torch.no_grad():
+        for parameter in parameters:
+            flat, gradient = parameter.data.view(-1), torch.zeros(parameter.numel(), dtype=parameter.dtype)
+            for i in range(len(flat)):
+                old = float(flat[i])
+                flat[i] = old + h
+                above = value()
+                flat[i] = old - h
+                gradient[i] = (above - value()) / (2 * h)
+                flat[i] = old
+            gradients.append(gradient.view_as(parameter))
+    return gradients

@@ -80,6 +80,7 @@ class Defense(LightningModule, ABC):
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
         self._compile, self._channels_last = compile, channels_last
         self._restore_weights: Callable[[], None] | None = None
+        self._stepping = False
         self._batch_idx = 0
         self._checked: set[str] = set()
         self._means = nn.ModuleDict()
@@ -114,7 +115,6 @@ class Defense(LightningModule, ABC):
         """Craft, perturb the weights if asked, and average the loss."""
         batch, self._batch_idx = self._receive("fit", batch), batch_idx
         views = self.generate(batch)
-        self._restore()  # what an accumulated step left perturbed for an optimizer step that did not come
         if self.weight_perturbation is not None:
             perturb = self.weight_perturbation
             self._restore_weights = perturb(self.net, lambda: self.loss(batch, views).total, self.current_epoch)
@@ -139,14 +139,16 @@ class Defense(LightningModule, ABC):
             done = True
         finally:
             late = self.weight_perturbation is not None and self.weight_perturbation.restore == "after_step"
-            if not (done and late):
+            if not (done and late and self._stepping):  # no optimizer step follows while gradients accumulate
                 self._restore()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's optimizer step; weights that it should meet perturbed are put back here."""
+        self._stepping = True
         try:
             super().optimizer_step(*args, **kwargs)
         finally:
+            self._stepping = False
             self._restore()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
