@@ -65,7 +65,7 @@ def squeeze(
         steps: gradient steps.
         step_size: in the units of the radius.
         discrepancy: "symmetric_kl", "js" or "l2", of the softmax outputs.
-        start: where each of the two begins.
+        start: where each of the two begins: "normal" or "uniform".
         starts: the two starting points (adversarial, collaborative), taken as they are, instead of random ones.
         keep_roles: leave the images in their roles (but not their gradients) as long as no sample of the batch has the
             clean image among its extremes, as the authors' code does.
@@ -75,9 +75,16 @@ def squeeze(
     Returns:
         Adversarial and collaborative examples [b c h w].
 
+    Raises:
+        ValueError: for start "none": at the clean image the gap has no gradient, and neither would ever move.
+
     Paper: squeeze training (arXiv 2205.11156), algorithm 1. Reference: qizhangli/ST-AT@82fc69f.
     """
     gap = DISCREPANCIES[discrepancy]
+    if start == "none" and starts is None:
+        raise ValueError(
+            "Squeeze training cannot start at the clean image: set the attack's start to normal or uniform."
+        )
     with craft(net, x, y, bn, draws) as (x, y, draws):
         if starts is None:
             starts = (random_start(x, threat, start, None, draws), random_start(x, threat, start, None, draws))
