@@ -181,6 +181,7 @@ def test_fractions_defaults_and_identity():
         ({"eps": math.inf}, "finite number >= 0, got inf"),
         ({"eps": "eight"}, "'eight' is neither a number nor a fraction"),
         ({"lower": 1.0, "upper": 0.0}, r"lower < upper, got \[1.0, 0.0\]"),
+        ({"lower": 1.0, "upper": 1.0}, r"lower < upper, got \[1.0, 1.0\]"),
     ],
 )
 def test_bad_settings_are_refused(arguments, message):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchattacks
+from torch import nn
 
 from lightning_robust.attacks import PGD, pgd
 from lightning_robust.draws import Draws
@@ -155,11 +156,13 @@ class TestSettingsWithNames:
 
     @pytest.mark.parametrize("decay", [0.5, 1.0])
     def test_mi_fgsm(self, net, decay):
-        theirs = torchattacks.MIFGSM(net, self.eps, alpha=0.03, steps=6, decay=decay)(images(), Y)
+        """On a net so confident that the gradient grows by orders of magnitude from step to step."""
+        sharp, x, y = nn.Sequential(net, linear_net(30 * torch.eye(4))).eval(), images(), net(images()).argmax(1)
+        theirs = torchattacks.MIFGSM(sharp, self.eps, alpha=0.03, steps=6, decay=decay)(x, y)
         attack = PGD(Threat("linf", self.eps), steps=6, step_size=0.03, start="none")
-        ours = PGD(attack.threat, 6, 0.03, "none", momentum=decay)(net, images(), Y)
+        ours = PGD(attack.threat, 6, 0.03, "none", momentum=decay)(sharp, x, y)
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-        assert not torch.allclose(ours, attack(net, images(), Y), atol=1e-3)  # momentum made a difference
+        assert not torch.allclose(ours, attack(sharp, x, y), atol=1e-3)  # momentum made a difference
 
 
 def test_targeted_is_descent_towards_the_target(net):
@@ -191,18 +194,33 @@ class TestRestarts:
     def weak(self, restarts=1):
         return PGD(Threat("linf", 0.06), steps=2, step_size=0.005, restarts=restarts)
 
-    def test_they_are_the_best_of_independent_runs(self, net):
-        """Where no restart succeeds, the one with the highest objective counts: here a net that never errs."""
+    @pytest.mark.parametrize(
+        ("objective", "targeted", "target"),
+        [(margin, False, Y), (margin, True, (Y + 1) % 4), (kl_divergence, False, 0.5 * torch.ones(8, 4))],
+    )
+    def test_they_are_the_best_of_independent_runs(self, net, objective, targeted, target):
+        """Where no restart succeeds, the one that drove the objective furthest counts: here a net that never errs."""
 
         def sure(z):
-            return net(z) + 100 * F.one_hot(Y, 4)
+            return net(z) + 20 * F.one_hot(Y, 4)
 
         x, draws = images(), keyed()
-        runs = torch.stack([self.weak()(sure, x, Y, objective=margin, draws=draws) for _ in range(6)])
-        values = torch.stack([margin(sure(run), Y) for run in runs])
-        assert len(set(values.argmax(0).tolist())) > 2  # the best run is not always the same one
-        ours = self.weak(6)(sure, x, Y, objective=margin, draws=keyed())
-        torch.testing.assert_close(ours, runs[values.argmax(0), torch.arange(8)])
+        settings = {"threat": Threat("linf", 0.06), "steps": 2, "step_size": 0.005, "targeted": targeted}
+        runs = [PGD(**settings)(sure, x, target, objective=objective, draws=draws) for _ in range(6)]
+        values = torch.stack([objective(sure(run), target) for run in runs])
+        best = values.argmin(0) if targeted else values.argmax(0)
+        assert len(set(best.tolist())) > 2  # the best run is not always the same one
+        ours = PGD(**settings, restarts=6)(sure, x, target, objective=objective, draws=keyed())
+        torch.testing.assert_close(ours, torch.stack(runs)[best, torch.arange(8)])
+
+    def test_a_success_counts_whatever_its_objective(self, net):
+        """Without steps, a restart is a random point; this objective prefers points that are classified right."""
+        x, y, draws, threat = images(), net(images()).argmax(1), keyed(), Threat("linf", 0.5)
+        points = [threat.random(x, draws) for _ in range(6)]
+        fooled = torch.stack([net(point).argmax(1) != y for point in points])
+        ours = PGD(threat, steps=0, restarts=6)(net, x, y, objective=lambda z, t: -margin(z, t), draws=keyed())
+        assert torch.equal(net(ours).argmax(1) != y, fooled.any(0))
+        assert fooled[1:].any(0)[~fooled[0]].any()  # some are fooled by a later restart only
 
     def test_they_never_hurt(self, net):
         x, y = images(), net(images()).argmax(1)

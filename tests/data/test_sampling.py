@@ -109,6 +109,7 @@ def test_a_resumed_loader_reports_its_place_in_the_epoch():
     assert resumed.state_dict() == {"epoch": 1, "batches": 2}  # saved again before it went on
     next(iter(resumed))
     assert resumed.state_dict() == {"epoch": 1, "batches": 3}
+    assert len(list(resumed.sampler)) == N  # the sampler itself skips once only
 
 
 def test_skipped_samples_are_not_loaded():
