@@ -1,6 +1,7 @@
 """Bad input is refused with one sentence that says what came and what to do."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,15 +46,18 @@ def check_labels(y: Tensor, num_classes: int | None = None) -> None:
         raise ValueError(f"Labels must be at least 0{bound}, but range over [{low}, {high}].")
 
 
-def check_logits(logits: Tensor, y: Tensor, num_classes: int | None = None) -> None:
+def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None:
     """The net's output must be logits [b k] with one column a class.
 
     Warns:
         UserWarning: if the rows look like probabilities.
 
     Raises:
+        TypeError: for outputs that are not one tensor.
         ValueError: for another shape or width, NaN, or labels the width cannot hold.
     """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"The net must give one tensor of logits [b k], got a {type(logits).__name__}: wrap it.")
     if logits.dim() != 2 or len(logits) != len(y):
         raise ValueError(f"The net must give logits [b k] for {len(y)} images, got shape {tuple(logits.shape)}.")
     k = logits.shape[1]

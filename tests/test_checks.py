@@ -74,3 +74,8 @@ def test_logits(logits, num_classes, message):
 def test_probabilities_warn():
     with pytest.warns(UserWarning, match="look like probabilities .* remove the softmax"):
         check_logits(LOGITS.softmax(1) * 1.0005, Y)  # rounding: they do not sum to 1 exactly
+
+
+def test_a_net_that_returns_a_tuple():
+    with pytest.raises(TypeError, match=r"one tensor of logits \[b k\], got a tuple"):
+        check_logits((torch.zeros(2, 3),), torch.tensor([0, 1]))

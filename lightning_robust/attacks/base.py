@@ -77,7 +77,7 @@ def random_start(x: Tensor, threat: Threat, kind: str, eps: Radius | None, draws
         return threat.random(x, draws, eps)
     if kind == "normal":
         return threat.project(x + 0.001 * draws.normal(x), x, eps)
-    return x
+    return x.clone()
 
 
 def counted(steps: int) -> Iterator[int]:

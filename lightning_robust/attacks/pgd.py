@@ -95,7 +95,7 @@ class PGD(Attack):
                 left = torch.nonzero(~solved)[:, 0]
                 if not len(left):
                     break
-                part = [t[left] if t.dim() else t for t in (x, target, radius, step)]
+                part = [t[left] if t.dim() and len(t) > 1 else t for t in (x, target, radius, step)]
                 # drawn for all: `draws[left]` would start over from the same numbers at each restart
                 begin = random_start(x, self.threat, self.start, radius, draws)[left]
                 again = self._climb(net, part[0], part[1], objective, part[2], part[3], begin)

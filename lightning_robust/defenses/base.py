@@ -125,11 +125,11 @@ class Defense(LightningModule, ABC):
                 penalty = regularizer(self.net, batch, views, self.current_epoch)
                 losses.parts[regularizer.name] = penalty
                 total = total + penalty
+            self._log_training(batch, total, losses)
+            return total.mean()
         except BaseException:
             self._restore()
             raise
-        self._log_training(batch, total, losses)
-        return total.mean()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's backward pass; afterwards the weights are where they were, also if it raised."""
@@ -151,11 +151,11 @@ class Defense(LightningModule, ABC):
             self._stepping = False
             self._restore()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the loss and accuracy on clean images; `RobustEvaluation` adds the attacks."""
         self._evaluation_step("val", batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the loss and accuracy on clean images; `RobustEvaluation` adds the attacks."""
         self._evaluation_step("test", batch)
 

@@ -24,7 +24,7 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std) or not all(s > 0 for s in std):
             raise ValueError(f"mean and std must be equally long and std > 0, got {list(mean)} and {list(std)}.")
-        # constants, not state: left out of checkpoints, so that normalised and bare nets share their weight files
+        # constants, not state: checkpoints hold the weights alone
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
