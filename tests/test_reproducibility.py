@@ -10,29 +10,38 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
-from lightning_robust.defenses import AT
+from lightning_robust.defenses import AT, IAAT, ST, Defense
 from lightning_robust.threat import Threat
+from lightning_robust.weight_perturbation import AWP
 from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.few import Few, norm_net
 
 ATTACK = PGD(Threat(eps=0.2), steps=2, step_size=0.05)
 
 
-def defense() -> AT:
-    """With everything that has a memory: momentum, a schedule, running statistics."""
-    return AT(
-        norm_net(),
-        attack=ATTACK,
-        attack_bn="train",
-        optimizer=lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.9),
-        scheduler_interval="step",
-    )
+def defense(method: str = "AT") -> Defense:
+    """With everything that has a memory: momentum, a schedule, running statistics, and the method's own."""
+    given: dict[str, Any] = {
+        "attack": ATTACK,
+        "optimizer": lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9),
+        "scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.9),
+        "scheduler_interval": "step",
+    }
+    if method == "IAAT":
+        return IAAT(norm_net(), gamma=0.05, beta=0.5, warmup=1, **given)
+    if method == "ST":
+        return ST(norm_net(), weight_perturbation=AWP(0.05, start_epoch=1), **given)
+    return AT(norm_net(), attack_bn="train", **given)
+
+
+def memory(module: Defense) -> list[Tensor]:
+    """Weights, running statistics, and the radii if there are some."""
+    return [*weights(module), *([module.radii.values.clone()] if isinstance(module, IAAT) else [])]
 
 
 def weights(module: torch.nn.Module) -> list[Tensor]:
@@ -50,18 +59,21 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder: Path, ranks: int, callbacks: list[Any], resume: str | None = None) -> list[Tensor]:
-    """Three epochs of six batches a rank, in processes of their own."""
+def run(
+    folder: Path, ranks: int, callbacks: list[Any], resume: str | None = None, method: str = "AT"
+) -> list[list[Tensor]]:
+    """Three epochs of six batches a rank, in processes of their own; ST with averaged weights."""
 
     def on(rank: int) -> list[Tensor]:
         seed_everything(5)
-        module = defense()
+        module = defense(method)
+        average = [EMAWeightAveraging(decay=0.7)] if method == "ST" else []
         save = ModelCheckpoint(
             folder, "step{step}", every_n_train_steps=3, save_top_k=-1, auto_insert_metric_name=False
         )
         kwargs: dict[str, Any] = {
             "max_epochs": 3,
-            "callbacks": [save, RobustEvaluation({"pgd": ATTACK}, figure_samples=0), *callbacks],
+            "callbacks": [save, RobustEvaluation({"pgd": ATTACK}, figure_samples=0), *average, *callbacks],
             "enable_checkpointing": True,
             "default_root_dir": folder,
             "num_sanity_val_steps": 0,
@@ -70,30 +82,34 @@ def run(folder: Path, ranks: int, callbacks: list[Any], resume: str | None = Non
         data = Few(n=22 * ranks, batch_size=4)
         trainer.fit(module, data, ckpt_path=resume, weights_only=True if resume else None)
         assert trainer.global_step == 18
-        return weights(module)
+        return memory(module)
 
-    return run_ddp(on, ranks)[0]
+    return run_ddp(on, ranks)
 
 
 @functools.cache
-def never_killed(ranks: int) -> list[Tensor]:
+def never_killed(method: str, ranks: int) -> list[list[Tensor]]:
     with tempfile.TemporaryDirectory() as folder:
-        return run(Path(folder), ranks, [])
+        return run(Path(folder), ranks, [], method=method)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("method", ["AT", "IAAT", "ST"])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("killed", "saved"), [(11, 9), (13, 12)], ids=["mid-epoch", "epoch's end"])
+# its warning of sharding is for strategies that shard:
+# https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/callbacks/weight_averaging.py
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides")
 # resuming says where it saves: https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/callbacks/model_checkpoint.py
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_killed_and_resumed_run_ends_with_the_weights_of_one_never_killed(
-    killed: int, saved: int, ranks: int, tmp_path: Path
+    killed: int, saved: int, ranks: int, method: str, tmp_path: Path
 ) -> None:
     with pytest.raises(AssertionError, match="-9"):
-        run(tmp_path / "killed", ranks, [Kill(killed)])
+        run(tmp_path / "killed", ranks, [Kill(killed)], method=method)
     checkpoints = sorted((tmp_path / "killed").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     assert checkpoints[-1].stem == f"step{saved}"
-    resumed = run(tmp_path / "killed", ranks, [], str(checkpoints[-1]))
-    torch.testing.assert_close(resumed, never_killed(ranks), rtol=0, atol=0)
+    resumed = run(tmp_path / "killed", ranks, [], str(checkpoints[-1]), method)
+    torch.testing.assert_close(resumed, never_killed(method, ranks), rtol=0, atol=0)
 
 
 def seeded(everything: int | None, **settings: Any) -> list[Tensor]:
