@@ -31,6 +31,20 @@ class Images(Dataset[tuple[Any, int]]):
         return self.transform(self.image[i]), int(self.label[i])
 
 
+class Plain(Dataset[tuple[Any, int]]):
+    """A dataset with labels as plain integers: a batch cannot hold some as tensors and some not."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        x, y = self.dataset[i][:2]
+        return x, int(y)
+
+
 class SemiSupervised(RobustDataModule):
     """Robust self-training's data: each batch mixes samples of a labelled dataset with pseudo-labelled ones.
 
@@ -39,7 +53,8 @@ class SemiSupervised(RobustDataModule):
     Files are `.npz` archives of plain arrays: "image", bytes [n h w] or [n h w c], and "label" [n] (as the generated
     datasets of the literature). Labels for unlabelled images are made from a checkpoint by one command:
     `lightning-robust predict --config <this> --ckpt_path <net> --trainer.callbacks+=PseudoLabels
-    --trainer.callbacks.path=labels.npz`.
+    --trainer.callbacks.path=labels.npz`. (The config's model must be the checkpoint's: add `--model Standard
+    --model.net SmallConvNet`, say, if another method trains on the labels.)
 
     Args:
         labelled: the labelled dataset; its own batch and loading settings are not used.
@@ -98,7 +113,7 @@ class SemiSupervised(RobustDataModule):
         if stage in (None, "fit"):
             labelled: Subset[Any] = self.train_set.dataset
             self.count = len(labelled)
-            self.train_set = Indexed(ConcatDataset([labelled, self.pseudo_labelled(augment=True)]))
+            self.train_set = Indexed(ConcatDataset([Plain(labelled), Plain(self.pseudo_labelled(augment=True))]))
         if stage == "predict" and self.images is not None:
             image = _array(self.images, "image")
             unknown = np.zeros(len(image), dtype=np.int64)
