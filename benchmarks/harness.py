@@ -89,18 +89,19 @@ def machine() -> dict[str, str | float]:
     return {"cpu": cpu, "cores": os.cpu_count() or 1, **gpu, "python": platform.python_version(), **packages}
 
 
-def write(name: str, title: str, rows: Sequence[Row]) -> str:
+def write(name: str, title: str, rows: Sequence[Row], caption: str = "", folder: Path = RESULTS) -> str:
     """Leave `results/<name>.csv` (each row with its machine) and `.md`; returns the Markdown."""
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, [*rows[0], *machine()], lineterminator="\n")
         table.writeheader()
         table.writerows({**row, **machine()} for row in rows)
-    lines = [f"# {title}", "", _line(rows[0]), _line(["---"] * len(rows[0]))]
+    lines = [f"# {title}", "", *([caption, ""] if caption else [])]
+    lines += [_line(rows[0]), _line(["---"] * len(rows[0]))]
     lines += [_line(row.values()) for row in rows]
     lines += ["", "Machine: " + ", ".join(f"{key} {value}" for key, value in machine().items()) + "."]
     text = "\n".join(lines) + "\n"
-    (RESULTS / f"{name}.md").write_text(text)
+    (folder / f"{name}.md").write_text(text)
     return text
 
 

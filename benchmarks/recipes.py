@@ -1,0 +1,172 @@
+"""One digits recipe at a radius and a seed: trained and tested, or timed."""
+
+import hashlib
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from harness import now
+from lightning import Callback
+
+from lightning_robust.attacks import PGD, Collaborative
+from lightning_robust.cli import RobustCLI
+from lightning_robust.draws import Draws
+from lightning_robust.losses import cross_entropy
+from lightning_robust.metrics import effective_margin
+from lightning_robust.modes import quiet_logits
+from lightning_robust.threat import Threat
+from lightning_robust.types import as_batch, to_float
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "digits"
+VALIDATIONS = 20
+"""How often a fit is validated, evenly over its epochs, the last one included."""
+WARMUP, SETTLED = 4, 6
+"""Before steps are timed, epochs after which every part of a method works, and epochs trained."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one fit gave on the test set: accuracies in percent, mean effective margin (l2), mean gap (nats)."""
+
+    recipe: str
+    eps: float
+    seed: int
+    config: str
+    clean: float
+    robust: float
+    margin: float
+    gap: float
+    cpu_seconds: float
+
+
+def adapted(recipe: str, eps: float, epochs: int | None = None) -> dict[str, Any]:
+    """The recipe's YAML at another radius: steps, and IAAT's gamma, in proportion; no figures, no extra callbacks.
+
+    A recipe whose model has no attack of its own trains without one, so the radius touches its evaluation alone.
+    """
+    config: dict[str, Any] = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
+    model = config["model"]["init_args"]
+    if config["model"]["class_path"] == "IAAT":
+        model["gamma"] = to_float(model["gamma"]) * eps / to_float(model["attack"]["init_args"]["threat"]["eps"])
+    _rescale(config, eps)
+    trainer = config["trainer"]
+    trainer.update(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.update(callbacks=None, max_epochs=epochs or trainer["max_epochs"])
+    trainer["check_val_every_n_epoch"] = max(1, trainer["max_epochs"] // VALIDATIONS)
+    config["evaluation"]["figure_samples"] = 0
+    config["checkpoint"] = {**config.get("checkpoint", {}), "save_last": False}
+    return config
+
+
+def _rescale(node: Any, eps: float) -> None:
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _rescale(child, eps)
+    if isinstance(node, dict) and "threat" in node:
+        if node.get("step_size") is not None:
+            node["step_size"] = to_float(node["step_size"]) * eps / to_float(node["threat"]["eps"])
+        node["threat"]["eps"] = eps
+
+
+def identity(config: dict[str, Any]) -> str:
+    """Of what a result was measured with: results of a recipe changed since are not taken for its own."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def quiet(folder: str | None = None) -> None:
+    """One thread, no notes or warnings; a process that is given a folder for what is temporary prints only errors."""
+    torch.set_num_threads(1)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    sys.argv = sys.argv[:1]
+    if folder is not None:
+        tempfile.tempdir = folder
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
+
+
+class _CLI(RobustCLI):
+    def after_fit(self) -> None:
+        """Keep silent."""
+
+
+def _fit(config: dict[str, Any], seed: int, folder: str) -> _CLI:
+    config = {**config, "seed_everything": seed, "trainer": {**config["trainer"], "default_root_dir": folder}}
+    file = Path(folder, "recipe.yaml")
+    file.write_text(yaml.safe_dump(config))
+    try:
+        return _CLI(["fit", "--config", str(file)])
+    except SystemExit as error:
+        raise ValueError("The command line refused the recipe; its message stands above.") from error
+
+
+def measure(recipe: str, eps: float, seed: int, epochs: int | None = None) -> Run:
+    """Train in a temporary folder, and test the best checkpoint by the recipe's own monitor."""
+    config, start = adapted(recipe, eps, epochs), now()
+    with tempfile.TemporaryDirectory() as folder:
+        cli = _fit(config, seed, folder)
+        seconds = now() - start
+        (tested,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path="best", verbose=False)
+    (given,) = cli.datamodule.test_dataloader()  # the whole test set is one batch
+    (x, y, _), net, threat = as_batch(given), cli.model, Threat("linf", eps)
+    draws = Draws(0, torch.arange(len(x)))
+    losses = [
+        cross_entropy(quiet_logits(net, attack(net, x, y, draws=draws)), y).mean()
+        for attack in (PGD(threat, steps=20), Collaborative(threat, steps=20))
+    ]
+    return Run(
+        recipe,
+        eps,
+        seed,
+        identity(config),
+        clean=round(100 * tested["test/clean_acc"], 3),
+        robust=round(100 * tested["test/pgd50_acc"], 3),
+        margin=round(float(effective_margin(net, x, y).mean()), 6),
+        gap=round(float(losses[0] - losses[1]), 6),
+        cpu_seconds=round(seconds, 1),
+    )
+
+
+class Steps(Callback):
+    """An arm: the median seconds of the steps of one epoch, from the end of the first step on.
+
+    The first call trains some epochs before, so that IAAT's radii and the weight perturbations are at work; each call
+    then goes on with the same net. Loading and logging are in, validation is not.
+    """
+
+    def __init__(self, recipe: str, eps: float, folder: str) -> None:
+        self.config, self.folder = adapted(recipe, eps, SETTLED), tempfile.mkdtemp(dir=folder)
+        self.config["trainer"]["limit_val_batches"] = 0
+        self.config["checkpoint"] = {"monitor": None, "save_top_k": 0}
+        _hasten(self.config)
+        self.cli: _CLI | None = None
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.ends.append(now())
+
+    def __call__(self) -> float:
+        if self.cli is None:
+            self.cli = _fit(self.config, 0, self.folder)
+            self.cli.trainer.callbacks.append(self)  # type: ignore[attr-defined]
+        self.ends.clear()
+        trainer = self.cli.trainer
+        trainer.fit_loop.max_epochs = trainer.current_epoch + 1
+        trainer.fit(self.cli.model, self.cli.datamodule)
+        return statistics.median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
+
+
+def _hasten(node: Any) -> None:
+    if isinstance(node, dict):
+        for key in {"start_epoch", "warmup"} & node.keys():
+            node[key] = min(node[key], WARMUP)
+        for child in node.values():
+            _hasten(child)
