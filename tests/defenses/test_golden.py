@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import lightning_robust.defenses
 from lightning_robust.attacks import PGD
 from lightning_robust.attacks.squeeze import Extremes, squeeze
 from lightning_robust.defenses import AT, IAAT, MAIL, MART, ST, TRADES, Defense
@@ -16,7 +17,8 @@ from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 from lightning_robust.weight_perturbation import AWP
 
-GOLDEN: dict[str, Any] = torch.load(Path(__file__).parents[1] / "golden/authors_steps.pt", weights_only=True)
+FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN: dict[str, Any] = torch.load(FOLDER / "authors_steps.pt", weights_only=True)
 X, Y, H = GOLDEN["x"], GOLDEN["y"], GOLDEN["hparams"]
 THREAT = Threat("linf", H["eps"])
 
@@ -201,3 +203,11 @@ def test_awp(name: str) -> None:
     restore()
     for key, value in defense.net.state_dict().items():  # weights and batch-norm statistics
         assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("path", [p for p in sorted(FOLDER.glob("*.pt")) if p.stem != "authors_steps"], ids=str)
+def test_added_record(path: Path) -> None:
+    """A file for each defense added since, with its class, settings and step (README, "Add a defense")."""
+    record = torch.load(path, weights_only=True)
+    defense = getattr(lightning_robust.defenses, record["defense"])(net(), **record["settings"])
+    assert_same_step(defense, record, defense.loss(Batch(X, Y), Views(record["x_adv"])))
