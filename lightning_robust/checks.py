@@ -72,3 +72,30 @@ def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None
             "remove the softmax, or robustness will be overestimated.",
             stacklevel=2,
         )
+
+
+def check_examples(x_adv: Tensor, name: str, lower: float = 0.0, upper: float = 1.0) -> None:
+    """What an attack returns must be finite and inside the box.
+
+    Raises:
+        ValueError: naming the attack and the range found.
+    """
+    low, high = (float(v) for v in torch.aminmax(x_adv))
+    if not (lower - 1e-6 <= low and high <= upper + 1e-6):
+        raise ValueError(
+            f"Attack {name!r} left its threat model: examples range over [{low:.4g}, {high:.4g}] in the box "
+            f"[{lower:g}, {upper:g}]. Its accuracy means nothing; mend it."
+        )
+
+
+def check_precision(precision: str) -> None:
+    """Images must not be stored in half precision.
+
+    Raises:
+        ValueError: for a precision that does.
+    """
+    if precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+        raise ValueError(
+            f"precision {precision!r} stores images in half precision, where a radius of 8/255 is rounded away: use "
+            "'16-mixed' or 'bf16-mixed'."
+        )

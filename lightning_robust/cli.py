@@ -31,8 +31,8 @@ _RUN = "LIGHTNING_ROBUST_RUN"  # hands the run's name to the processes that a st
 class RobustCLI(LightningCLI):
     """LightningCLI over defenses and data modules, with robust evaluation and checkpointing always on.
 
-    Each run has a folder of its own, `<default_root_dir or runs>/<data>/<model>/<run>/`. Under SLURM its name is made
-    of the job and the config, so that a requeued job finds its own checkpoint again and no other job's.
+    Each run has a folder of its own, `<default_root_dir or runs>/<data>/<model>/<run>/`. Under SLURM and torchrun its
+    name is made of the job and the config, so that a restarted job finds its own checkpoint again and no other job's.
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
@@ -65,7 +65,16 @@ class RobustCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check that the checkpoint is there; unlike Lightning, let the config win over what the file stored."""
         command = self.config.get("subcommand")
-        path = self.config[command].get("ckpt_path") if command else None
+        if not command:
+            return
+        path = self.config[command].get("ckpt_path")
+        # Lightning would unpickle anything from a URL: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
+        if self.config[command].get("weights_only") is None:
+            self.config[command]["weights_only"] = True
+        if path == "last" and self._job() is None:
+            self.parser.error(
+                "--ckpt_path last needs a job that restarts under its own name (SLURM, torchrun): name the file."
+            )
         if path and path not in ("best", "last", "hpc", "registry") and "://" not in path and not Path(path).exists():
             self.parser.error(
                 f"There is no checkpoint {path!r}. Give --ckpt_path the file that `fit` named at its end."
@@ -83,10 +92,11 @@ class RobustCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a folder and loggers of its own unless the config names some."""
         given = self._get(self.config_init, "trainer")
+        place = Path(given["default_root_dir"] or "runs", type(self.datamodule).__name__, type(self.model).__name__)
+        run = self._run_name(place)
+        kwargs["default_root_dir"] = str(place / run)
         if given["logger"] in (None, True) and not given["fast_dev_run"]:
-            place = Path(given["default_root_dir"] or "runs", type(self.datamodule).__name__, type(self.model).__name__)
-            run = self._run_name(place)
-            kwargs.update(logger=_loggers(place, run), default_root_dir=str(place / run))
+            kwargs["logger"] = _loggers(place, run)
         return super().instantiate_trainer(**kwargs)
 
     def before_validate(self) -> None:
@@ -95,13 +105,12 @@ class RobustCLI(LightningCLI):
 
     before_test = before_validate
 
-    @rank_zero_only
     def after_fit(self) -> None:
         """Say where the best checkpoint lies and how to test it."""
         best = self.trainer.checkpoint_callback
-        if not isinstance(best, ModelCheckpoint) or not best.best_model_path:
+        config = Path(str(self.trainer.log_dir), "config.yaml")  # on every rank: the folder is broadcast
+        if not isinstance(best, ModelCheckpoint) or not best.best_model_path or not self.trainer.is_global_zero:
             return
-        config = Path(str(self.trainer.log_dir), "config.yaml")
         score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
         print(
             f"\nBest checkpoint{score}: {best.best_model_path}\n"
@@ -114,13 +123,20 @@ class RobustCLI(LightningCLI):
             return folder.parent.name  # a resumed run goes on in its own folder
         if _RUN in os.environ and _rank():
             return os.environ[_RUN]
-        if SLURMEnvironment.detect():
+        unique = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+        if job := self._job():
             config = self._parser(self.subcommand).dump(self.config[self.subcommand])
-            unique = f"slurm-{os.environ['SLURM_JOB_ID']}-{hashlib.sha256(config.encode()).hexdigest()[:6]}"
-        else:
-            unique = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+            unique = f"{job}-{hashlib.sha256(config.encode()).hexdigest()[:6]}"
         os.environ[_RUN] = f"{self.subcommand}-{unique}"
         return os.environ[_RUN]
+
+    @staticmethod
+    def _job() -> str | None:
+        """The name under which this job restarts, if a scheduler gave it one."""
+        if SLURMEnvironment.detect():
+            return f"slurm-{os.environ['SLURM_JOB_ID']}"
+        job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        return None if job == "none" else f"torchrun-{job}"
 
 
 def _rank() -> int:

@@ -62,6 +62,8 @@ def _suggest(text: str, owner: str | None, lines: list[tuple[int, str]] | None =
     section = re.match(r"(?:Subcommand '.+' does not accept option '|unrecognized arguments: --)(\w+)\.(\w+)", text)
     if section and section[1] in _SECTIONS:
         return f"{section[1]} has no setting {section[2]!r}{_nearest(section[2], _settings(_SECTIONS[section[1]]))}"
+    if section and section[1] not in _SECTIONS:
+        return f"there is no section {section[1]!r}{_nearest(section[1], [*_SECTIONS, 'model', 'data'])}"
     named = re.match(r"Expected a dot import path string: (.+)", text)
     if named:
         kinds = re.findall(r"<class '([\w.]+)'>", " ".join(t for _, t in lines or [] if t.startswith("Subtypes:")))

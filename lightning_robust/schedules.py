@@ -28,20 +28,3 @@ class Steps(Schedule):
     def __call__(self, epoch: int) -> float:
         """The value during this epoch."""
         return self.value * self.factor ** sum(epoch >= milestone for milestone in self.milestones)
-
-
-class Ramp(Schedule):
-    """From `first` at epoch 0 to `last` at epoch `epochs` in a straight line, then constant.
-
-    Raises:
-        ValueError: if `epochs` is not > 0.
-    """
-
-    def __init__(self, first: float, last: float, epochs: int) -> None:
-        if epochs <= 0:
-            raise ValueError(f"A ramp needs epochs > 0, got {epochs}.")
-        self.first, self.last, self.epochs = first, last, epochs
-
-    def __call__(self, epoch: int) -> float:
-        """The value during this epoch."""
-        return self.first + (self.last - self.first) * min(epoch / self.epochs, 1.0)

@@ -47,6 +47,11 @@ def as_batch(batch: Any) -> Batch:
     if isinstance(batch, Batch):
         return batch
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3) and all(isinstance(part, Tensor) for part in batch):
+        if len(batch) == 3 and (batch[2].is_floating_point() or batch[2].shape != batch[1].shape[:1]):
+            raise TypeError(
+                f"The third tensor of a batch must hold the samples' positions in the dataset, integers [b], got "
+                f"{batch[2].dtype} of shape {tuple(batch[2].shape)}."
+            )
         return Batch(*batch)
     got = f"a {type(batch).__name__}"
     if isinstance(batch, (tuple, list)):

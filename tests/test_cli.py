@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,7 @@ def test_fit_says_how_to_test_and_test_obeys_the_command_line(folder: Path, caps
     assert report["checkpoint"]["path"] == command[-1]
     config = yaml.safe_load((tested / "config.yaml").read_text())
     assert config["model"]["init_args"]["attack"]["init_args"]["threat"]["eps"] == "1/50"
+    assert config["weights_only"] is True  # from a URL too, where Lightning's own default unpickles anything
     assert "robustness" not in capsys.readouterr().err
 
 
@@ -120,6 +123,8 @@ def test_a_checkpoint_of_another_method_is_refused(folder: Path) -> None:
         (["--model=TRADE"], "model: there is no class 'TRADE'"),
         (["--data.val_sise=3"], "data: Digits has no setting 'val_sise'; did you mean 'val_size'?"),
         (["--evaluation.fit_atacks=3"], "evaluation has no setting 'fit_atacks'; did you mean 'fit_attacks'?"),
+        (["--evalution.seed=3"], "there is no section 'evalution'; did you mean 'evaluation'?"),
+        (["--ckpt_path=last"], "name the file"),
         (["--ckpt_path=nope.ckpt"], "There is no checkpoint 'nope.ckpt'."),
     ],
 )
@@ -146,3 +151,29 @@ def test_print_config_and_help(folder: Path, capsys: pytest.CaptureFixture[str])
         main(["fit", "--help"])
     assert "--evaluation.attacks" in capsys.readouterr().out
     assert "LIGHTNING_ROBUST_RUN" not in os.environ
+
+
+def test_a_run_without_logger_keeps_to_its_folder(folder: Path) -> None:
+    main(["fit", "--config", STANDARD, *QUICK, "--trainer.logger=false"])
+    assert [path.name for path in folder.iterdir()] == ["runs"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_test_in_one_folder(folder: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ranks = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(*args: str) -> str:
+        command = [*launch, "-m", "lightning_robust", *args, *QUICK, *ranks]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert not done.returncode, done.stderr
+        return done.stdout
+
+    told = run("fit", "--config", AT)
+    assert told.count("Best checkpoint") == 1
+    command = next(line.split() for line in told.splitlines() if "lightning-robust test" in line)
+    run(*command[1:], "--evaluation.attacks.pgd50.steps=2")
+    report = json.loads((the_run(folder, "Digits/AT/test-*") / "robustness.json").read_text())
+    assert (report["n"], report["devices"]) == (450, 2)
+    the_run(folder, "Digits/AT/fit-*")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_robust.schedules import Ramp, Steps
+from lightning_robust.schedules import Steps
 
 
 def test_steps_equals_torchs_multi_step_rate():
@@ -22,14 +22,3 @@ def test_steps_without_milestones_is_constant():
 def test_steps_refuses_milestones_that_do_not_increase(milestones):
     with pytest.raises(ValueError, match="Milestones must increase, got"):
         Steps(1.0, milestones)
-
-
-@pytest.mark.parametrize(("first", "last"), [(0.0, 6.0), (6.0, -2.0), (1.0, 1.0)])
-def test_ramp_is_straight_and_then_constant(first, last):
-    values = [Ramp(first, last, 4)(epoch) for epoch in range(7)]
-    assert values == pytest.approx([*torch.linspace(first, last, 5).tolist(), last, last])
-
-
-def test_ramp_refuses_no_epochs():
-    with pytest.raises(ValueError, match="needs epochs > 0, got 0"):
-        Ramp(0.0, 1.0, 0)

@@ -99,7 +99,7 @@ def squeeze(
 
             def widen(views: Tensor) -> Tensor:
                 nonlocal extremes, clean_chosen
-                logits = [clean, net(views[1]), net(views[2])]
+                logits = [clean, net(views[1].clone()), net(views[2].clone())]  # compiled nets see the same layout
                 extremes = Extremes.of(torch.stack(logits), y)
                 clean_chosen = bool(((extremes.upper == 0) | (extremes.lower == 0)).any())
                 if clean_chosen or always:
@@ -129,10 +129,9 @@ class Collaborative(PGD):
         steps: int = 10,
         step_size: float | str | None = None,
         start: Start = "uniform",
-        restarts: int = 1,
         momentum: float = 0.0,
     ) -> None:
-        super().__init__(threat, steps, step_size, start, restarts, momentum, targeted=True)
+        super().__init__(threat, steps, step_size, start, momentum=momentum, targeted=True)
 
 
 def _synchronised(net: Net) -> bool:

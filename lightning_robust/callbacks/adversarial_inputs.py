@@ -50,16 +50,16 @@ class AdversarialInputs(Callback):
         checked = False
 
         @functools.wraps(step)
-        def adversarial_step(batch: Any, batch_idx: int = 0, *args: Any, **kwargs: Any) -> Any:
+        def adversarial_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal checked
             x, y = self._read(batch)
             if not checked:
                 self._check(pl_module, x, y)
                 checked = True
-            place = (trainer.current_epoch, batch_idx, trainer.global_rank)
+            place = (trainer.current_epoch, trainer.fit_loop.batch_idx, trainer.global_rank)
             draws = training_draws(global_seed(), *place, Batch(x, y))
             x_adv = self.attack(pl_module, x, y, bn=self.attack_bn, draws=draws)
-            return step(_replaced(batch, self.image_key, x_adv), batch_idx, *args, **kwargs)
+            return step(_replaced(batch, self.image_key, x_adv), *args, **kwargs)
 
         def undo() -> None:
             if instance.pop("training_step", None) is not None and own is not None:

@@ -1,6 +1,5 @@
 """Robust accuracy in Lightning's own evaluation loops, for any LightningModule."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lightning_robust.callbacks.figures import Examples, adversarial_grid, save_
 from lightning_robust.callbacks.progress import attack_progress
 from lightning_robust.callbacks.report import checkpoint_identity, print_table, robustness, write_json
 from lightning_robust.callbacks.tally import Tally
-from lightning_robust.checks import check_images, check_logits
+from lightning_robust.checks import check_examples, check_images, check_labels, check_logits, check_precision
 from lightning_robust.draws import Draws
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.modes import disable_inference_mode, full_precision, quiet_logits
@@ -65,7 +64,8 @@ class RobustEvaluation(Callback):
         self._loaders: dict[int, Tally] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let gradients be taken in the evaluation loops."""
+        """Refuse true half precision, and let gradients be taken in the evaluation loops."""
+        check_precision(str(trainer.precision))
         disable_inference_mode(trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,8 +89,12 @@ class RobustEvaluation(Callback):
             self._loaders[dataloader_idx] = Tally(attacks, pl_module.device)
         tally, batch = self._loaders[dataloader_idx], as_batch(batch)
         position = tally.advance(trainer, len(batch.x))
+        for attack in attacks.values():
+            check_images(batch.x, attack.threat.lower, attack.threat.upper)
+        check_labels(batch.y)
         if not batch_idx:
-            self._check(trainer, pl_module, batch, attacks)
+            with full_precision(batch.x):
+                check_logits(quiet_logits(pl_module, batch.x), batch.y)
         if trainer.sanity_checking:
             return
         batch, position = self._each_once(trainer, batch, position, dataloader_idx)
@@ -116,12 +120,6 @@ class RobustEvaluation(Callback):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _check(self, trainer: Trainer, net: LightningModule, batch: Batch, attacks: Mapping[str, Attack]) -> None:
-        for attack in attacks.values():
-            check_images(batch.x, attack.threat.lower, attack.threat.upper)
-        with full_precision(batch.x):
-            check_logits(quiet_logits(net, batch.x), batch.y)
-
     def _each_once(self, trainer: Trainer, batch: Batch, position: Tensor, i: int) -> tuple[Batch, Tensor]:
         """Leave out what Lightning's distributed sampler repeats to even out the ranks, and what exceeds `fit_samples`.
 
@@ -146,6 +144,7 @@ class RobustEvaluation(Callback):
             for name, attack in tally.attacks.items():
                 with attack_progress(trainer, name), tally.timing(name, x.device):
                     x_adv = attack(net, x, y, draws=Draws(self.seed, index))
+                check_examples(x_adv, name, attack.threat.lower, attack.threat.upper)
                 after[name] = quiet_logits(net, x_adv)
                 tally.sizes[name].update(x_adv, x)
                 if name not in tally.examples:
@@ -156,7 +155,7 @@ class RobustEvaluation(Callback):
     def _report(self, trainer: Trainer, tally: Tally) -> dict[str, Any]:
         sizes = {name: {k: float(v) for k, v in size.compute().items()} for name, size in tally.sizes.items()}
         for name, attack in tally.attacks.items():
-            if sizes[name]["max"] > attack.threat.eps * (1 + 1e-5) + 1e-6:
+            if not sizes[name]["max"] <= attack.threat.eps * (1 + 1e-5) + 1e-6:  # NaN fails too
                 raise ValueError(
                     f"Attack {name!r} left its threat model: a perturbation of {attack.threat.norm} size "
                     f"{sizes[name]['max']:.6g} with eps {attack.threat.eps:.6g}. Its accuracy means nothing; mend it."

@@ -64,8 +64,8 @@ class RobustDataModule(LightningDataModule, ABC):
         """From an image as stored [h w] or [h w c] of bytes to [c h w] in [0, 1]; None: scaling alone."""
         return None
 
-    def unlabelled_data(self) -> Dataset[Any]:
-        """Further images with pseudo-labels, if the dataset has some of its own.
+    def unlabelled_data(self, labelled: Dataset[Any]) -> Dataset[Any]:
+        """Further images with pseudo-labels made from the labelled ones, if the dataset has some of its own.
 
         Raises:
             ValueError: if it has none.

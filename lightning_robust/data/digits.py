@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from lightning_robust.data.base import RobustDataModule
 
@@ -44,13 +44,15 @@ class Digits(RobustDataModule):
         """450 images, as many of each class as its share."""
         return self._split()[1]
 
-    def unlabelled_data(self) -> TensorDataset:
+    def unlabelled_data(self, labelled: Dataset[Any]) -> TensorDataset:
         """The unlabelled images, with the label of the nearest labelled one."""
         from sklearn.neighbors import KNeighborsClassifier
 
-        known, labels = self.train_data(augment=False).tensors
+        if not self.unlabelled:
+            raise ValueError("No digits were kept apart as unlabelled: set Digits' `unlabelled` above 0.")
+        known, labels = zip(*(labelled[i] for i in range(len(labelled))), strict=True)  # type: ignore[arg-type]
         images = self._split()[0].tensors[0][: self.unlabelled]
-        nearest = KNeighborsClassifier(1).fit(known.flatten(1).numpy(), labels.numpy())
+        nearest = KNeighborsClassifier(1).fit(torch.stack(known).flatten(1).numpy(), torch.stack(labels).numpy())
         return TensorDataset(images, torch.from_numpy(nearest.predict(images.flatten(1).numpy())))
 
     @staticmethod

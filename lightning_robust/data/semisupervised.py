@@ -97,15 +97,15 @@ class SemiSupervised(RobustDataModule):
         """The labelled test set."""
         return self.labelled.test_data()
 
-    def pseudo_labelled(self, augment: bool) -> Dataset[Any]:
-        """The images with pseudo-labels."""
+    def pseudo_labelled(self, labelled: Dataset[Any]) -> Dataset[Any]:
+        """The images with pseudo-labels; no held-out sample has a part in them."""
         if self.images is None:
-            return self.labelled.unlabelled_data()
+            return self.labelled.unlabelled_data(labelled)
         image = _array(self.images, "image")
         label = _array(self.labels or self.images, "label")
         if len(image) != len(label):
             raise ValueError(f"{len(image)} images in {self.images} but {len(label)} labels in {self.labels}.")
-        return Images(image, label, self.labelled.transform(augment))
+        return Images(image, label, self.labelled.transform(augment=True))
 
     def setup(self, stage: str | None = None) -> None:
         """Append the pseudo-labelled samples to the labelled training set; `predict` runs on their images."""
@@ -113,7 +113,7 @@ class SemiSupervised(RobustDataModule):
         if stage in (None, "fit"):
             labelled: Subset[Any] = self.train_set.dataset
             self.count = len(labelled)
-            self.train_set = Indexed(ConcatDataset([Plain(labelled), Plain(self.pseudo_labelled(augment=True))]))
+            self.train_set = Indexed(ConcatDataset([Plain(labelled), Plain(self.pseudo_labelled(labelled))]))
         if stage == "predict" and self.images is not None:
             image = _array(self.images, "image")
             unknown = np.zeros(len(image), dtype=np.int64)

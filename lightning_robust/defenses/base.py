@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_robust.attacks.pgd import PGD
-from lightning_robust.checks import check_images, check_labels, check_logits
+from lightning_robust.checks import check_images, check_labels, check_logits, check_precision
 from lightning_robust.draws import Draws, global_seed, training_draws
 from lightning_robust.losses import cross_entropy
 from lightning_robust.modes import AttackBN, disable_inference_mode, quiet_logits
@@ -166,11 +166,7 @@ class Defense(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse precisions that round the radius away, and let attacks run in every loop."""
-        if self.trainer.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
-            raise ValueError(
-                f"precision {self.trainer.precision!r} stores images in half precision, where a radius of 8/255 is "
-                "rounded away: use '16-mixed' or 'bf16-mixed'."
-            )
+        check_precision(str(self.trainer.precision))
         disable_inference_mode(self.trainer)
 
     def configure_model(self) -> None:

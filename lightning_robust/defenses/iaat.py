@@ -69,6 +69,10 @@ class IAAT(AT):
         self.cap = None if cap is None else to_float(cap)
         self.probing, self.refine_steps = probing, refine_steps
         self.radii = PerSample()
+        if probing not in ("lazy", "all") or (refine_steps is not None and refine_steps < 0):
+            raise ValueError(
+                f"IAAT needs probing 'lazy' or 'all' and refine_steps >= 0, got {probing!r}, {refine_steps}."
+            )
         if self.gamma < 0 or not 0 < beta <= 1 or warmup < 0 or (self.cap is not None and self.cap < 0):
             raise ValueError(
                 f"IAAT needs gamma, warmup and cap >= 0 and beta in (0, 1], got {gamma}, {warmup}, {cap}, {beta}."

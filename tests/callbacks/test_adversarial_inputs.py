@@ -229,3 +229,18 @@ def test_a_net_without_logits_is_refused() -> None:
     module.body = nn.Sequential(nn.Conv2d(1, 3, 3))
     with pytest.raises(ValueError, match=r"must give logits \[b k\] for 4 images, got shape \(4, 3, 2, 2\)"):
         trained(module, loader(4), [AdversarialInputs(ATTACK)])
+
+
+def test_a_step_without_batch_index_meets_new_noise_at_each_batch() -> None:
+    class NoIndex(ForeignModule):
+        def training_step(self, batch: Any) -> Tensor:  # type: ignore[override]
+            noise.append(batch[0] - x)
+            return super().training_step(batch, 0)
+
+    noise: list[Tensor] = []
+    x = torch.stack([image for image, _ in images(4)]).clamp(0.2, 0.8)
+    data = DataLoader([(x[i], torch.tensor(0)) for i in range(4)] * 2, batch_size=4)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[AdversarialInputs(PGD(Threat(eps=0.1), steps=0))])
+    trainer.fit(NoIndex(), data)
+    assert len(noise) == 2
+    assert not torch.equal(*noise)

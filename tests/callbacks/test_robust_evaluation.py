@@ -441,3 +441,25 @@ def test_one_callback_through_fit_validate_and_test(tmp_path: Path) -> None:
     trainer.validate(module, loader(N), verbose=False)
     trainer.test(module, loader(N), verbose=False)
     assert counts(report(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x * torch.nan, lambda x: x - 0.05], ids=["NaN", "below 0"])
+def test_examples_that_are_no_images_are_refused(tmp_path: Path, spoil: Callable[[Tensor], Tensor]) -> None:
+    class Spoiled(PGD):
+        def __call__(self, net: Any, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+            return spoil(x)
+
+    callback = evaluation(attacks={"spoiled": Spoiled(Threat(eps=0.1))})
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[callback])
+    with pytest.raises(ValueError, match="'spoiled' left its threat model: examples range over"):
+        trainer.test(ForeignModule(), loader(N), verbose=False)
+
+
+@pytest.mark.parametrize(("pixel", "told"), [(3.0, "must lie in"), (torch.nan, "contain NaN")])
+def test_bad_input_in_a_later_batch_is_refused(tmp_path: Path, pixel: float, told: str) -> None:
+    x, y = (torch.stack(part) for part in zip(*images(N), strict=True))
+    x[-1, 0, 0, 0] = pixel
+    data = DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
+    with pytest.raises(ValueError, match=told):
+        trainer.test(ForeignModule(), data, verbose=False)

@@ -116,7 +116,9 @@ def test_colour_images_and_labels_of_their_own_file(archive: Path, tmp_path: Pat
     image = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
     np.savez(tmp_path / "colour.npz", image=image)
     np.savez(tmp_path / "labels.npz", label=[2, 1, 0, 1, 2])
-    found = semi(tmp_path / "colour.npz", labels=str(tmp_path / "labels.npz")).pseudo_labelled(augment=True)
+    found = semi(tmp_path / "colour.npz", labels=str(tmp_path / "labels.npz")).pseudo_labelled(
+        Few(n=12).train_data(True)
+    )
     x, y = found[3]
     assert y == 1
     np.testing.assert_allclose(x.numpy(), image[3].transpose(2, 0, 1) / 255, rtol=1e-6)
@@ -128,8 +130,10 @@ def test_the_labelled_datasets_transform_is_applied(archive: Path) -> None:
             return lambda image: torch.full((1, 4, 4), float(image[0, 0]) / 255 + (0.5 if augment else 0.0))
 
     data = SemiSupervised(Shifted(n=12), str(archive), batch_size=4, val_size=4)
-    assert float(data.pseudo_labelled(augment=True)[2][0].mean()) == pytest.approx(2 / 255 + 0.5)
-    assert float(data.pseudo_labelled(augment=False)[2][0].mean()) == pytest.approx(2 / 255)
+    data.setup()
+    assert float(data.train_set[data.count + 2][0].mean()) == pytest.approx(2 / 255 + 0.5)
+    data.setup("predict")
+    assert float(data.predict_set[2][0].mean()) == pytest.approx(2 / 255)
 
 
 def test_the_datasets_own_unlabelled_images() -> None:
@@ -137,11 +141,16 @@ def test_the_datasets_own_unlabelled_images() -> None:
     data.setup("fit")
     assert len(data.train_set) == 1347 - 600 - 150 + 600
     held, own = Digits().train_data(False).tensors, Digits(unlabelled=600)
-    kept, apart = own.train_data(False).tensors, own.unlabelled_data().tensors
+    kept, apart = own.train_data(False).tensors, own.unlabelled_data(own.train_data(False)).tensors
     assert torch.equal(torch.cat([apart[0], kept[0]]), held[0])  # the two are disjoint, and together all
     right = (apart[1] == held[1][:600]).float().mean()
     assert 0.9 < right < 1  # labels of a nearest neighbour, not the true ones
     assert len(load_digits().target) == 1797
+    # a held-out sample has no say: with one labelled image, all get its label
+    one = own.unlabelled_data(torch.utils.data.Subset(own.train_data(False), [5])).tensors[1]
+    assert set(one.tolist()) == {int(kept[1][5])}
+    with pytest.raises(ValueError, match="set Digits' `unlabelled` above 0"):
+        SemiSupervised(Digits(), batch_size=64, val_size=150).setup("fit")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
