@@ -18,7 +18,9 @@ def keyed(n=4):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_three_kinds_of_start(norm):
     threat, eps = Threat(norm, 0.2), torch.tensor([0.0, 0.01, 0.1, 0.2])
-    assert random_start(X, threat, "none", eps, keyed()) is X
+    none = random_start(X, threat, "none", eps, keyed())
+    assert torch.equal(none, X)
+    assert none.data_ptr() != X.data_ptr()
     assert torch.equal(random_start(X, threat, "uniform", eps, keyed()), threat.random(X, keyed(), eps))
     normal = random_start(X, threat, "normal", eps, keyed())
     assert (threat.distance(normal, X) <= eps + 1e-5).all()

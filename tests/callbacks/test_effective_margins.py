@@ -20,13 +20,15 @@ def line() -> Standard:
     return Standard(linear_net(W), optimizer=lambda params: torch.optim.SGD(params, lr=0.0))
 
 
-def closed_forms(x: Tensor, y: Tensor, temperature: float) -> tuple[float, float]:
+def closed_forms(
+    x: Tensor, y: Tensor, temperature: float, w: Tensor = W, bias: Tensor | float = 0.0
+) -> tuple[float, float]:
     """Mean signed distance to the nearest boundary, and mean norm of the softmax-weighted mean weight."""
-    logits = x.flatten(1) @ W.T
+    logits = x.flatten(1) @ w.T + bias
     margins = []
     for z, label in zip(logits, y.tolist(), strict=True):
-        margins.append(min(float((z[label] - z[j]) / (W[label] - W[j]).norm()) for j in range(3) if j != label))
-    norms = (torch.softmax(logits / temperature, 1) @ W).norm(dim=1)
+        margins.append(min(float((z[label] - z[j]) / (w[label] - w[j]).norm()) for j in range(3) if j != label))
+    norms = (torch.softmax(logits / temperature, 1) @ w).norm(dim=1)
     return sum(margins) / len(margins), float(norms.mean())
 
 
@@ -59,23 +61,25 @@ def test_fewer_candidates_give_a_larger_or_equal_margin() -> None:
 
 
 def test_it_measures_while_training_goes_on_each_epoch_anew_and_in_mixed_precision() -> None:
-    found: list[float] = []
-
-    class Watched(Standard):
-        def on_train_epoch_end(self) -> None:
-            found.append(float(self.trainer.callback_metrics["val/effective_margin"]))
-
-    defense = Watched(linear_net(W), optimizer=lambda params: torch.optim.SGD(params, lr=0.0))
-    trainer = quiet_trainer(max_epochs=2, callbacks=[EffectiveMargins()], precision="bf16-mixed")
-    trainer.fit(defense, Few())
     data = Few()
     data.setup("validate")
     x, y = (
         torch.stack([data.val_set[i][0] for i in range(4)]),
         torch.tensor([int(data.val_set[i][1]) for i in range(4)]),
     )
-    # in full precision: bf16 would be off by some percent
-    assert found == pytest.approx([closed_forms(x, y, 1.0)[0]] * 2, rel=1e-5)
+    found: list[float] = []
+    expected: list[float] = []
+
+    class Watched(Standard):
+        def on_train_epoch_end(self) -> None:
+            found.append(float(self.trainer.callback_metrics["val/effective_margin"]))
+            w, bias = (p.detach().clone() for p in self.net[1].parameters())
+            expected.append(closed_forms(x, y, 1.0, w, bias)[0])
+
+    defense = Watched(linear_net(W), optimizer=lambda params: torch.optim.SGD(params, lr=0.5))
+    quiet_trainer(max_epochs=3, callbacks=[EffectiveMargins()], precision="bf16-mixed").fit(defense, Few())
+    assert found == pytest.approx(expected, rel=1e-4)  # in full precision: bf16 would be off by some percent
+    assert len({round(value, 3) for value in expected}) == 3
 
 
 def test_any_lightning_module_will_do() -> None:

@@ -180,6 +180,23 @@ def test_lazy_probing_decides_as_probing_all_at_the_same_weights_whatever_it_tra
     assert len(radii[-1].unique()) > 5
 
 
+def test_lazy_probing_draws_the_same_noise_for_a_sample_as_probing_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(8).tensors[0]
+    y = (plain_net()(x).argmax(1) + torch.tensor([0, 0, 1, 0, 1, 0, 0, 1])) % 3  # three are wrong, and left out
+    probes: dict[str, list[Tensor]] = {}
+    for probing in ("lazy", "all"):
+        attack = PGD(Threat("l2", 1.0), steps=1, step_size=0.01)
+        defense = made(attack=attack, probing=probing, warmup=0, gamma=0.5)
+        defense.radii.load_state_dict({"values": torch.full((8,), 1.0)})
+        defense.radii.prepare(8, torch.device("cpu"))
+        found, run_attack = probes.setdefault(probing, []), defense._attack
+        monkeypatch.setattr(defense, "_attack", lambda *args, f=found, a=run_attack: (f.append(a(*args)), f[-1])[1])
+        defense.generate(Batch(x, y, torch.arange(8)))
+    right = torch.tensor([True, True, False, True, False, True, True, False])
+    torch.testing.assert_close(probes["lazy"][0], probes["all"][1][right])  # both at the raised radius
+    assert len(probes["lazy"][1]) < 5  # at the present one, only those that fell
+
+
 def test_lazy_probing_attacks_only_where_the_answer_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     defense, batch = on_a_line(gamma=0.03, beta=1.0)
     defense.radii[batch.index] = torch.full((8,), 0.04)
