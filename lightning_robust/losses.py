@@ -10,7 +10,7 @@ from torch import Tensor
 
 def cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
     """-log softmax(logits)_y."""
-    return F.cross_entropy(_at_least_fp32(logits), y.long(), reduction="none")
+    return F.cross_entropy(at_least_fp32(logits), y.long(), reduction="none")
 
 
 def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
@@ -18,14 +18,14 @@ def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tenso
 
     The loss of Carlini & Wagner 2017 (arXiv 1608.04644) without its floor.
     """
-    logits, y = _at_least_fp32(logits), y.long()[:, None]
+    logits, y = at_least_fp32(logits), y.long()[:, None]
     others = logits.scatter(1, y, -torch.inf)
     return others.amax(1) - logits.gather(1, y)[:, 0]
 
 
 def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """KL(softmax(reference) || softmax(logits)); gradients flow into both."""
-    logits, reference = _at_least_fp32(logits), _at_least_fp32(reference)
+    logits, reference = at_least_fp32(logits), at_least_fp32(reference)
     # p itself, not exp(log p): where p and q are close, the sign of the gradient q - p hangs on the last bit
     p = F.softmax(reference, dim=1)
     return (p * (F.log_softmax(reference, dim=1) - F.log_softmax(logits, dim=1))).sum(1)
@@ -37,7 +37,7 @@ def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"])
     Paper: MART (Wang et al. 2020, ICLR), equation 10. The constants inside the logarithm are those of
     YisenWang/MART@2d83e17.
     """
-    p = F.softmax(_at_least_fp32(logits), dim=1)
+    p = F.softmax(at_least_fp32(logits), dim=1)
     wrong = p.detach().scatter(1, y.long()[:, None], -1.0).argmax(1, keepdim=True)
     return cross_entropy(logits, y) - torch.log(1.0001 - p.gather(1, wrong)[:, 0] + 1e-12)
 
@@ -52,16 +52,17 @@ def symmetric_kl(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tens
 
 def js_divergence(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """Jensen-Shannon divergence 1/2 KL(p_a || m) + 1/2 KL(p_b || m) with m = (p_a + p_b) / 2."""
-    log_a = F.log_softmax(_at_least_fp32(a), dim=1)
-    log_b = F.log_softmax(_at_least_fp32(b), dim=1)
+    log_a = F.log_softmax(at_least_fp32(a), dim=1)
+    log_b = F.log_softmax(at_least_fp32(b), dim=1)
     log_m = torch.logaddexp(log_a, log_b) - math.log(2)
     return 0.5 * (log_a.exp() * (log_a - log_m) + log_b.exp() * (log_b - log_m)).sum(1)
 
 
 def squared_l2(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """||p_a - p_b||_2^2 of the softmax probabilities."""
-    return (F.softmax(_at_least_fp32(a), dim=1) - F.softmax(_at_least_fp32(b), dim=1)).square().sum(1)
+    return (F.softmax(at_least_fp32(a), dim=1) - F.softmax(at_least_fp32(b), dim=1)).square().sum(1)
 
 
-def _at_least_fp32(logits: Tensor) -> Tensor:
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """Half-precision logits as fp32; fp32 and fp64 as they are."""
     return logits if logits.dtype == torch.float64 else logits.float()

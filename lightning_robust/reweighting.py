@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from lightning_robust.losses import at_least_fp32
+
 
 class Reweighting(ABC):
     """A weight per sample, from how the net does on its adversarial example."""
@@ -44,6 +46,6 @@ class MarginWeights(Reweighting):
 @torch.no_grad()
 def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
     """max over k != y of p_k - p_y, in [-1, 1]: positive where misclassified."""
-    p = torch.softmax(logits.float(), dim=1)
+    p = torch.softmax(at_least_fp32(logits), dim=1)
     own = p.gather(1, y[:, None])
     return (p.scatter(1, y[:, None], -1.0).amax(1, keepdim=True) - own)[:, 0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_robust.attacks.base import counted, craft, random_start
 from lightning_robust.attacks.pgd import PGD, Start
 from lightning_robust.draws import Draws
-from lightning_robust.losses import js_divergence, squared_l2, symmetric_kl
+from lightning_robust.losses import at_least_fp32, js_divergence, squared_l2, symmetric_kl
 from lightning_robust.modes import AttackBN, input_gradient
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
@@ -27,7 +27,7 @@ class Extremes(NamedTuple):
     @classmethod
     def of(cls, logits: Tensor, y: Tensor) -> "Extremes":
         """From logits [3 b k] and labels [b]: the views [b] with the highest and the lowest cross-entropy."""
-        own = torch.softmax(logits.detach().float(), dim=2).gather(2, y.expand(3, -1)[..., None])[..., 0]
+        own = torch.softmax(at_least_fp32(logits.detach()), dim=2).gather(2, y.expand(3, -1)[..., None])[..., 0]
         return cls(own.argmin(0), own.argmax(0))
 
     def pick(self, views: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_robust.defenses.base import Defense
-from lightning_robust.losses import boosted_cross_entropy
+from lightning_robust.losses import at_least_fp32, boosted_cross_entropy
 from lightning_robust.types import Batch, Losses, Views
 
 
@@ -40,7 +40,7 @@ class MART(Defense):
         """`BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))`."""
         logits = self.net(batch.x)
         logits_adv = self.net(views.adv)
-        p, p_adv = F.softmax(logits.float(), dim=1), F.softmax(logits_adv.float(), dim=1)
+        p, p_adv = (F.softmax(at_least_fp32(z), dim=1) for z in (logits, logits_adv))
         kl = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(1)
         robust = kl * (1.0000001 - p.gather(1, batch.y[:, None])[:, 0])
         boosted = self.weigh(boosted_cross_entropy(logits_adv, batch.y), logits_adv, batch.y)
