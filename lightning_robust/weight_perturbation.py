@@ -66,8 +66,9 @@ class AWP(WeightPerturbation):
 
     Paper: Wu et al. 2020 (arXiv 2004.05884), equations 8 and 10.
     Reference: csdongxian/AWP@a7acf5d.
-    Deviates: `restore="before_step"`, where the authors' weight decay also acts on the perturbation; "after_step"
-    reproduces theirs.
+    Deviates: `restore="before_step"`, where the authors' weight decay also acts on the perturbation: the step differs
+    by lr x weight decay x perturbation, 0.004 % of it on the recorded step of tests/golden (rate 0.1, decay 5e-4);
+    "after_step" reproduces theirs.
     """
 
     def direction(self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:

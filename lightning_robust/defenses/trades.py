@@ -28,8 +28,9 @@ class TRADES(Defense):
 
     Paper: Zhang et al. 2019 (arXiv 1901.08573), equation 3.
     Reference: yaodongyu/TRADES@6e8e11b.
-    Deviates: the random start is clamped into the box before the first gradient (by at most 0.004 in a pixel); the
-    batch's actual size divides the KL term; `clean_forwards=1` updates running statistics twice a step, not three
+    Deviates: the random start is clamped into the box before the first gradient: on the recorded step of tests/golden
+    1.9 % of the pixels and 0.01 % of the loss differ (given the record's start, none); the batch's actual size divides
+    the KL term; `clean_forwards=1` updates running statistics twice a step, not three
     times.
     """
 
