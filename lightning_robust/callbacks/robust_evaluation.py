@@ -37,6 +37,7 @@ class RobustEvaluation(Callback):
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
         seed: of the random starts.
         figure_samples: samples shown in the figure; 0 for no figure.
+        figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
 
     Raises:
         ValueError: for attack names that clash; during the run, for images outside the threat's box, outputs that are
@@ -50,6 +51,7 @@ class RobustEvaluation(Callback):
         fit_samples: int | None = None,
         seed: int = 0,
         figure_samples: int = 8,
+        figure_every_n_epochs: int = 10,
     ) -> None:
         super().__init__()
         if fit_samples is not None and fit_samples < 1:
@@ -58,7 +60,10 @@ class RobustEvaluation(Callback):
         self.fit_attacks = attacks if fit_attacks is None else fit_attacks
         self.fit_samples = fit_samples
         self.seed = seed
+        if figure_every_n_epochs < 1:
+            raise ValueError(f"figure_every_n_epochs must be at least 1, got {figure_every_n_epochs}.")
         self.figure_samples = figure_samples
+        self.figure_every_n_epochs = figure_every_n_epochs
         for names in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(names))  # refuses names that clash
         self._loaders: dict[int, Tally] = {}
@@ -172,7 +177,9 @@ class RobustEvaluation(Callback):
     def _leave(self, trainer: Trainer, tally: Tally, report: dict[str, Any], directory: Path, suffix: str) -> None:
         write_json(report, directory / f"robustness{suffix}.json")
         stage = "test" if trainer.testing else "val"
-        if self.figure_samples:
+        epoch, last = trainer.current_epoch, trainer.current_epoch + 1 == trainer.max_epochs
+        due = trainer.state.fn != "fit" or last or epoch % self.figure_every_n_epochs == 0
+        if self.figure_samples and due:
             for name, examples in tally.examples.items():
                 result = report["attacks"][name]
                 threat = tally.attacks[name].threat

@@ -427,6 +427,8 @@ def test_bad_settings_are_refused() -> None:
         RobustEvaluation({"clean": PGD()})
     with pytest.raises(ValueError, match="distinct names"):
         RobustEvaluation({"pgd": PGD()}, fit_attacks={"worst": PGD()})
+    with pytest.raises(ValueError, match="figure_every_n_epochs must be at least 1, got 0"):
+        RobustEvaluation({"pgd": PGD()}, figure_every_n_epochs=0)
     with pytest.raises(ValueError, match="fit_samples must be at least 1, got 0"):
         RobustEvaluation({"pgd": PGD()}, fit_samples=0)
 
@@ -463,3 +465,13 @@ def test_bad_input_in_a_later_batch_is_refused(tmp_path: Path, pixel: float, tol
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
     with pytest.raises(ValueError, match=told):
         trainer.test(ForeignModule(), data, verbose=False)
+
+
+def test_fit_draws_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(robust_evaluation, "save_figure", lambda trainer, *_: drawn.append(trainer.current_epoch))
+    callback = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=1)}, figure_every_n_epochs=3)
+    quiet_trainer(max_epochs=6, default_root_dir=tmp_path, callbacks=[callback]).fit(
+        ForeignModule(), loader(8, 8), loader(8, 8)
+    )
+    assert drawn == [0, 3, 5]
