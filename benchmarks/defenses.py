@@ -7,6 +7,7 @@ import csv
 import itertools
 import multiprocessing
 import os
+import signal
 import statistics
 import tempfile
 import typing
@@ -144,6 +145,7 @@ def main(
         results: where everything is left: raw numbers in defenses_runs.csv and defenses_steps.csv.
         max_epochs: cut the fits short, to try the script.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the workers too, as an interrupt does
     quiet()
     names = recipes or sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     prices = price(results / "defenses_steps.csv", names, eps[0])
