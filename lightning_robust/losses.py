@@ -31,6 +31,13 @@ def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"])
     return (p * (F.log_softmax(reference, dim=1) - F.log_softmax(logits, dim=1))).sum(1)
 
 
+def mean_logit(logits: Float[Tensor, "b k"], temperature: float = 1.0) -> Float[Tensor, "b"]:
+    """sum_k p_k logits_k with p = softmax(logits / temperature) held constant; its input gradient is the mean of the
+    classes' effective weights (arXiv 2210.05118).
+    """
+    return (F.softmax(logits / temperature, dim=1).detach() * logits).sum(1)
+
+
 def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
     """Cross-entropy plus -log(1 - p_j) of the most probable wrong class j.
 

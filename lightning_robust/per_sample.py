@@ -6,6 +6,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from lightning_robust.ranks import world_size
+
 
 class PerSample:
     """One float for each training sample: 4 bytes each, outside the module's parameters and buffers.
@@ -41,7 +43,7 @@ class PerSample:
 
     def synchronise(self) -> None:
         """Exchange between the ranks what was written since; a sample written by several gets their mean."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if world_size() > 1:
             total, count = self.values * self._written, self._written.float()
             torch.distributed.all_reduce(total)
             torch.distributed.all_reduce(count)

@@ -4,12 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
-import torch.distributed
 from torch import Tensor, nn
 
-from lightning_robust.losses import cross_entropy
+from lightning_robust.losses import cross_entropy, mean_logit
 from lightning_robust.modes import input_gradient, twice_differentiable
+from lightning_robust.ranks import world_size
 from lightning_robust.schedules import Steps
 from lightning_robust.types import Batch, Views
 
@@ -67,11 +66,8 @@ class EffectiveWeightNorm(Regularizer):
     def __call__(self, net: nn.Module, batch: Batch, views: Views, epoch: int) -> Tensor:
         """The penalty [b]."""
         x = views.adv if self.images == "adversarial" else batch.x
-        weight = self.weight(epoch) / (_global_batch(x) if self.reduction == "authors" else 1)
-        return weight * _squared_gradient(net, x, self._mean_logit)
-
-    def _mean_logit(self, logits: Tensor) -> Tensor:
-        return (torch.softmax(logits / self.temperature, dim=1).detach() * logits).sum(1)
+        weight = self.weight(epoch) / (len(x) * world_size() if self.reduction == "authors" else 1)
+        return weight * _squared_gradient(net, x, lambda logits: mean_logit(logits, self.temperature))
 
 
 class InputGradient(Regularizer):
@@ -107,8 +103,3 @@ def _squared_gradient(net: nn.Module, x: Tensor, value: Callable[[Tensor], Tenso
     with twice_differentiable(net, x):
         gradient, _ = input_gradient(lambda z: value(net(z)), x, create_graph=True)
         return gradient.square().flatten(1).sum(1)
-
-
-def _global_batch(x: Tensor) -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return len(x) * (torch.distributed.get_world_size() if distributed else 1)

@@ -9,6 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from lightning_robust.modes import untracked
+from lightning_robust.ranks import world_size
 
 _TINY = 1e-20
 
@@ -126,10 +127,10 @@ class RWP(WeightPerturbation):
 def _gradient(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
     """The gradient of the loss, averaged over the ranks."""
     gradient = list(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if world_size() > 1:
         flat = torch.cat([g.flatten() for g in gradient])
         torch.distributed.all_reduce(flat)
-        flat /= torch.distributed.get_world_size()
+        flat /= world_size()
         gradient = [
             part.view_as(g) for part, g in zip(torch.split(flat, [g.numel() for g in gradient]), gradient, strict=True)
         ]

@@ -3,7 +3,6 @@
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from lightning_robust.attacks.base import counted, craft, random_start
@@ -11,6 +10,7 @@ from lightning_robust.attacks.pgd import PGD, Start
 from lightning_robust.draws import Draws
 from lightning_robust.losses import at_least_fp32, js_divergence, squared_l2, symmetric_kl
 from lightning_robust.modes import AttackBN, input_gradient
+from lightning_robust.ranks import world_size
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
 
@@ -94,7 +94,6 @@ def squeeze(
         always = bn != "eval" and _synchronised(net)  # then all ranks must run the same forwards
         for _ in counted(steps):
             views = torch.stack([x, x_col, x_adv])
-
             extremes, clean_chosen = Extremes(y, y), False
 
             def widen(views: Tensor) -> Tensor:
@@ -135,6 +134,5 @@ class Collaborative(PGD):
 
 
 def _synchronised(net: Net) -> bool:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    modules = net.modules() if distributed and isinstance(net, nn.Module) else ()
+    modules = net.modules() if world_size() > 1 and isinstance(net, nn.Module) else ()
     return any(isinstance(module, nn.SyncBatchNorm) for module in modules)

@@ -94,8 +94,8 @@ class RobustEvaluation(Callback):
             self._loaders[dataloader_idx] = Tally(attacks, pl_module.device)
         tally, batch = self._loaders[dataloader_idx], as_batch(batch)
         position = tally.advance(trainer, len(batch.x))
-        for attack in attacks.values():
-            check_images(batch.x, attack.threat.lower, attack.threat.upper)
+        for box in {(attack.threat.lower, attack.threat.upper) for attack in attacks.values()}:
+            check_images(batch.x, *box)
         check_labels(batch.y)
         if not batch_idx:
             with full_precision(batch.x):

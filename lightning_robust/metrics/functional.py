@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_robust.losses import mean_logit
 from lightning_robust.modes import crafting, input_gradient, ordinary
 from lightning_robust.types import Net
 
@@ -53,14 +54,8 @@ def effective_weight_norm(net: Net, x: Float[Tensor, "b ..."], temperature: floa
 
     Paper: effective margin regularization (arXiv 2210.05118) penalises its square.
     """
-
-    def mean_logit(z: Tensor) -> Tensor:
-        logits = net(z)
-        mean: Tensor = (torch.softmax(logits / temperature, dim=1).detach() * logits).sum(1)
-        return mean
-
     with crafting(net):
-        gradient, _ = input_gradient(mean_logit, ordinary(x))
+        gradient, _ = input_gradient(lambda z: mean_logit(net(z), temperature), ordinary(x))
     norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     return norm
 
