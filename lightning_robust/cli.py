@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -169,5 +170,8 @@ def main(args: Sequence[str] | None = None) -> None:
             if args is not None:
                 sys.argv = argv[:1]  # Lightning warns if both are there
             RobustCLI(None if args is None else list(args))
+            # Lightning leaves gloo's group to the interpreter's exit, where its threads may abort a finished process
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
         finally:
             sys.argv = argv
