@@ -23,6 +23,33 @@ def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tenso
     return others.amax(1) - logits.gather(1, y)[:, 0]
 
 
+def dlr(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """Difference of logits ratio: the margin over the gap between the largest and the third largest logit.
+
+    Invariant to shift and scale of the logits. With two classes, where there is no third, it is the margin.
+
+    Paper: Croce & Hein 2020 (arXiv 2003.01690), equation 6.
+    """
+    logits = at_least_fp32(logits)
+    top = logits.topk(min(3, logits.shape[1]), dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12) if top.shape[1] == 3 else margin(logits, y)
+
+
+def targeted_dlr(
+    logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], wanted: Integer[Tensor, "b"]
+) -> Float[Tensor, "b"]:
+    """logits_wanted - logits_y over the gap between the largest logit and the mean of the third and fourth largest.
+
+    With three classes the third alone stands below; with two the difference is not divided.
+
+    Paper: Croce & Hein 2020 (arXiv 2003.01690), equation 7.
+    """
+    logits = at_least_fp32(logits)
+    top = logits.topk(min(4, logits.shape[1]), dim=1).values
+    gap = (logits.gather(1, wanted.long()[:, None]) - logits.gather(1, y.long()[:, None]))[:, 0]
+    return gap / (top[:, 0] - top[:, 2:].mean(1) + 1e-12) if top.shape[1] > 2 else gap
+
+
 def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """KL(softmax(reference) || softmax(logits)); gradients flow into both."""
     logits, reference = at_least_fp32(logits), at_least_fp32(reference)

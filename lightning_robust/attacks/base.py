@@ -4,14 +4,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from lightning_robust.draws import Draws
-from lightning_robust.losses import cross_entropy
-from lightning_robust.modes import AttackBN, crafting, ordinary
+from lightning_robust.losses import cross_entropy, dlr, margin
+from lightning_robust.modes import AttackBN, crafting, full_precision, ordinary
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
+
+Loss: TypeAlias = Literal["ce", "margin", "dlr"]
+LOSSES: dict[str, Objective] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
 
 Listener = Callable[[int, int], None]
 _listener: ContextVar[Listener | None] = ContextVar("attack_progress", default=None)
@@ -37,7 +43,7 @@ class Attack(ABC):
         x: Tensor,
         target: Tensor,
         *,
-        objective: Objective = cross_entropy,
+        objective: Objective | None = None,
         eps: Radius | None = None,
         step_size: Radius | None = None,
         start: Tensor | None = None,
@@ -50,7 +56,7 @@ class Attack(ABC):
             net: images to logits; its modes, flags and gradients are left as they were.
             x: clean images [b c h w] in the threat's box.
             target: what the objective compares logits with: labels [b], or reference logits [b k].
-            objective: per-sample value of (logits, target) that the attack drives.
+            objective: per-sample value of (logits, target) that the attack drives; by default its own.
             eps: radius instead of the threat's, one or per sample [b].
             step_size: step instead of the attack's own, one or per sample [b].
             start: the point to start from, taken as it is, instead of a random one.
@@ -60,6 +66,40 @@ class Attack(ABC):
         Returns:
             Examples [b c h w], detached.
         """
+
+    @property
+    def stages(self) -> dict[str, "Attack"]:
+        """The attacks that this one tries in turn on the samples still standing; empty for a single attack."""
+        return {}
+
+
+@dataclass
+class Rows:
+    """Base of an attack's state: tensors (and streams) with one row for each sample still under attack."""
+
+    def __getitem__(self: "R", which: Tensor) -> "R":
+        """Of some of the samples (a mask or indices)."""
+        return replace(self, **{field.name: _part(getattr(self, field.name), which) for field in fields(self)})
+
+
+R = TypeVar("R", bound=Rows)
+
+
+def _part(value: Any, which: Tensor) -> Any:
+    return value[which] if isinstance(value, (Tensor, Draws)) else value
+
+
+@torch.no_grad()
+def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """Which samples [b] the net errs on, given its logits; under autocast only those on which it errs in fp32 too.
+
+    So a search in half precision claims no success that is not one.
+    """
+    wrong = logits.argmax(1) != y
+    if torch.is_autocast_enabled(x_adv.device.type) and wrong.any():
+        with full_precision(x_adv):
+            wrong[wrong.clone()] = net(x_adv[wrong]).argmax(1) != y[wrong]
+    return wrong
 
 
 @contextmanager

@@ -6,9 +6,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import Attack, counted, craft, random_start
+from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, random_start
 from lightning_robust.draws import Draws
-from lightning_robust.losses import cross_entropy
 from lightning_robust.modes import AttackBN, input_gradient, ordinary
 from lightning_robust.threat import Norm, Threat, column
 from lightning_robust.types import Net, Objective, Radius, to_float
@@ -33,9 +32,11 @@ class PGD(Attack):
             restart with the highest objective counts.
         momentum: decay of the accumulated gradient (MI-FGSM), >= 0.
         targeted: descend the objective, towards the target, instead of ascending it.
+        loss: the objective where the caller passes none: "ce", "margin" (the CW attack of robustness evaluations) or
+            "dlr".
 
     Raises:
-        ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start.
+        ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start or loss.
 
     Paper: Madry et al. 2018 (arXiv 1706.06083), section 2.1; FGSM: Goodfellow et al. 2015 (arXiv 1412.6572);
     R-FGSM: Wong et al. 2020 (arXiv 2001.03994), algorithm 3; MI-FGSM: Dong et al. 2018 (arXiv 1710.06081), algorithm 1.
@@ -50,6 +51,7 @@ class PGD(Attack):
         restarts: int = 1,
         momentum: float = 0.0,
         targeted: bool = False,
+        loss: Loss = "ce",
     ) -> None:
         super().__init__(threat)
         self.steps = steps
@@ -58,6 +60,7 @@ class PGD(Attack):
         self.restarts = restarts
         self.momentum = momentum
         self.targeted = targeted
+        self.loss = loss
         if steps < 0:
             raise ValueError(f"steps must be >= 0, got {steps}.")
         if self.step_size is not None and not self.step_size > 0:
@@ -68,6 +71,8 @@ class PGD(Attack):
             raise ValueError(f"momentum must be >= 0, got {momentum}.")
         if start not in get_args(Start):
             raise ValueError(f"Unknown start {start!r}: choose one of {', '.join(get_args(Start))}.")
+        if loss not in LOSSES:
+            raise ValueError(f"Unknown loss {loss!r}: choose one of {', '.join(LOSSES)}.")
 
     def __call__(
         self,
@@ -75,7 +80,7 @@ class PGD(Attack):
         x: Tensor,
         target: Tensor,
         *,
-        objective: Objective = cross_entropy,
+        objective: Objective | None = None,
         eps: Radius | None = None,
         step_size: Radius | None = None,
         start: Tensor | None = None,
@@ -83,6 +88,7 @@ class PGD(Attack):
         draws: Draws | None = None,
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`."""
+        objective = objective or LOSSES[self.loss]
         radius = column(self.threat.eps if eps is None else eps, x)
         if step_size is None:
             step_size = 2.5 * radius / max(self.steps, 1) if self.step_size is None else self.step_size
