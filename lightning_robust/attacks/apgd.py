@@ -1,0 +1,198 @@
+"""Auto-PGD: gradient ascent that chooses its step size by itself."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, misclassified
+from lightning_robust.attacks.climb import Climb, Given, Momentum, Sparse
+from lightning_robust.draws import Draws
+from lightning_robust.losses import targeted_dlr
+from lightning_robust.modes import AttackBN, input_gradient, ordinary
+from lightning_robust.threat import Norm, Threat, column
+from lightning_robust.types import Net, Objective, Radius
+
+L1_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
+"""For l1 the climb begins in a larger ball: (multiple of the radius, share of the steps) (arXiv 2103.01208, s. 3.4)."""
+
+
+class APGD(Attack):
+    """Auto-PGD (APGD-CE, APGD-DLR) and, with `targets`, its targeted form (APGD-T). For evaluation.
+
+    For linf and l2: `z = project(x_i + step steepest(gradient))`, `x_(i+1) = project(x_i + 3/4 (z - x_i) + 1/4 (x_i -
+    x_(i-1)))`, the step 2 eps at first. At checkpoints, which come ever closer, it is halved where fewer than `rho` of
+    the steps raised the objective or nothing was gained since the last one; there the climb goes on from its best
+    point. For l1: steps along the largest gradients, in balls of three, two and one times the radius.
+
+    A sample leaves the batch as soon as it is misclassified (in fp32 too, where the search runs under autocast). What
+    is misclassified from the start is returned as it is; what never is, at the highest point found.
+
+    Args:
+        threat: the perturbations allowed.
+        steps: gradient steps of a run, >= 1.
+        loss: "ce", "dlr" or "margin". With `targets` it is the targeted DLR loss.
+        targets: lead in turn to so many classes, the most probable wrong ones first; where the net has fewer, to all.
+        restarts: random starts (for each target), >= 1.
+        eot: forward passes averaged in each step, for nets that are random, >= 1.
+        rho: share of the steps that must raise the objective, in (0, 1).
+
+    Raises:
+        ValueError: for a setting out of its range or an unknown loss; when called with reference logits as the target.
+
+    Paper: Croce & Hein 2020 (arXiv 2003.01690), algorithm 1; for l1 Croce & Hein 2021 (arXiv 2103.01208).
+    Reference: fra31/auto-attack@a392200.
+    Deviates: the authors compare the objective after the first step with 0, here with the start's. Their samples stay
+        in the batch until a run ends, which changes no verdict.
+    """
+
+    def __init__(
+        self,
+        threat: Threat | None = None,
+        steps: int = 100,
+        loss: Loss = "ce",
+        targets: int | None = None,
+        restarts: int = 1,
+        eot: int = 1,
+        rho: float = 0.75,
+    ) -> None:
+        super().__init__(threat)
+        self.steps, self.loss, self.targets = steps, loss, targets
+        self.restarts, self.eot, self.rho = restarts, eot, rho
+        counts = {"steps": steps, "targets": 1 if targets is None else targets, "restarts": restarts, "eot": eot}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}.")
+        if not 0 < rho < 1:
+            raise ValueError(f"rho must lie between 0 and 1, got {rho}.")
+        if loss not in LOSSES:
+            raise ValueError(f"Unknown loss {loss!r}: choose one of {', '.join(LOSSES)}.")
+
+    def __call__(
+        self,
+        net: Net,
+        x: Tensor,
+        target: Tensor,
+        *,
+        objective: Objective | None = None,
+        eps: Radius | None = None,
+        step_size: Radius | None = None,
+        start: Tensor | None = None,
+        bn: AttackBN = "eval",
+        draws: Draws | None = None,
+    ) -> Tensor:
+        """Craft examples; see `Attack.__call__`. `step_size` is not used: the attack finds its own."""
+        if target.is_floating_point():
+            raise ValueError("APGD needs labels [b] as its target; PGD can ascend from reference logits.")
+        with craft(net, x, target, bn, draws) as (x, y, draws):
+            radius = column(self.threat.eps if eps is None else eps, x).expand(len(x), *[1] * (x.dim() - 1))
+            with torch.no_grad():
+                logits = net(x)
+            found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf))
+            found.height[misclassified(net, x, logits, y)] = torch.inf
+            for run, wanted in enumerate(self._runs(logits, y)):
+                left = torch.nonzero(found.height < torch.inf)[:, 0]
+                if not len(left):
+                    break
+                begin = self._start(x[left], radius[left], draws[left].fork(run)) if start is None else start[left]
+                self._run(net, (left, x[left], y[left], wanted[left]), radius[left], begin, objective, found)
+        return found.x_adv.detach()
+
+    def _runs(self, logits: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """The class that each run leads to; the label itself where it leads nowhere in particular."""
+        wanted = [y]
+        if self.targets is not None:
+            others = logits.scatter(1, y[:, None], -torch.inf)
+            wanted = list(others.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices.unbind(1))
+        for target in wanted:
+            for _ in range(self.restarts):
+                yield target
+
+    def _start(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        """A point at the ball's surface (for l1, of the largest ball), in the box."""
+        if self.threat.norm == "linf":
+            noise = 2 * draws.uniform(x) - 1
+            noise = noise / column(noise.flatten(1).abs().amax(1), x)
+        elif self.threat.norm == "l2":
+            noise = draws.normal(x)
+            noise = noise / column(noise.flatten(1).norm(dim=1), x)
+        else:
+            return self.threat.project(x + draws.normal(x), x, L1_PHASES[0][0] * eps)
+        return (x + eps * noise).clamp(self.threat.lower, self.threat.upper)
+
+    def _run(
+        self, net: Net, given: Given, eps: Tensor, x_adv: Tensor, objective: Objective | None, found: "_Found"
+    ) -> None:
+        """One climb from `x_adv` (for l1, one in each of the shrinking balls)."""
+        if self.threat.norm != "l1":
+            self._climb(net, Momentum.begin(given, eps, ordinary(x_adv)), objective, self.steps, found)
+            return
+        left = self.steps
+        for multiple, share in L1_PHASES:
+            last, radius = multiple == 1, multiple * eps
+            steps = left if last else min(math.ceil(share * self.steps), left)
+            s = Sparse.begin(given, radius, self.threat.project(x_adv, given[1], radius))
+            x_adv, left = self._climb(net, s, objective, steps, found if last else None), left - steps
+
+    def _climb(self, net: Net, s: Climb, objective: Objective | None, steps: int, found: "_Found | None") -> Tensor:
+        """Climb for so many steps; the best points reached by those that did not leave as found."""
+        checkpoints = s.checkpoints(steps)
+        for i in counted(steps + 1):
+            logits, value, grad = self._look(net, s, objective, gradient=i < steps)
+            if found is not None and (wrong := misclassified(net, s.x_adv, logits, s.y)).any():
+                found.take(s.row[wrong], s.x_adv[wrong], value[wrong] + torch.inf)
+                stay = torch.nonzero(~wrong)[:, 0]
+                s, value, grad = s[stay], value[stay], grad[stay]
+                if not len(stay):
+                    break
+            s.look(value, grad)
+            if i in checkpoints:
+                s.adapt(checkpoints[i], self.rho)
+            if i < steps:
+                s.move(self.threat)
+        if found is not None:
+            found.take(s.row, s.best, s.best_value)
+        return s.best
+
+    def _look(self, net: Net, s: Climb, objective: Objective | None, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [b k], objective [b] and its gradient (if asked for) at s.x_adv, means over `eot` passes."""
+        seen = []
+
+        def value(z: Tensor) -> Tensor:
+            seen.append(net(z))
+            if objective is not None:
+                return objective(seen[-1], s.y)
+            return LOSSES[self.loss](seen[-1], s.y) if self.targets is None else targeted_dlr(seen[-1], s.y, s.wanted)
+
+        grad, height = torch.zeros_like(s.x), torch.zeros_like(s.best_value)
+        for _ in range(self.eot):
+            if gradient:
+                grad_once, once = input_gradient(value, s.x_adv)
+                grad = grad + grad_once / self.eot
+            else:
+                with torch.no_grad():
+                    once = value(s.x_adv)
+            height = height + once / self.eot
+        logits = torch.stack([z.detach() for z in seen]).mean(0)
+        return logits, height, grad
+
+
+@dataclass
+class _Found:
+    """The best example of each sample over all runs, and the objective there (inf: misclassified)."""
+
+    x_adv: Tensor
+    height: Tensor
+
+    def take(self, row: Tensor, x_adv: Tensor, value: Tensor) -> None:
+        """Keep what is higher than what there was."""
+        better = value > self.height[row]
+        self.x_adv[row[better]], self.height[row[better]] = x_adv[better], value[better].to(self.height)
+
+
+def apgd(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:
+    """Auto-PGD as a plain function: `apgd(net, x, y, eps="8/255", loss="dlr")`; settings as in `APGD`."""
+    return APGD(Threat(norm, eps), **settings)(net, x, y)

@@ -1,0 +1,88 @@
+"""Several attacks, each on the samples that the ones before it did not break."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_robust.attacks.base import Attack, craft, misclassified
+from lightning_robust.draws import Draws
+from lightning_robust.modes import AttackBN, full_precision
+from lightning_robust.types import Net, Objective, Radius
+
+
+class Ensemble(Attack):
+    """The worst case of several attacks: each runs only on what is still classified correctly.
+
+    Args:
+        attacks: by name, in order; all of one threat model.
+        batch_size: attack at most so many samples at a time: the survivors of all batches fill the next stage's. By
+            default all at once.
+
+    Raises:
+        ValueError: for no attacks, different threat models, or a batch size < 1.
+    """
+
+    def __init__(self, attacks: Mapping[str, Attack], batch_size: int | None = None) -> None:
+        threats = list(dict.fromkeys(attack.threat for attack in attacks.values()))
+        if len(threats) != 1:
+            raise ValueError(
+                f"An ensemble needs attacks of one threat model, got {len(threats)}: "
+                f"{', '.join(map(str, threats)) or 'no attacks'}."
+            )
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}.")
+        super().__init__(threats[0])
+        self.attacks = dict(attacks)
+        self.batch_size = batch_size
+
+    @property
+    def stages(self) -> dict[str, Attack]:
+        """The attacks; of an ensemble within the ensemble, its own."""
+        flat: dict[str, Attack] = {}
+        for name, attack in self.attacks.items():
+            flat.update({f"{name}-{inner}": stage for inner, stage in attack.stages.items()} or {name: attack})
+        return flat
+
+    def __call__(
+        self,
+        net: Net,
+        x: Tensor,
+        target: Tensor,
+        *,
+        objective: Objective | None = None,
+        eps: Radius | None = None,
+        step_size: Radius | None = None,
+        start: Tensor | None = None,
+        bn: AttackBN = "eval",
+        draws: Draws | None = None,
+    ) -> Tensor:
+        """Craft examples; see `Attack.__call__`. What no attack breaks is returned as it is."""
+        size = self.batch_size or max(len(x), 1)
+        with craft(net, x, target, bn, draws) as (x, y, draws):
+            x_adv = x.clone()
+            left = _standing(net, x, y, torch.arange(len(x), device=x.device), size)
+            for number, attack in enumerate(self.stages.values()):
+                for some in torch.split(left, size):
+                    x_adv[some] = attack(
+                        net,
+                        x[some],
+                        y[some],
+                        objective=objective,
+                        eps=eps[some] if isinstance(eps, Tensor) and eps.dim() else eps,
+                        step_size=step_size,
+                        start=None if start is None else start[some],
+                        bn=bn,
+                        draws=draws[some].fork(number),
+                    )
+                left = _standing(net, x_adv, y, left, size)
+            x_adv[left] = x[left]
+        return x_adv
+
+
+@torch.no_grad()
+def _standing(net: Net, x: Tensor, y: Tensor, among: Tensor, size: int) -> Tensor:
+    """Which of these samples are classified correctly, in fp32."""
+    with full_precision(x):
+        wrong = [misclassified(net, x[some], net(x[some]), y[some]) for some in torch.split(among, size)]
+    return among[~torch.cat(wrong)] if len(among) else among
