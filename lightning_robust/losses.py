@@ -50,6 +50,12 @@ def targeted_dlr(
     return gap / (top[:, 0] - top[:, 2:].mean(1) + 1e-12) if top.shape[1] > 2 else gap
 
 
+def runners_up(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], n: int) -> Integer[Tensor, "b m"]:
+    """The n classes (all, where there are fewer) with the highest logits besides y, the highest first."""
+    others = logits.detach().scatter(1, y.long()[:, None], -torch.inf)
+    return others.topk(min(n, logits.shape[1] - 1), dim=1).indices
+
+
 def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """KL(softmax(reference) || softmax(logits)); gradients flow into both."""
     logits, reference = at_least_fp32(logits), at_least_fp32(reference)

@@ -107,12 +107,23 @@ def input_gradient(value: Callable[[Tensor], Tensor], x: Tensor, create_graph: b
     at 2^12 times its size, and entries that overflowed are set to 0.
     """
     x = x.detach().requires_grad_()
-    half = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.float16
     values = value(x)
-    (grad,) = torch.autograd.grad(values.sum() * (_FP16_SCALE if half else 1.0), x, create_graph=create_graph)
-    if half:
-        grad = torch.nan_to_num(grad / _FP16_SCALE, nan=0.0, posinf=0.0, neginf=0.0)
-    return grad, values.detach()
+    return _gradient(values, x, create_graph, create_graph), values.detach()
+
+
+def input_gradients(values: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients [b m ...] of m per-sample `values(x)` [b m] from one forward pass, and the values."""
+    x = x.detach().requires_grad_()
+    columns = values(x)
+    grads = [_gradient(column, x, keep_graph=True) for column in columns.unbind(1)]
+    return torch.stack(grads, 1), columns.detach()
+
+
+def _gradient(values: Tensor, x: Tensor, keep_graph: bool, create_graph: bool = False) -> Tensor:
+    half = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.float16
+    total = values.sum() * (_FP16_SCALE if half else 1.0)
+    (grad,) = torch.autograd.grad(total, x, retain_graph=keep_graph, create_graph=create_graph)
+    return torch.nan_to_num(grad / _FP16_SCALE, nan=0.0, posinf=0.0, neginf=0.0) if half else grad
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:

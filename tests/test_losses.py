@@ -5,7 +5,7 @@ from jaxtyping import TypeCheckError
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from lightning_robust.losses import cross_entropy, kl_divergence, margin
+from lightning_robust.losses import cross_entropy, kl_divergence, margin, runners_up
 
 LOGITS = 3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.cat([LOGITS[:3].argmax(1), LOGITS[3:].argmin(1)])  # three right, three wrong
@@ -22,6 +22,15 @@ def test_margin_equals_a_loop_and_says_who_errs():
     ]
     torch.testing.assert_close(margin(LOGITS, Y), torch.tensor(expected))
     assert (margin(LOGITS, Y) > 0).tolist() == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 9])
+def test_the_runners_up_equal_a_sort(n):
+    expected = [
+        sorted((j for j in range(5) if j != y), key=lambda j, row=row: -row[j])[:n]
+        for row, y in zip(LOGITS.tolist(), Y.tolist(), strict=True)
+    ]
+    assert runners_up(LOGITS, Y, n).tolist() == expected
 
 
 def test_kl_divergence_equals_scipy_in_the_right_direction():

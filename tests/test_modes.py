@@ -9,7 +9,14 @@ from torch.utils.data import DataLoader
 
 from lightning_robust.attacks import PGD
 from lightning_robust.losses import cross_entropy
-from lightning_robust.modes import crafting, disable_inference_mode, full_precision, input_gradient, ordinary
+from lightning_robust.modes import (
+    crafting,
+    disable_inference_mode,
+    full_precision,
+    input_gradient,
+    input_gradients,
+    ordinary,
+)
 from tests.toys import conv_net, linear_net
 
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -171,6 +178,17 @@ def test_input_gradient_equals_finite_differences():
         with torch.no_grad():
             slope = (cross_entropy(net(x + shift), Y) - cross_entropy(net(x - shift), Y)) / (2 * h)
         torch.testing.assert_close(grad[(slice(None), *pixel)], slope, rtol=1e-5, atol=1e-8)
+
+
+def test_several_gradients_from_one_forward_pass_are_those_of_several():
+    net, forwards = conv_net().eval(), []
+    grads, values = input_gradients(lambda z: forwards.append(len(z)) or net(z)[:, 1:], X)
+    assert len(forwards) == 1
+    assert not values.requires_grad
+    for j in range(3):
+        grad, value = input_gradient(lambda z, j=j: net(z)[:, 1 + j], X)
+        torch.testing.assert_close(grads[:, j], grad)
+        torch.testing.assert_close(values[:, j], value)
 
 
 def over_confident_net():

@@ -1,8 +1,11 @@
 """Small nets with known answers, and closed forms to hold attacks against."""
 
+import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
+from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
 
@@ -50,6 +53,32 @@ def best_linear_gain(w: Tensor, x: Tensor, norm: str, eps: Tensor) -> Tensor:
     room = room[:, order]
     spent_before = room.cumsum(1) - room
     return (w.abs()[order] * torch.minimum(room, (eps[:, None] - spent_before).clamp_min(0))).sum(1)
+
+
+def least_shift_size(w: Tensor, gap: float, x: Tensor, norm: str, lower: float = 0.0, upper: float = 1.0) -> float:
+    """min ||d||_norm over w.d = gap and lower <= x + d <= upper, for flat w [d], x [d]; inf where there is none.
+
+    linf and l1 by linear programming, l2 by a quadratic solver.
+    """
+    w, x, d = w.double().numpy(), x.double().numpy(), len(x)
+    bounds, eye = [(lower - v, upper - v) for v in x.tolist()], np.eye(d)
+    sizes = 1 if norm == "linf" else d  # linf: all |d_i| <= one size; l1: |d_i| <= size_i; the sum of sizes is least
+    size_of = np.ones((d, 1)) if norm == "linf" else eye
+    best = linprog(
+        [0] * d + [1] * sizes,
+        A_ub=np.block([[eye, -size_of], [-eye, -size_of]]),
+        b_ub=np.zeros(2 * d),
+        A_eq=[[*w, *[0] * sizes]],
+        b_eq=[gap],
+        bounds=bounds + [(0, None)] * sizes,
+    )
+    if norm != "l2" or not best.success:
+        return float(best.fun) if best.success else math.inf
+    level = {"type": "eq", "fun": lambda v: w @ v - gap, "jac": lambda v: w}
+    best = minimize(
+        lambda v: (v @ v, 2 * v), best.x[:d], jac=True, bounds=bounds, constraints=level, options={"ftol": 1e-14}
+    )
+    return float(np.sqrt(best.fun))
 
 
 def finite_differences(value: Callable[[], Tensor], parameters: Iterable[Tensor], h: float = 1e-4) -> list[Tensor]:

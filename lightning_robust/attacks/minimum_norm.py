@@ -8,17 +8,64 @@ from torch import Tensor
 from lightning_robust.attacks.base import Attack, craft, misclassified
 from lightning_robust.draws import Draws
 from lightning_robust.modes import AttackBN
-from lightning_robust.threat import column
+from lightning_robust.threat import Threat, column
 from lightning_robust.types import Net, Objective, Radius
+
+
+class Nearest:
+    """The nearest example found so far of each sample of a batch.
+
+    Args:
+        threat: whose norm counts.
+        x: clean images [b c h w].
+        wrong: which samples [b] the net errs on already: nothing is nearer.
+        enough: samples with an example within this radius are done, one or per sample [b].
+    """
+
+    def __init__(self, threat: Threat, x: Tensor, wrong: Tensor, enough: Radius) -> None:
+        self.threat = threat
+        self.x = x
+        self.x_adv = x.clone()
+        self.size = x.new_zeros(len(x)).masked_fill(~wrong, torch.inf)
+        self.enough = column(enough, x).flatten()
+
+    @property
+    def done(self) -> Tensor:
+        """Which samples [b] need no nearer example."""
+        return self.size <= self.enough
+
+    @property
+    def left(self) -> Tensor:
+        """The positions of the other samples."""
+        return torch.nonzero(~self.done)[:, 0]
+
+    def take(self, rows: Tensor, x_adv: Tensor, wrong: Tensor) -> None:
+        """Of candidates for the samples at positions `rows`, keep those that are `wrong` and nearer than any before."""
+        size = self.threat.distance(x_adv, self.x[rows])
+        better = wrong & (size < self.size[rows])
+        self.x_adv[rows[better]] = x_adv[better]
+        self.size[rows[better]] = size[better]
 
 
 class MinimumNorm(Attack):
     """Looks for the smallest perturbation, in the threat's norm, that makes the net err.
 
-    Called as an attack it gives the examples that lie within the radius, and the clean image for the other samples.
+    Called as an attack it gives the examples that lie within the radius, and the clean image for the other samples; it
+    has an objective, steps and a start of its own, and uses none that the caller passes.
     """
 
     @abstractmethod
+    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, draws: Draws) -> None:
+        """Offer what is found, by `found.take`, for the samples that are left.
+
+        Args:
+            net: images to logits, ready for input gradients.
+            y: labels [b].
+            logits: those of the clean images.
+            found: the clean images, and what is known.
+            draws: source of random numbers.
+        """
+
     def nearest(
         self,
         net: Net,
@@ -42,6 +89,12 @@ class MinimumNorm(Attack):
         Returns:
             Examples [b c h w]; the clean image where none was found, and where the net errs on it already.
         """
+        with craft(net, x, y, bn, draws) as (x, y, draws):
+            with torch.no_grad():
+                logits = net(x)
+            found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
+            self.search(net, y.long(), logits, found, draws)
+        return found.x_adv
 
     def __call__(
         self,

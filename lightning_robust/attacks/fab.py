@@ -1,0 +1,138 @@
+"""FAB, the fast adaptive boundary attack: walks along the decision boundary towards the clean image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_robust.attacks.base import Rows, counted, misclassified
+from lightning_robust.attacks.hyperplane import nearest_boundary, smallest_shift
+from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
+from lightning_robust.draws import Draws
+from lightning_robust.losses import runners_up
+from lightning_robust.threat import Norm, Threat, column
+from lightning_robust.types import Net
+
+
+@dataclass
+class _Walk(Rows):
+    """Where the walk of each sample stands: its position in the batch, label, other classes to look at, point."""
+
+    row: Tensor
+    y: Tensor
+    wanted: Tensor | int
+    point: Tensor
+
+
+class FAB(MinimumNorm):
+    """Fast adaptive boundary attack: the smallest perturbation in linf, l2 or l1.
+
+    Each step replaces the net by its linearisation at the point, whose nearest boundary to another class is a
+    hyperplane. The point z and the clean image x are both shifted onto it, by the least d_z and d_x that stay in the
+    box, and the point goes a little beyond, and a little towards x:
+
+        z <- (1 - a) (z + eta d_z) + a (x + eta d_x),   a = min(|d_z| / (|d_z| + |d_x|), alpha_max)
+
+    Where the net errs on it, it is an example, and the walk goes on from x + beta (z - x), nearer to x.
+
+    Args:
+        threat: the norm and the box; called as an attack, also the radius. Restarts begin within half of it.
+        steps: at most, for each restart and target, >= 1; one backward and two forward passes each.
+        restarts: walks from different points, >= 1: the first from the clean image, the others from random ones.
+        targets: FAB-T: one walk for each of so many most probable wrong classes of the clean image, which looks at the
+            boundary to this class alone. By default one walk looks at many.
+        candidates: without targets, how many of the most probable other classes to look at in each step; one backward
+            pass each.
+        alpha_max: greatest weight of the clean image's side, in [0, 1].
+        eta: how far to go, 1 being onto the hyperplane, >= 1.
+        beta: where to go on after a success, 0 being the clean image, in (0, 1).
+
+    Raises:
+        ValueError: for a setting out of its range.
+
+    Paper: Croce & Hein 2020 (arXiv 1907.02044), algorithm 1 and, for FAB-T, arXiv 2003.01690, section 5.
+    Reference: fra31/auto-attack@a392200, autoattack/fab_base.py.
+    Deviates: without targets, the reference looks at all classes, here at `candidates`; it starts again at eps / 2 from
+    the clean image, here within half of eps or, as in the paper, of the nearest example if that is less; a sample done
+    leaves within a walk, not after it. The final search of the paper is missing in both.
+    """
+
+    def __init__(
+        self,
+        threat: Threat | None = None,
+        steps: int = 100,
+        restarts: int = 1,
+        targets: int | None = None,
+        candidates: int = 10,
+        alpha_max: float = 0.1,
+        eta: float = 1.05,
+        beta: float = 0.9,
+    ) -> None:
+        super().__init__(threat)
+        self.steps = steps
+        self.restarts = restarts
+        self.targets = targets
+        self.candidates = candidates
+        self.alpha_max = alpha_max
+        self.eta = eta
+        self.beta = beta
+        for name in ("steps", "restarts", "targets", "candidates"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"{name} must be >= 1, got {number}.")
+        if not 0 <= alpha_max <= 1:
+            raise ValueError(f"alpha_max must be in [0, 1], got {alpha_max}.")
+        if not eta >= 1:
+            raise ValueError(f"eta must be >= 1, got {eta}.")
+        if not 0 < beta < 1:
+            raise ValueError(f"beta must be in (0, 1), got {beta}.")
+
+    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, draws: Draws) -> None:
+        """Walk from every start towards every target; see `MinimumNorm.search`."""
+        targets: Sequence[Tensor | int] = (self.candidates,)
+        if self.targets is not None:
+            targets = runners_up(logits, y, self.targets).unbind(1)
+        for run, (wanted, restart) in enumerate(product(targets, range(self.restarts))):
+            row = found.left
+            if not len(row):
+                return
+            walk = _Walk(row, y[row], wanted if isinstance(wanted, int) else wanted[row, None], found.x[row])
+            if restart:
+                reach = found.size[row].clamp_max(self.threat.eps) / 2
+                walk.point = self.threat.random(walk.point, draws.fork(run)[row], reach)
+            self._walk(net, walk, found)
+
+    def _walk(self, net: Net, walk: _Walk, found: Nearest) -> None:
+        for _ in counted(self.steps):
+            if not len(walk.row):
+                return
+            x = found.x[walk.row]
+            point = self._step(net, walk, x)
+            with torch.no_grad():
+                wrong = misclassified(net, point, net(point), walk.y)
+            found.take(walk.row, point, wrong)
+            walk.point = torch.where(column(wrong, x).bool(), x + self.beta * (point - x), point)
+            done = found.done[walk.row]
+            if done.any():
+                walk = walk[~done]
+
+    def _step(self, net: Net, walk: _Walk, x: Tensor) -> Tensor:
+        """The next point."""
+        threat = self.threat
+        w, gap = nearest_boundary(net, walk.point, walk.y, walk.wanted, threat.norm)
+        both = torch.stack([walk.point, x])
+        ahead = (w * (walk.point - x).flatten(1)).sum(1)
+        shift = smallest_shift(
+            w, torch.stack([gap, gap + ahead]), both.flatten(2), threat.norm, threat.lower, threat.upper
+        ).view_as(both)
+        of_point, of_x = (threat.distance(d, torch.zeros_like(d)).clamp_min(1e-8) for d in shift)
+        alpha = column((of_point / (of_point + of_x)).clamp_max(self.alpha_max), x)
+        point, x = both + self.eta * shift
+        return torch.lerp(point, x, alpha).clamp(threat.lower, threat.upper)
+
+
+def fab(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:
+    """FAB as a plain function: `fab(net, x, y, eps="8/255", targets=9)`; settings as in `FAB`."""
+    return FAB(Threat(norm, eps), **settings)(net, x, y)

@@ -1,0 +1,93 @@
+"""A net's decision boundary as a hyperplane, and the least perturbation of an image in a box that reaches it."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightning_robust.losses import at_least_fp32, runners_up
+from lightning_robust.modes import input_gradients
+from lightning_robust.threat import Norm
+from lightning_robust.types import Net
+
+_DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+
+
+def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm: Norm) -> tuple[Tensor, Tensor]:
+    """The net linearised at x: of the hyperplanes between the labels and other classes, the nearest to x in the norm.
+
+    Args:
+        net: images to logits.
+        x: images [b c h w].
+        y: labels [b].
+        wanted: the other classes [b m], or how many of the most probable at x to compare; one backward pass each.
+        norm: in which the hyperplanes' distances are compared.
+
+    Returns:
+        The hyperplanes' normals w [b d], and the gaps [b]: shifts d with w.d = gap reach them.
+    """
+
+    def leads(z: Tensor) -> Tensor:
+        logits = at_least_fp32(net(z))
+        others = runners_up(logits, y, wanted) if isinstance(wanted, int) else wanted
+        return logits.gather(1, others) - logits.gather(1, y[:, None])
+
+    grads, values = input_gradients(leads, x)
+    grads = grads.flatten(2)
+    slopes = torch.linalg.vector_norm(grads, _DUAL[norm], dim=2).clamp_min(torch.finfo(x.dtype).tiny)
+    nearest = (values.abs() / slopes).argmin(1, keepdim=True)
+    return grads.take_along_dim(nearest[..., None], 1)[:, 0], -values.gather(1, nearest)[:, 0]
+
+
+def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, upper: float) -> Tensor:
+    """The shift d of least norm with w.d = gap that keeps x + d in the box; where there is none, the nearest to it.
+
+    Every pixel moves the way that closes the gap, as far as the norm suggests and the wall allows: by t in linf, by
+    t |w| in l2, with one t for all; in l1 those with the largest |w| go to the wall, one after the other.
+
+    Args:
+        w: the hyperplanes' normals [... d].
+        gap: what is to be gained [...].
+        x: points in the box [... d]; the leading sizes of the three broadcast.
+        norm: "linf", "l2" or "l1".
+        lower: least pixel value.
+        upper: greatest pixel value.
+
+    Reference: what is computed is that of fra31/auto-attack@a392200, autoattack/fab_projections.py.
+    """
+    way = w.sign() * gap.sign()[..., None]
+    room = torch.maximum(way * (upper - x), way * (lower - x))
+    weight = w.abs()
+    greatest = weight.amax(-1).clamp_min(torch.finfo(w.dtype).tiny)
+    weight, gap = weight / greatest[..., None], gap.abs() / greatest
+    if norm == "l1":
+        return way * _greedy(weight, gap, room)
+    pace = torch.ones_like(weight) if norm == "linf" else weight.clamp_min(torch.finfo(w.dtype).eps)
+    return way * pace * _common(weight * pace, gap, room / pace)
+
+
+def _common(slope: Tensor, gap: Tensor, stop: Tensor) -> Tensor:
+    """min(t, stop) with the t for which its product with `slope` is `gap`.
+
+    The product grows with t along straight pieces that get flatter at each stop, so Newton's steps never go too far,
+    and they end at the first that passes no further stop: after fewer than ten, as a rule.
+    """
+    t, moving, before = torch.zeros_like(gap), torch.empty_like(stop), torch.inf
+    while True:
+        moved = torch.minimum(stop, t[..., None])
+        torch.gt(stop, t[..., None], out=moving)  # as floats at once: masks are slow on CPUs
+        pull = torch.linalg.vecdot(moving, slope)
+        t = t + ((gap - torch.linalg.vecdot(moved, slope)) / pull.clamp_min(torch.finfo(gap.dtype).tiny)).clamp_min(0)
+        if not (pull < before).any():
+            return torch.minimum(stop, t[..., None])
+        before = pull
+
+
+def _greedy(weight: Tensor, gap: Tensor, room: Tensor) -> Tensor:
+    """Pixels move by their `room`, those of the largest `weight` first, until the gap is closed."""
+    weight, order = weight.sort(dim=-1, descending=True)
+    order = order.expand_as(room)
+    room = room.gather(-1, order)
+    gained = (weight * room).cumsum(-1)
+    left = gap[..., None] - pad(gained[..., :-1], (1, 0))
+    moves = torch.minimum((left / weight.clamp_min(torch.finfo(weight.dtype).tiny)).clamp_min(0), room)
+    return torch.zeros_like(moves).scatter(-1, order, moves)
