@@ -1,14 +1,13 @@
 """Auto-PGD: gradient ascent that chooses its step size by itself."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, misclassified
+from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, misclassified, runs
 from lightning_robust.attacks.climb import Climb, Given, Momentum, Sparse
 from lightning_robust.draws import Draws
 from lightning_robust.losses import targeted_dlr
@@ -93,7 +92,7 @@ class APGD(Attack):
                 logits = net(x)
             found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf))
             found.height[misclassified(net, x, logits, y)] = torch.inf
-            for run, wanted in enumerate(self._runs(logits, y)):
+            for run, wanted in runs(list(enumerate(self._targets(logits, y)))):
                 left = torch.nonzero(found.height < torch.inf)[:, 0]
                 if not len(left):
                     break
@@ -101,15 +100,13 @@ class APGD(Attack):
                 self._run(net, (left, x[left], y[left], wanted[left]), radius[left], begin, objective, found)
         return found.x_adv.detach()
 
-    def _runs(self, logits: Tensor, y: Tensor) -> Iterator[Tensor]:
+    def _targets(self, logits: Tensor, y: Tensor) -> list[Tensor]:
         """The class that each run leads to; the label itself where it leads nowhere in particular."""
         wanted = [y]
         if self.targets is not None:
             others = logits.scatter(1, y[:, None], -torch.inf)
             wanted = list(others.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices.unbind(1))
-        for target in wanted:
-            for _ in range(self.restarts):
-                yield target
+        return [target for target in wanted for _ in range(self.restarts)]
 
     def _start(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         """A point at the ball's surface (for l1, of the largest ball), in the box."""

@@ -1,7 +1,7 @@
 """What every attack shares: the doorway through which it touches a net, its random start and its progress."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
@@ -21,6 +21,7 @@ LOSSES: dict[str, Objective] = {"ce": cross_entropy, "margin": margin, "dlr": dl
 
 Listener = Callable[[int, int], None]
 _listener: ContextVar[Listener | None] = ContextVar("attack_progress", default=None)
+_portion: ContextVar[tuple[int, int]] = ContextVar("attack_portion", default=(0, 1))
 
 
 class Attack(ABC):
@@ -83,6 +84,7 @@ class Rows:
 
 
 R = TypeVar("R", bound=Rows)
+T = TypeVar("T")
 
 
 def _part(value: Any, which: Tensor) -> Any:
@@ -122,11 +124,21 @@ def random_start(x: Tensor, threat: Threat, kind: str, eps: Radius | None, draws
 
 def counted(steps: int) -> Iterator[int]:
     """`range(steps)` that tells whoever is `watching` after each step."""
-    listener = _listener.get()
+    listener, (run, runs) = _listener.get(), _portion.get()
     for k in range(steps):
         yield k
         if listener is not None:
-            listener(k + 1, steps)
+            listener(run * steps + k + 1, runs * steps)
+
+
+def runs(items: Sequence[T]) -> Iterator[T]:
+    """The items, each for a run that is `counted`: restarts, target classes. Whoever watches sees one count of all."""
+    for i, item in enumerate(items):
+        token = _portion.set((i, len(items)))
+        try:
+            yield item
+        finally:
+            _portion.reset(token)
 
 
 @contextmanager

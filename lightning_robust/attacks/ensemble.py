@@ -63,6 +63,8 @@ class Ensemble(Attack):
             x_adv = x.clone()
             left = _standing(net, x, y, torch.arange(len(x), device=x.device), size)
             for number, attack in enumerate(self.stages.values()):
+                if not len(left):
+                    break
                 for some in torch.split(left, size):
                     x_adv[some] = attack(
                         net,

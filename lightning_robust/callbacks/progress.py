@@ -1,49 +1,81 @@
-"""How far the present attack is, shown in whichever progress bar the trainer has."""
+"""How far an evaluation is, shown in whichever progress bar the trainer has."""
 
-import functools
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeAlias
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from lightning_robust.attacks.base import Listener, watching
+from lightning_robust.attacks.base import watching
+from lightning_robust.evaluation.evaluate import Watch
 
 _EVERY = 0.2  # seconds between updates
 
+Show: TypeAlias = Callable[[float, str], None]
+"""Puts the number of samples done, and a title, on the screen."""
 
-@contextmanager
-def attack_progress(trainer: Trainer, name: str) -> Iterator[None]:
-    """Show the steps of the attacks run inside under this name: in the Rich or tqdm bar, if there is one."""
+
+def evaluation_progress(trainer: Trainer) -> Watch:
+    """One line for each stage: its samples done, the time left, and the upper bound on worst-case accuracy so far."""
+
+    @contextmanager
+    def watch(stage: str, n: int, batch_size: int) -> Iterator[Callable[[int, float], None]]:
+        finished, title = 0, stage
+        with _line(trainer, stage, n) as show:
+            last = time.monotonic()
+
+            def step(k: int, total: int) -> None:
+                nonlocal last
+                if time.monotonic() - last >= _EVERY:
+                    last = time.monotonic()
+                    show(finished + min(batch_size, n - finished) * k / total, title)
+
+            def tell(number: int, bound: float) -> None:
+                nonlocal finished, title
+                finished, title = finished + number, f"{stage} <= {bound:.2%}"
+                show(finished, title)
+
+            with watching(step):
+                yield tell
+
+    return watch
+
+
+def _line(trainer: Trainer, stage: str, n: int) -> AbstractContextManager[Show]:
     bar = trainer.progress_bar_callback
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
-        progress = bar.progress
-        task = progress.add_task(f"[white]{name}", total=1, visible=False)
-        show = functools.partial(progress.update, task, visible=True)
-        with watching(_throttled(lambda done, total: show(completed=done, total=total))):
-            try:
-                yield
-            finally:
-                progress.remove_task(task)
-    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
-        line = bar.test_progress_bar if trainer.testing else bar.val_progress_bar
-        with watching(_throttled(lambda done, total: line.set_postfix_str(f"{name} {done}/{total}"))):
-            try:
-                yield
-            finally:
-                line.set_postfix_str("")
-    else:
-        yield
+        return _rich_line(bar, stage, n)
+    if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+        return _tqdm_line(stage, n)
+    return _no_line()
 
 
-def _throttled(listener: Listener) -> Listener:
-    last = time.monotonic()
+@contextmanager
+def _rich_line(bar: RichProgressBar, stage: str, n: int) -> Iterator[Show]:
+    progress = bar.progress
+    assert progress is not None
+    task = progress.add_task(f"[white]{stage}", total=n)
+    try:
+        yield lambda done, title: progress.update(task, completed=done, description=f"[white]{title}")
+    finally:
+        progress.remove_task(task)
 
-    def listen(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _EVERY:
-            last = time.monotonic()
-            listener(done, total)
 
-    return listen
+@contextmanager
+def _tqdm_line(stage: str, n: int) -> Iterator[Show]:
+    with Tqdm(desc=stage, total=n, leave=False, dynamic_ncols=True, unit="sample") as line:
+
+        def show(done: float, title: str) -> None:
+            line.set_description(title, refresh=False)
+            line.n = round(done, 2)
+            line.refresh()
+
+        yield show
+
+
+@contextmanager
+def _no_line() -> Iterator[Show]:
+    yield lambda done, title: None

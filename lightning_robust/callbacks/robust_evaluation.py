@@ -1,47 +1,79 @@
 """Robust accuracy in Lightning's own evaluation loops, for any LightningModule."""
 
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.callbacks.figures import Examples, adversarial_grid, save_figure
-from lightning_robust.callbacks.progress import attack_progress
-from lightning_robust.callbacks.report import checkpoint_identity, print_table, robustness, write_json
-from lightning_robust.callbacks.tally import Tally
-from lightning_robust.checks import check_examples, check_images, check_labels, check_logits, check_precision
+from lightning_robust.callbacks.collected import Collected, merged
+from lightning_robust.callbacks.figures import adversarial_grid, save_figure
+from lightning_robust.callbacks.progress import evaluation_progress
+from lightning_robust.checks import check_images, check_labels, check_logits, check_precision
 from lightning_robust.draws import Draws
+from lightning_robust.evaluation.curves import accuracy_by_class, accuracy_by_radius
+from lightning_robust.evaluation.evaluate import Evaluation, Precision, worst
+from lightning_robust.evaluation.report import (
+    checkpoint_identity,
+    describe,
+    print_table,
+    robustness,
+    sample_rows,
+    write_csv,
+    write_json,
+)
+from lightning_robust.evaluation.samples import gather_objects
+from lightning_robust.evaluation.soundness import Check, examine
+from lightning_robust.evaluation.state import State, fingerprint
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.modes import disable_inference_mode, full_precision, quiet_logits
-from lightning_robust.types import Batch, as_batch
+from lightning_robust.types import as_batch
+
+
+class UnsoundEvaluation(RuntimeError):
+    """Raised under `strict`, once everything is written, where a check of the evaluation did not pass."""
 
 
 class RobustEvaluation(Callback):
     """Attacks the module in fit's validation, in `validate` and in `test`, and reports robust accuracy.
 
     Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k] and whose batches are
-    (x, y) or (x, y, index). Modes, gradients and flags of the module are left as they were. Attacks run in fp32. What a
-    sample's random start is depends on its position in the dataset alone, so the result depends neither on the batch
-    size nor on the number of devices.
+    (x, y) or (x, y, index). Modes, gradients and flags of the module are left as they were. Samples are collected while
+    the loop runs and attacked after its last batch: stage after stage, survivors pooled into full batches and dealt out
+    evenly over the ranks. What a sample's random numbers are depends on its position in the dataset alone, so the
+    result depends neither on the batch size nor on the number of devices.
 
-    Logs `val/clean_acc`, `val/<attack>_acc`, `val/worst_acc` (and `test/...`); writes `robustness.json` and a figure
-    into the run directory; after `validate` and `test`, prints a table. With several data loaders, names end in
-    `/dataloader_idx_<i>` as Lightning's own do, files in `-<i>`.
+    A `validate` or `test` that is killed goes on where it was when it is started again with the same weights, attacks
+    and seed.
+
+    Logs `val/clean_acc`, `val/<attack>_acc`, `val/worst_acc` (and `test/...`); writes `robustness.json`, `samples.csv`
+    and figures into the run directory; after `validate` and `test`, prints a table. With several data loaders, names
+    end in `/dataloader_idx_<i>` as Lightning's own do, files in `-<i>`.
 
     Args:
-        attacks: the attacks, by the name under which they are reported.
+        attacks: the attacks, by the name under which they are reported. One that looks for the nearest example (`FAB`,
+            `DeepFool`, `CW`) also gives a figure of accuracy against radius.
         fit_attacks: cheaper attacks for the validation inside fit; by default the same.
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
-        seed: of the random starts.
-        figure_samples: samples shown in the figure; 0 for no figure.
+        seed: of the random numbers.
+        batch_size: samples attacked at a time; by default as many as the loader gives.
+        precision: "bf16" searches under autocast, where only what is misclassified in fp32 too counts as a success.
+        checks: in `validate` and `test`, samples on which the evaluation itself is checked; 0 for no checks.
+        strict: end with an error where a check does not pass.
+        state_dir: where an unfinished evaluation is kept; by default `unfinished` in the trainer's root directory.
+        figure_samples: samples shown in the figure of examples; 0 for no figures.
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
 
     Raises:
         ValueError: for attack names that clash; during the run, for images outside the threat's box, outputs that are
             not logits, or examples outside the threat model.
+        UnsoundEvaluation: under `strict`.
     """
 
     def __init__(
@@ -50,23 +82,30 @@ class RobustEvaluation(Callback):
         fit_attacks: dict[str, Attack] | None = None,
         fit_samples: int | None = None,
         seed: int = 0,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+        checks: int = 64,
+        strict: bool = False,
+        state_dir: str | None = None,
         figure_samples: int = 8,
         figure_every_n_epochs: int = 10,
     ) -> None:
         super().__init__()
-        if fit_samples is not None and fit_samples < 1:
-            raise ValueError(f"fit_samples must be at least 1, got {fit_samples}.")
-        self.attacks = attacks
-        self.fit_attacks = attacks if fit_attacks is None else fit_attacks
-        self.fit_samples = fit_samples
-        self.seed = seed
+        for name, value in {"fit_samples": fit_samples, "batch_size": batch_size}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         if figure_every_n_epochs < 1:
             raise ValueError(f"figure_every_n_epochs must be at least 1, got {figure_every_n_epochs}.")
-        self.figure_samples = figure_samples
-        self.figure_every_n_epochs = figure_every_n_epochs
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"Unknown precision {precision!r}: choose fp32 or bf16.")
+        self.attacks = attacks
+        self.fit_attacks = attacks if fit_attacks is None else fit_attacks
+        self.fit_samples, self.seed, self.batch_size, self.precision = fit_samples, seed, batch_size, precision
+        self.checks, self.strict, self.state_dir = checks, strict, state_dir
+        self.figure_samples, self.figure_every_n_epochs = figure_samples, figure_every_n_epochs
         for names in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(names))  # refuses names that clash
-        self._loaders: dict[int, Tally] = {}
+        self._loaders: dict[int, Collected] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse true half precision, and let gradients be taken in the evaluation loops."""
@@ -74,7 +113,7 @@ class RobustEvaluation(Callback):
         disable_inference_mode(trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin counting."""
+        """Begin collecting."""
         self._loaders = {}
 
     on_test_epoch_start = on_validation_epoch_start
@@ -88,23 +127,28 @@ class RobustEvaluation(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Attack the batch."""
+        """Collect the batch, and attack all of them after the last one."""
         attacks = self.fit_attacks if trainer.state.fn == "fit" else self.attacks
-        if dataloader_idx not in self._loaders:
-            self._loaders[dataloader_idx] = Tally(attacks, pl_module.device)
-        tally, batch = self._loaders[dataloader_idx], as_batch(batch)
-        position = tally.advance(trainer, len(batch.x))
+        loader, batch = self._loaders.setdefault(dataloader_idx, Collected()), as_batch(batch)
+        position = loader.advance(trainer, len(batch.x)).to(batch.x.device)
         for box in {(attack.threat.lower, attack.threat.upper) for attack in attacks.values()}:
             check_images(batch.x, *box)
         check_labels(batch.y)
+        if trainer.sanity_checking and batch_idx:
+            return
+        start = time.perf_counter()
+        with full_precision(batch.x):
+            logits = quiet_logits(pl_module, batch.x)
         if not batch_idx:
-            with full_precision(batch.x):
-                check_logits(quiet_logits(pl_module, batch.x), batch.y)
+            check_logits(logits, batch.y)
         if trainer.sanity_checking:
             return
-        batch, position = self._each_once(trainer, batch, position, dataloader_idx)
-        if len(batch.x):
-            self._attack(trainer, pl_module, batch, position if batch.index is None else batch.index, tally)
+        keep = self._each_once(trainer, position, dataloader_idx)
+        loader.collect(batch, position, logits, keep, self.figure_samples)
+        loader.seconds += time.perf_counter() - start
+        # not at the epoch's end: there weight averaging may have taken its weights back already
+        if trainer._evaluation_loop.batch_progress.is_last_batch:
+            self._evaluate(trainer, pl_module)
 
     on_test_batch_end = on_validation_batch_end
 
@@ -112,20 +156,30 @@ class RobustEvaluation(Callback):
         """Log, write and draw."""
         if trainer.sanity_checking:
             return
+        self._evaluate(trainer, pl_module)  # a rank whose loader is empty has had no last batch
         stage = "test" if trainer.testing else "val"
         directory = Path(trainer.log_dir or trainer.default_root_dir)
-        for i, tally in self._loaders.items():
+        doubts: list[str] = []
+        for i, loader in self._loaders.items():
             suffix = f"/dataloader_idx_{i}" if len(self._loaders) > 1 else ""
-            for name, value in tally.accuracy.compute().items():
+            told = loader.report
+            rows = {"clean": told["clean"], **told["attacks"], "worst": told["worst"]}
+            for name, row in rows.items():
+                value = torch.tensor(row["accuracy"], device=pl_module.device)
                 key = f"{stage}/{name}_acc{suffix}"
                 pl_module.log(key, value, sync_dist=True, batch_size=1, add_dataloader_idx=False)
-            report = self._report(trainer, tally)
             if trainer.is_global_zero:
-                self._leave(trainer, tally, report, directory, f"-{i}" if suffix else "")
+                self._leave(trainer, loader, directory, f"-{i}" if suffix else "")
+            trainer.strategy.barrier()
+            if loader.state is not None and trainer.is_global_zero:
+                loader.state.discard()
+            doubts += [check["sentence"] for check in told["checks"] if check["status"] != "pass"]
+        if self.strict and doubts and trainer.state.fn != "fit":
+            raise UnsoundEvaluation(" ".join(["The evaluation is not to be trusted:", *doubts]))
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _each_once(self, trainer: Trainer, batch: Batch, position: Tensor, i: int) -> tuple[Batch, Tensor]:
+    def _each_once(self, trainer: Trainer, position: Tensor, i: int) -> Tensor:
         """Leave out what Lightning's distributed sampler repeats to even out the ranks, and what exceeds `fit_samples`.
 
         That sampler deals position p to rank p mod world size, so positions past the end are repetitions.
@@ -135,56 +189,87 @@ class RobustEvaluation(Callback):
         limit = None if trainer.state.fn != "fit" else self.fit_samples
         if isinstance(getattr(loader, "sampler", None), DistributedSampler):
             limit = min(len(loader.dataset), limit or len(loader.dataset))
-        if limit is None or int(position[-1]) < limit:
-            return batch, position
-        keep = position < limit
-        return Batch(batch.x[keep], batch.y[keep], None if batch.index is None else batch.index[keep]), position[keep]
+        return position < (position.max() + 1 if limit is None else limit)
 
-    def _attack(self, trainer: Trainer, net: LightningModule, batch: Batch, index: Tensor, tally: Tally) -> None:
-        x, y = batch.x, batch.y
-        with full_precision(x):
-            with tally.timing("clean", x.device):
-                logits = quiet_logits(net, x)
-            after = {}
-            for name, attack in tally.attacks.items():
-                with attack_progress(trainer, name), tally.timing(name, x.device):
-                    x_adv = attack(net, x, y, draws=Draws(self.seed, index))
-                check_examples(x_adv, name, attack.threat.lower, attack.threat.upper)
-                after[name] = quiet_logits(net, x_adv)
-                tally.sizes[name].update(x_adv, x)
-                if name not in tally.examples:
-                    shown = (x, x_adv, y, logits.argmax(1), after[name].argmax(1))
-                    tally.examples[name] = Examples(*(t[: self.figure_samples].detach().cpu() for t in shown))
-        tally.accuracy.update(logits, after, y)
+    def _evaluate(self, trainer: Trainer, net: LightningModule) -> None:
+        """Attack what was collected, and let all ranks know what was found."""
+        fitting = trainer.state.fn == "fit"
+        for i in range(max(gather_objects(max(self._loaders, default=-1))) + 1):
+            loader = self._loaders.setdefault(i, Collected())
+            if loader.report:
+                continue
+            attacks = self.fit_attacks if fitting else self.attacks
+            size = self.batch_size or max(gather_objects(loader.largest))
+            run = Evaluation(attacks, self.seed, size, self.precision)
+            loader.samples.settle()
+            run.prepare(loader.samples)
+            save: Callable[[], None] = lambda: None  # noqa: E731
+            if not fitting:
+                save = self._restore(trainer, net, i, loader, run)
+            run.run(net, loader.samples, net.device, save, evaluation_progress(trainer))
+            loader.columns = loader.samples.gather()
+            loader.examples = merged(gather_objects(run.examples))
+            seconds = {"clean": loader.seconds, **run.seconds}
+            checks = [] if fitting or not self.checks else self._check(trainer, net, loader, attacks)
+            loader.report = robustness(loader.columns, attacks, seconds, checks, self._about(trainer))
 
-    def _report(self, trainer: Trainer, tally: Tally) -> dict[str, Any]:
-        sizes = {name: {k: float(v) for k, v in size.compute().items()} for name, size in tally.sizes.items()}
-        for name, attack in tally.attacks.items():
-            if not sizes[name]["max"] <= attack.threat.eps * (1 + 1e-5) + 1e-6:  # NaN fails too
-                raise ValueError(
-                    f"Attack {name!r} left its threat model: a perturbation of {attack.threat.norm} size "
-                    f"{sizes[name]['max']:.6g} with eps {attack.threat.eps:.6g}. Its accuracy means nothing; mend it."
-                )
-        about = {
+    def _restore(
+        self, trainer: Trainer, net: LightningModule, i: int, loader: "Collected", run: Evaluation
+    ) -> Callable[[], None]:
+        """Take up what an earlier, killed evaluation had found; gives the function that saves."""
+        settings = {name: describe(attack) for name, attack in self.attacks.items()}
+        name = fingerprint(net, {"attacks": settings, "seed": self.seed, "precision": self.precision})
+        folder = Path(self.state_dir or Path(trainer.default_root_dir, "unfinished"), f"{name}-{i}")
+        state = loader.state = State(folder, trainer.global_rank)
+        for extra in state.restore(loader.samples):
+            run.resume(extra)
+        trainer.strategy.barrier()  # nobody writes before all have read
+        done = sum(gather_objects(run.done(loader.samples)))
+        if done:
+            rank_zero_info(f"An evaluation that was not finished goes on; to start over, remove {folder}.")
+        return lambda: state.save(loader.samples, run.extra())
+
+    def _check(
+        self, trainer: Trainer, net: LightningModule, loader: "Collected", attacks: Mapping[str, Attack]
+    ) -> list[Check]:
+        """Check the evaluation on the first samples of rank 0."""
+        found: list[Check] = []
+        if trainer.is_global_zero:
+            samples, some = loader.samples, slice(self.checks)
+            x, y, index = (samples[name][some].to(net.device) for name in ("x", "y", "index"))
+            standing = worst(samples.columns, attacks)[some].to(net.device)
+            found = examine(net, x, y, attacks, loader.columns, standing, Draws(self.seed, index))
+        return list(gather_objects(found)[0])
+
+    def _about(self, trainer: Trainer) -> dict[str, Any]:
+        return {
             "stage": str(trainer.state.fn.value) if trainer.state.fn else None,
             "epoch": trainer.current_epoch,
             "checkpoint": checkpoint_identity(trainer.ckpt_path if trainer.state.fn != "fit" else None),
             "seed": self.seed,
             "devices": trainer.world_size,
+            "precision": self.precision,
         }
-        return robustness(tally.accuracy.counts(), tally.attacks, tally.seconds, sizes, about)
 
-    def _leave(self, trainer: Trainer, tally: Tally, report: dict[str, Any], directory: Path, suffix: str) -> None:
+    def _leave(self, trainer: Trainer, loader: "Collected", directory: Path, suffix: str) -> None:
+        """Write and draw what rank 0 leaves."""
+        report, fitting = loader.report, trainer.state.fn == "fit"
+        attacks = self.fit_attacks if fitting else self.attacks
         write_json(report, directory / f"robustness{suffix}.json")
         stage = "test" if trainer.testing else "val"
-        epoch, last = trainer.current_epoch, trainer.current_epoch + 1 == trainer.max_epochs
-        due = trainer.state.fn != "fit" or last or epoch % self.figure_every_n_epochs == 0
-        if self.figure_samples and due:
-            for name, examples in tally.examples.items():
-                result = report["attacks"][name]
-                threat = tally.attacks[name].threat
-                title = f"{name} ({threat.norm} {threat.eps:.4g}): {result['correct']} of {report['n']} correct"
-                figure = adversarial_grid(examples, title)
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if self.figure_samples and (not fitting or last or trainer.current_epoch % self.figure_every_n_epochs == 0):
+            for name, attack in attacks.items():
+                correct = report["attacks"][name]["correct"]
+                title = f"{name} ({attack.threat.norm} {attack.threat.eps:.4g}): {correct} of {report['n']} correct"
+                figure = adversarial_grid(loader.drawn(name), title)
                 save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
-        if trainer.state.fn != "fit":
-            print_table(report, f"{stage}: {report['n']} samples")
+        if fitting:
+            return
+        write_csv(*sample_rows(loader.columns, attacks), directory / f"samples{suffix}.csv")
+        if self.figure_samples:
+            for kind, draw in {"radius": accuracy_by_radius, "classes": accuracy_by_class}.items():
+                drawn = draw(loader.columns, attacks)
+                if drawn is not None:
+                    save_figure(trainer, drawn, f"{stage}-{kind}{suffix}", directory)
+        print_table(report, f"{stage}: {report['n']} samples")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_robust.attacks import PGD
-from lightning_robust.callbacks.report import checkpoint_identity, describe, write_json
+from lightning_robust.evaluation.report import checkpoint_identity, describe, write_json
 from lightning_robust.losses import margin
 from lightning_robust.threat import Threat
 

@@ -1,0 +1,80 @@
+"""Figures of an evaluation: accuracy against radius, and by class."""
+
+from collections.abc import Mapping
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.minimum_norm import MinimumNorm
+from lightning_robust.evaluation.evaluate import worst
+from lightning_robust.metrics.functional import wilson_interval
+
+FEW_CLASSES = 30
+"""Up to so many classes, each has a bar with its name; more are sorted by accuracy."""
+
+
+def accuracy_by_radius(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> Figure | None:
+    """Accuracy against radius from the nearest examples found: one panel a norm; None if no attack looks for them.
+
+    A sample counts as broken at every radius that its nearest example lies within. Attacks that know only one radius
+    are points. Bands and bars are 95 % confidence intervals.
+    """
+    nearest = {name: attack for name, attack in attacks.items() if isinstance(attack, MinimumNorm)}
+    norms = list(dict.fromkeys(attack.threat.norm for attack in nearest.values()))
+    if not norms:
+        return None
+    right, n = columns["clean"] == columns["y"], len(columns["y"])
+    figure = Figure(figsize=(4.5 * len(norms), 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for norm, axis in zip(norms, figure.subplots(1, len(norms), squeeze=False)[0], strict=True):
+        for name, attack in attacks.items():
+            if attack.threat.norm != norm:
+                continue
+            if name in nearest:
+                size = torch.where(right, columns[f"{name}/size"], 0.0)
+                radii = torch.linspace(0, 1.05 * _reach(size, attack.threat.eps), 200)
+                counts = [int(((size > radius) & right).sum()) for radius in radii.tolist()]
+                bounds = [wilson_interval(count, n) for count in counts]
+                (line,) = axis.plot(radii, [count / n for count in counts], label=name)
+                axis.fill_between(radii, *zip(*bounds, strict=True), color=line.get_color(), alpha=0.2, linewidth=0)
+            else:
+                count = int((right & (columns[f"{name}/broken"] < 0)).sum())
+                low, high = wilson_interval(count, n)
+                gap = [[count / n - low], [high - count / n]]
+                axis.errorbar([attack.threat.eps], [count / n], yerr=gap, fmt="o", capsize=3, label=name)
+        axis.set(xlabel=f"{norm} radius", ylabel="accuracy", ylim=(0, 1), xlim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.legend()
+    return figure
+
+
+def accuracy_by_class(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> Figure:
+    """Clean and worst-case accuracy of each class, with 95 % confidence intervals."""
+    y, masks = columns["y"], {"clean": columns["clean"] == columns["y"], "worst case": worst(columns, attacks)}
+    classes = torch.unique(y).tolist()
+    figure = Figure(figsize=(max(4.5, min(0.45 * len(classes) + 1.5, 12)), 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for place, (name, mask) in enumerate(masks.items()):
+        counts = [(int(mask[y == label].sum()), int((y == label).sum())) for label in classes]
+        shares = [count / n for count, n in counts]
+        if len(classes) > FEW_CLASSES:
+            axis.plot(sorted(shares), label=name)
+            continue
+        bounds = [wilson_interval(count, n) for count, n in counts]
+        gaps = list(zip(*((s - low, high - s) for s, (low, high) in zip(shares, bounds, strict=True)), strict=True))
+        where = [k + 0.4 * (place - 0.5) for k in range(len(classes))]
+        axis.bar(where, shares, width=0.4, yerr=gaps, capsize=2, label=name, error_kw={"linewidth": 0.8})
+        axis.set_xticks(range(len(classes)), [str(label) for label in classes])
+    axis.set(xlabel="class" if len(classes) <= FEW_CLASSES else "classes, sorted", ylabel="accuracy", ylim=(0, 1.05))
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, frameon=False)
+    return figure
+
+
+def _reach(size: Tensor, eps: float) -> float:
+    """How far the axis goes: what almost all samples fall within, and the threat's own radius."""
+    finite = size[size.isfinite()]
+    return max(float(finite.quantile(0.98)) if len(finite) else 0.0, eps, 1e-12)

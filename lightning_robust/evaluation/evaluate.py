@@ -1,0 +1,174 @@
+"""Robust accuracy of a set of samples: stage after stage, each on those that still stand, the same on any machine."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.minimum_norm import MinimumNorm
+from lightning_robust.checks import check_examples
+from lightning_robust.draws import Draws
+from lightning_robust.evaluation.samples import Samples, gather_objects
+from lightning_robust.modes import full_precision, quiet_logits
+from lightning_robust.types import Net
+
+Precision: TypeAlias = Literal["fp32", "bf16"]
+STANDING = -1
+"""In a "/broken" column: no stage has broken the sample. Otherwise it is the stage's number."""
+
+
+class Watch(Protocol):
+    """Follows a stage of n samples, in batches; gives a function to call as they are done."""
+
+    def __call__(self, stage: str, n: int, batch_size: int) -> AbstractContextManager[Callable[[int, float], None]]:
+        """Inside, `tell(done, bound)`: samples done, and the upper bound on the worst-case accuracy."""
+
+
+class Evaluation:
+    """Attacks samples until each is broken or has withstood every stage.
+
+    Of a sample each attack writes: "<attack>/done", the stages it has been through; "<attack>/broken", the number of
+    the stage that broke it, or -1; "<attack>/class", the class predicted on the last example; "<attack>/size", how far
+    that example is. Only samples that are classified correctly to begin with are attacked.
+
+    The random numbers of a sample depend on the seed and its index alone; so what is found for it depends neither on
+    the batches nor on the ranks.
+
+    Args:
+        attacks: by name. An attack with `stages` runs each on what the ones before it did not break.
+        seed: of the random numbers.
+        batch_size: samples attacked at a time; those that stand after a stage are pooled into full batches again.
+        precision: of the search: "bf16" runs the attacks under autocast, where each counts as a success only what is
+            misclassified in fp32 too. The verdict is given in fp32 in any case.
+    """
+
+    def __init__(
+        self, attacks: Mapping[str, Attack], seed: int = 0, batch_size: int = 128, precision: Precision = "fp32"
+    ) -> None:
+        self.attacks, self.seed, self.batch_size, self.precision = dict(attacks), seed, batch_size, precision
+        self.seconds: dict[str, float] = {}
+        self.examples: dict[str, dict[int, Tensor]] = {name: {} for name in attacks}  # (x, x_adv) [2 c h w] by index
+
+    def prepare(self, samples: Samples) -> None:
+        """Add the attacks' columns to samples with "x", "y", "index", "clean" (predicted class) and "shown"."""
+        for name in self.attacks:
+            samples[f"{name}/done"] = torch.zeros(len(samples), dtype=torch.int16)
+            samples[f"{name}/broken"] = torch.full((len(samples),), STANDING, dtype=torch.int16)
+            samples[f"{name}/class"] = samples["clean"].clone()
+            samples[f"{name}/size"] = torch.zeros(len(samples), dtype=torch.float64)
+            for i in torch.nonzero(samples["shown"])[:, 0].tolist():
+                self.examples[name][int(samples["index"][i])] = samples["x"][i].expand(2, *samples["x"].shape[1:])
+
+    def done(self, samples: Samples) -> int:
+        """How many stages the samples have been through, all attacks together."""
+        return int(sum(samples[f"{name}/done"].long().sum() for name in self.attacks))
+
+    def extra(self) -> dict[str, Any]:
+        """What is to be saved beside the samples."""
+        return {"seconds": self.seconds, "examples": self.examples}
+
+    def resume(self, extra: Mapping[str, Any]) -> None:
+        """Take what `extra` gave on one of the ranks."""
+        for stage, seconds in extra["seconds"].items():
+            self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
+        for name, examples in extra["examples"].items():
+            self.examples[name].update(examples)
+
+    def run(
+        self,
+        net: Net,
+        samples: Samples,
+        device: torch.device,
+        save: Callable[[], None] = lambda: None,
+        watch: Watch = lambda stage, n, batch_size: nullcontext(lambda done, bound: None),
+    ) -> None:
+        """Run every attack, one rank's part of it.
+
+        Args:
+            net: images to logits.
+            samples: prepared by `prepare`, and restored if some of it was done before.
+            device: where the net is.
+            save: called after each batch.
+            watch: follows the stages.
+
+        Raises:
+            ValueError: if an attack leaves its threat model.
+        """
+        for name, attack in self.attacks.items():
+            for number, (stage, part) in enumerate(stages(name, attack).items()):
+                samples.deal(self._open(samples, name, number), device)
+                todo = torch.nonzero(self._open(samples, name, number))[:, 0]
+                n, standing = (sum(counts) for counts in zip(*gather_objects(self._count(samples)), strict=True))
+                begun, mine = time.perf_counter(), self._count(samples)[1]
+                with watch(stage, len(todo), self.batch_size) as tell:
+                    for rows in torch.split(todo, self.batch_size) if len(todo) else ():
+                        self._attack(net, samples, rows, name, number, part, device)
+                        now = time.perf_counter()
+                        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - begun
+                        begun = now
+                        save()
+                        tell(len(rows), (standing - mine + self._count(samples)[1]) / max(n, 1))
+                self.seconds.setdefault(stage, 0.0)
+
+    def _open(self, samples: Samples, name: str, number: int) -> Tensor:
+        """Which samples this stage has to attack: right to begin with, not broken by this attack, not yet done."""
+        right = samples["clean"] == samples["y"]
+        return right & (samples[f"{name}/broken"] == STANDING) & (samples[f"{name}/done"] <= number)
+
+    def _count(self, samples: Samples) -> tuple[int, int]:
+        """This rank's samples, and those that nothing has broken so far."""
+        return len(samples), int(worst(samples.columns, self.attacks).sum())
+
+    def _attack(
+        self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, attack: Attack, device: torch.device
+    ) -> None:
+        """One batch of one stage."""
+        x, y, index = (samples[column][rows].to(device) for column in ("x", "y", "index"))
+        draws = Draws(self.seed, index)
+        if self.attacks[name].stages:
+            draws = draws.fork(number)
+        search = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with search if self.precision == "bf16" else full_precision(x):
+            nearest = isinstance(attack, MinimumNorm) and not self.attacks[name].stages
+            find = attack.nearest if isinstance(attack, MinimumNorm) and nearest else attack
+            x_adv = find(net, x, y, draws=draws)
+        with full_precision(x):
+            predicted = quiet_logits(net, x_adv).argmax(1)
+        size = attack.threat.distance(x_adv.double(), x.double())
+        wrong = predicted != y
+        if nearest:
+            size = torch.where(wrong, size, torch.inf)
+            wrong &= size <= attack.threat.eps
+        else:
+            check_examples(x_adv, name, attack.threat.lower, attack.threat.upper)
+            _check_size(size, name, attack)
+        samples[f"{name}/done"][rows] = number + 1
+        samples[f"{name}/broken"][rows] = torch.where(wrong, number, STANDING).to(torch.int16).cpu()
+        samples[f"{name}/class"][rows] = torch.where(wrong, predicted, y).cpu()
+        samples[f"{name}/size"][rows] = size.cpu()
+        for i in torch.nonzero(samples["shown"][rows])[:, 0].tolist():
+            self.examples[name][int(index[i])] = torch.stack([x[i], x_adv[i]]).cpu()
+
+
+def stages(name: str, attack: Attack) -> dict[str, Attack]:
+    """An attack's stages under the names that are reported; a single attack is its own."""
+    return {f"{name}/{stage}": part for stage, part in attack.stages.items()} or {name: attack}
+
+
+def worst(columns: Mapping[str, Tensor], attacks: Mapping[str, Any]) -> Tensor:
+    """Which samples [n] are classified correctly clean and have been broken by no attack."""
+    standing = [columns[f"{name}/broken"] == STANDING for name in attacks]
+    return torch.stack([columns["clean"] == columns["y"], *standing]).all(0)
+
+
+def _check_size(size: Tensor, name: str, attack: Attack) -> None:
+    largest = float(size.max())
+    if not largest <= attack.threat.eps * (1 + 1e-5) + 1e-6:  # NaN fails too
+        raise ValueError(
+            f"Attack {name!r} left its threat model: a perturbation of {attack.threat.norm} size {largest:.6g} with "
+            f"eps {attack.threat.eps:.6g}. Its accuracy means nothing; mend it."
+        )

@@ -1,0 +1,190 @@
+"""What an evaluation leaves behind: `robustness.json`, `samples.csv` and a table."""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.evaluation.evaluate import stages, worst
+from lightning_robust.evaluation.soundness import Check
+from lightning_robust.metrics.functional import wilson_interval
+from lightning_robust.threat import Threat
+
+PACKAGES = ("lightning-robust", "lightning", "torch", "torchvision", "torchmetrics")
+
+
+def accuracy(correct: int, n: int) -> dict[str, Any]:
+    """A count as a proportion with its 95 % confidence interval (Wilson)."""
+    return {"accuracy": correct / n, "correct": correct, "confidence_interval": list(wilson_interval(correct, n))}
+
+
+def robustness(
+    columns: Mapping[str, Tensor],
+    attacks: Mapping[str, Attack],
+    seconds: Mapping[str, float],
+    checks: Sequence[Check],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of `robustness.json`.
+
+    Args:
+        columns: what `Evaluation` found, of all samples.
+        attacks: the attacks by name.
+        seconds: time each stage took, under its name, and "clean".
+        checks: what was found out about the evaluation itself.
+        about: whatever identifies the run: stage, epoch, checkpoint, seed, devices.
+    """
+    n, right = len(columns["y"]), columns["clean"] == columns["y"]
+    threats = list(dict.fromkeys(attack.threat for attack in attacks.values()))
+    return {
+        **about,
+        "n": n,
+        "threat": vars(threats[0]) if len(threats) == 1 else [vars(threat) for threat in threats],
+        "clean": {**accuracy(int(right.sum()), n), "seconds": seconds["clean"]},
+        "attacks": {name: _attack(columns, name, attack, seconds) for name, attack in attacks.items()},
+        "worst": accuracy(int(worst(columns, attacks).sum()), n),
+        "checks": [check._asdict() for check in checks],
+        "versions": {**{name: _version(name) for name in PACKAGES}, "python": platform.python_version()},
+    }
+
+
+def _attack(columns: Mapping[str, Tensor], name: str, attack: Attack, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """One attack's row, and that of each of its stages: the accuracy once it was through."""
+    right, broken, size = columns["clean"] == columns["y"], columns[f"{name}/broken"], columns[f"{name}/size"]
+    sizes = size[right & (size > 0) & size.isfinite()]
+    parts = stages(name, attack)
+    after = [int((right & ((broken < 0) | (broken > number))).sum()) for number in range(len(parts))]
+    rows = [
+        {"name": part, **accuracy(correct, len(right)), "seconds": seconds[part]}
+        for part, correct in zip(parts, after, strict=True)
+    ]
+    return {
+        **accuracy(after[-1], len(right)),
+        "seconds": sum(seconds[part] for part in parts),
+        "perturbation": {"mean": float(sizes.mean()), "max": float(sizes.max())} if len(sizes) else None,
+        "attack": describe(attack),
+        **({"stages": rows} if attack.stages else {}),
+    }
+
+
+def sample_rows(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> tuple[list[str], list[list[Any]]]:
+    """Head and lines of `samples.csv`: of each attack the stage that broke the sample, and the last example.
+
+    A size is that of the last example that was made: an adversarial one where the sample was broken.
+    """
+    head, values = ["index", "label", "clean"], [columns[name].tolist() for name in ("index", "y", "clean")]
+    for name, attack in attacks.items():
+        names = list(stages(name, attack))
+        head += [f"{name}/broken_by", f"{name}/class", f"{name}/size"]
+        values.append([names[number] if number >= 0 else "" for number in columns[f"{name}/broken"].tolist()])
+        values.append(columns[f"{name}/class"].tolist())
+        values.append([f"{size:.6g}" for size in columns[f"{name}/size"].tolist()])
+    head.append("robust")
+    values.append(worst(columns, attacks).long().tolist())
+    return head, [list(line) for line in zip(*values, strict=True)]
+
+
+def describe(attack: Attack) -> dict[str, Any]:
+    """An attack's class and settings as plain values, those of attacks within it included."""
+    return {"class": type(attack).__name__, **{k: _plain(v) for k, v in vars(attack).items() if not k.startswith("_")}}
+
+
+def table(report: Mapping[str, Any], title: str) -> Table:
+    """The report as a table for the terminal."""
+    out = Table(title=title)
+    for head in ("evaluation", "accuracy", "95 % interval", "correct", "seconds"):
+        out.add_column(head, justify="left" if head == "evaluation" else "right")
+
+    def add(label: str, row: Mapping[str, Any], style: str | None = None) -> None:
+        low, high = row["confidence_interval"]
+        seconds = f"{row['seconds']:.1f}" if "seconds" in row else ""
+        cells = (f"{row['accuracy']:.2%}", f"{low:.2%} to {high:.2%}", f"{row['correct']}/{report['n']}", seconds)
+        out.add_row(label, *cells, style=style)
+
+    add("clean", report["clean"])
+    for name, row in report["attacks"].items():
+        for stage in row.get("stages", ()):
+            add(f"  after {stage['name']}", stage, style="dim")
+        threat = row["attack"]["threat"]
+        add(f"{name} ({threat['norm']} {threat['eps']:.4g})", row)
+    add("worst case", report["worst"], style="bold")
+    return out
+
+
+def print_table(report: Mapping[str, Any], title: str) -> None:
+    """Print the report's table, and below it each check that did not pass."""
+    console = Console()
+    console.print(table(report, title))
+    for check in report["checks"]:
+        if check["status"] != "pass":
+            style = {"warn": "yellow", "fail": "bold red"}[check["status"]]
+            console.print(f"{check['status']}: {check['sentence']}", style=style, markup=False, highlight=False)
+
+
+def write_json(report: Mapping[str, Any], path: Path) -> None:
+    """Write atomically: a reader, or a crash, never sees half a file."""
+    with _replacing(path) as file:
+        json.dump(report, file, indent=2)
+        file.write("\n")
+
+
+def write_csv(head: Sequence[str], lines: Iterable[Sequence[Any]], path: Path) -> None:
+    """Write atomically."""
+    with _replacing(path) as file:
+        csv.writer(file).writerows([head, *lines])
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, newline="") as file:
+        yield file  # type: ignore[misc]  # a wrapper with the methods of a text file
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def checkpoint_identity(path: str | Path | None) -> dict[str, str] | None:
+    """Which weights were evaluated: the file's path and SHA-256; None if none was loaded."""
+    if not path:
+        return None
+    if not Path(path).is_file():  # a sharded or remote checkpoint
+        return {"path": str(path)}
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return {"path": str(path), "sha256": digest.hexdigest()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # used from a source tree
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; of functions and other objects only the name."""
+    if isinstance(value, Attack):
+        return describe(value)
+    if isinstance(value, Threat):
+        return vars(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__qualname__", type(value).__name__)
