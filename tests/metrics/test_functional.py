@@ -19,6 +19,13 @@ def test_wilson_interval_is_scipys(correct: int, n: int) -> None:
     assert wilson_interval(correct, n) == pytest.approx((reference.low, reference.high), abs=1e-7)
 
 
+def test_wilson_interval_contains_the_proportion_whatever_the_rounding() -> None:
+    for n in range(1, 100):
+        for correct in (0, 1, n - 1, n):
+            low, high = wilson_interval(correct, n)
+            assert 0 <= low <= correct / n <= high <= 1  # a figure's bars cannot be negative
+
+
 @pytest.mark.parametrize(("correct", "n"), [(-1, 3), (4, 3), (0, 0)])
 def test_wilson_interval_refuses_impossible_counts(correct: int, n: int) -> None:
     with pytest.raises(ValueError, match="0 <= correct <= n"):
