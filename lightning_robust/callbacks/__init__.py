@@ -1,10 +1,19 @@
 """Callbacks that add attacks to any LightningModule."""
 
 from lightning_robust.callbacks.adversarial_inputs import AdversarialInputs
+from lightning_robust.callbacks.corruption_accuracy import CorruptionAccuracy
 from lightning_robust.callbacks.curves import Curves
 from lightning_robust.callbacks.effective_margins import EffectiveMargins
 from lightning_robust.callbacks.pseudo_labels import PseudoLabels
 from lightning_robust.callbacks.radius_histogram import RadiusHistogram
 from lightning_robust.callbacks.robust_evaluation import RobustEvaluation
 
-__all__ = ["AdversarialInputs", "Curves", "EffectiveMargins", "PseudoLabels", "RadiusHistogram", "RobustEvaluation"]
+__all__ = [
+    "AdversarialInputs",
+    "CorruptionAccuracy",
+    "Curves",
+    "EffectiveMargins",
+    "PseudoLabels",
+    "RadiusHistogram",
+    "RobustEvaluation",
+]

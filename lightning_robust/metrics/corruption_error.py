@@ -98,7 +98,7 @@ class CorruptionError(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Errors in [0, 1]; mCE as a ratio."""
-        error = dict(zip(self.groups, self.wrong / self.total, strict=True))
+        error = dict(zip(self.groups, self.wrong.double() / self.total, strict=True))
         out = {c: torch.stack([e for (name, _), e in error.items() if name == c]).mean() for c in self.corruptions}
         errors = torch.stack(list(out.values()))
         out["mean"] = errors.mean()

@@ -1,0 +1,139 @@
+"""Accuracy under common corruptions in Lightning's own evaluation loops, for any LightningModule."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+
+from lightning_robust.callbacks.figures import save_figure
+from lightning_robust.data import Corruptions, Indexed
+from lightning_robust.evaluation.corruptions import corruption_figure, corruption_report, corruption_table
+from lightning_robust.evaluation.report import checkpoint_identity, write_json
+from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
+from lightning_robust.modes import full_precision, quiet_logits
+from lightning_robust.types import Batch, as_batch
+
+
+class CorruptionAccuracy(Callback):
+    """Accuracy at each corruption and severity, their means, and mCE, in `validate`, `test` and fit's validation.
+
+    Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. It counts the loaders
+    over `Corruptions` (those of `CIFAR10C`, `CIFAR100C`, `ImageNetC`, `CommonCorruptions`), each sample once on any
+    number of devices; batches are (x, y) in the order of the dataset, or (x, y, index):
+
+        trainer = Trainer(callbacks=[CorruptionAccuracy()])
+        trainer.test(module, DataLoader(CIFAR10C("data/CIFAR-10-C").test_data(), batch_size=256))
+
+    Logs `test/<corruption>_acc`, `test/corruption_acc` (the mean over corruptions), with a reference `test/mce` (and
+    `val/...`); writes `corruptions.json` and `figures/test-corruptions.png` into the run directory; after `validate`
+    and `test`, prints a table.
+
+    Args:
+        reference: errors of the classifier that mCE is relative to, see `CorruptionError`; "alexnet" for ImageNet-C.
+
+    Raises:
+        TypeError: if no loader runs over `Corruptions`.
+        ValueError: for batches without index in another order than the dataset's, or a reference of other corruptions.
+    """
+
+    def __init__(self, reference: dict[str, float] | Literal["alexnet"] | None = None) -> None:
+        super().__init__()
+        self.reference = ALEXNET_ERRORS if reference == "alexnet" else reference
+        self._loaders: list[Any] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin counting."""
+        loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        self._loaders = [loaders] if isinstance(loaders, DataLoader) else list(loaders or [])
+        self._seen = [0] * len(self._loaders)
+        groups = dict.fromkeys(g for loader in self._loaders for g in getattr(_corruptions(loader), "groups", []))
+        if not groups:
+            raise TypeError(
+                "CorruptionAccuracy found no loader over Corruptions: test on CIFAR10C, ImageNetC or CommonCorruptions."
+            )
+        self._error = CorruptionError(list(groups), self.reference).to(pl_module.device)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the batch."""
+        loader = self._loaders[dataloader_idx]
+        corruptions = _corruptions(loader)
+        if corruptions is None or trainer.sanity_checking:
+            return
+        given = as_batch(batch)
+        index, keep = self._positions(trainer, loader, given, dataloader_idx)
+        with full_precision(given.x):
+            logits = quiet_logits(pl_module, given.x)
+        numbers = torch.tensor([self._error.groups.index(group) for group in corruptions.groups], device=index.device)
+        self._error.update(logits[keep], given.y[keep], numbers[corruptions.group_of(index[keep])])
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log, write, draw and print."""
+        if trainer.sanity_checking:
+            return
+        stage, errors = "test" if trainer.testing else "val", self._error.compute()
+        names = {"mean": "corruption", "clean": "uncorrupted"}
+        for name, error in errors.items():
+            ratio = name in ("mce", "relative_mce")
+            key = f"{stage}/{name}" if ratio else f"{stage}/{names.get(name, name)}_acc"
+            pl_module.log(key, error if ratio else 1 - error, sync_dist=True, batch_size=1, add_dataloader_idx=False)
+        values, counts = {name: float(error) for name, error in errors.items()}, self._error.counts()
+        about = {
+            "stage": str(trainer.state.fn.value) if trainer.state.fn else None,
+            "epoch": trainer.current_epoch,
+            "checkpoint": checkpoint_identity(trainer.ckpt_path if trainer.state.fn != "fit" else None),
+        }
+        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        if trainer.is_global_zero:
+            self._leave(trainer, corruption_report(counts, values, self.reference, about), stage, directory)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _positions(self, trainer: Trainer, loader: Any, batch: Batch, i: int) -> tuple[Tensor, Tensor]:
+        """Dataset positions [b] of a batch, and which of its samples no other batch or rank has had.
+
+        A distributed sampler deals position p to rank p mod world size; those past the end are repetitions.
+        """
+        b, dealt = len(batch.x), isinstance(loader.sampler, DistributedSampler)
+        first, self._seen[i] = self._seen[i], self._seen[i] + b
+        step, rank = (trainer.world_size, trainer.global_rank) if dealt else (1, 0)
+        position = torch.arange(first, first + b, device=batch.x.device) * step + rank
+        keep = position < len(loader.dataset)
+        if batch.index is not None:
+            return batch.index, keep
+        ordered = isinstance(loader.sampler, SequentialSampler) or (dealt and not loader.sampler.shuffle)
+        if not ordered:
+            raise ValueError(
+                "CorruptionAccuracy knows a sample's corruption by its position: do not shuffle, or give batches "
+                "(x, y, index), see Indexed."
+            )
+        return position, keep if dealt else keep & (trainer.global_rank == 0)  # undealt: every rank sees them all
+
+    def _leave(self, trainer: Trainer, report: dict[str, Any], stage: str, directory: Path) -> None:
+        write_json(report, directory / "corruptions.json")
+        title = f"{stage}: {report['n']} samples, accuracy in %"
+        save_figure(trainer, corruption_figure(report, title), f"{stage}-corruptions", directory)
+        if trainer.state.fn != "fit":
+            Console().print(corruption_table(report, title))
+
+
+def _corruptions(loader: Any) -> Corruptions | None:
+    """The corruptions that a loader runs over, if it does."""
+    dataset = getattr(loader, "dataset", None)
+    dataset = dataset.dataset if isinstance(dataset, Indexed) else dataset
+    return dataset if isinstance(dataset, Corruptions) else None

@@ -1,0 +1,98 @@
+"""What a test under common corruptions leaves behind: `corruptions.json`, a table and a figure."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from lightning_robust.evaluation.report import accuracy
+
+COLUMNS = 5
+"""Panels in a row of the figure."""
+
+
+def corruption_report(
+    counts: Mapping[tuple[str, int], tuple[int, int]],
+    errors: Mapping[str, float],
+    reference: Mapping[str, float] | None,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of `corruptions.json`.
+
+    Args:
+        counts: correct samples, and samples, of each (corruption, severity); ("clean", 0) are the uncorrupted ones.
+        errors: as `CorruptionError` computes them.
+        reference: the reference's errors, if there is one.
+        about: whatever identifies the run.
+    """
+    names = dict.fromkeys(name for name, severity in counts if severity)
+    rows = {group: {**accuracy(correct, n), "n": n} for group, (correct, n) in counts.items() if n}
+    means: dict[str, dict[str, Any]] = {name: {"accuracy": _known(1 - errors[name])} for name in names}
+    for name, row in means.items():
+        if reference is not None:
+            row["ce"] = _known(errors[name] / reference[name])
+        row["severities"] = {str(s): rows.get((c, s)) for c, s in counts if c == name}
+    return {
+        **about,
+        "n": sum(n for _, n in counts.values()),
+        **({"clean": rows["clean", 0]} if ("clean", 0) in rows else {}),
+        "corruptions": means,
+        "mean": {"accuracy": _known(1 - errors["mean"])},
+        **{name: _known(errors[name]) for name in ("mce", "relative_mce") if name in errors},
+        **({"reference": dict(reference)} if reference is not None else {}),
+    }
+
+
+def corruption_table(report: Mapping[str, Any], title: str) -> Table:
+    """Accuracy in % under each corruption, at each severity and in the mean, for the terminal."""
+    rows, out = report["corruptions"], Table(title=title)
+    severities = sorted({s for row in rows.values() for s in row["severities"]}, key=int)
+    heads = ["corruption", *severities, "mean", *(["CE"] if "mce" in report else [])]
+    for head in heads:
+        out.add_column(head, justify="left" if head == "corruption" else "right", no_wrap=True)
+    if "clean" in report:
+        out.add_row("clean", *[""] * len(severities), _percent(report["clean"]["accuracy"]))
+    for name, row in rows.items():
+        cells = [_percent((row["severities"].get(s) or {}).get("accuracy")) for s in severities]
+        out.add_row(name, *cells, _percent(row["accuracy"]), *([_percent(row["ce"])] if "ce" in row else []))
+    mce = [_percent(report["mce"])] if "mce" in report else []
+    out.add_row("mean", *[""] * len(severities), _percent(report["mean"]["accuracy"]), *mce, style="bold")
+    return out
+
+
+def corruption_figure(report: Mapping[str, Any], title: str) -> Figure:
+    """Accuracy against severity with 95 % confidence intervals, a panel each; dashed: uncorrupted images."""
+    rows = report["corruptions"]
+    wide, high = min(COLUMNS, len(rows)), math.ceil(len(rows) / COLUMNS)
+    figure = Figure(figsize=(2.2 * wide + 0.6, 1.9 * high + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    panels = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True)
+    for panel in panels.flat[len(rows) :]:
+        panel.set_axis_off()
+    for panel, (name, row) in zip(panels.flat, rows.items(), strict=False):
+        seen = {int(s): cell for s, cell in row["severities"].items() if cell is not None}
+        values = [100 * cell["accuracy"] for cell in seen.values()]
+        bounds = [cell["confidence_interval"] for cell in seen.values()]
+        gaps = [[v - 100 * low, 100 * high - v] for v, (low, high) in zip(values, bounds, strict=True)]
+        panel.errorbar(list(seen), values, yerr=list(zip(*gaps, strict=True)), marker=".", capsize=2, color="tab:blue")
+        if "clean" in report:
+            panel.axhline(100 * report["clean"]["accuracy"], color="tab:gray", linestyle="--", linewidth=1)
+        panel.set(ylim=(0, 100), xticks=sorted(seen))
+        panel.set_title(f"{name.replace('_', ' ')} {_percent(row['accuracy'])}", fontsize=9)
+        panel.grid(alpha=0.3)
+    figure.supxlabel("severity")
+    figure.supylabel("accuracy in %")
+    return figure
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
