@@ -39,6 +39,19 @@ def linear_net(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     return net
 
 
+def linear_boundaries(net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a `linear_net`: normals [b k-1 d] and gaps [b k-1]; shifts d with normal.d = gap reach the other classes."""
+    weight, logits = net[1].weight.detach(), net(x).detach()
+    others = torch.tensor([[j for j in range(len(weight)) if j != label] for label in y.tolist()])
+    return weight[others] - weight[y][:, None], logits.gather(1, y[:, None]) - logits.gather(1, others)
+
+
+def linear_distance(net: nn.Module, x: Tensor, y: Tensor, norm: str) -> Tensor:
+    """The size [b] of the least perturbation that makes a `linear_net` err, where the box is not in the way."""
+    normals, gaps = linear_boundaries(net, x, y)
+    return (gaps / normals.norm(p={"linf": 1, "l2": 2, "l1": math.inf}[norm], dim=2)).amin(1)
+
+
 def best_linear_gain(w: Tensor, x: Tensor, norm: str, eps: Tensor) -> Tensor:
     """max of w.delta over ||delta||_norm <= eps and 0 <= x + delta <= 1, for flat w [d], x [b d], eps [b].
 

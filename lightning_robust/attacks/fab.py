@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import Rows, counted, misclassified
+from lightning_robust.attacks.base import Rows, counted, misclassified, runs
 from lightning_robust.attacks.hyperplane import nearest_boundary, smallest_shift
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
 from lightning_robust.draws import Draws
@@ -94,7 +94,7 @@ class FAB(MinimumNorm):
         targets: Sequence[Tensor | int] = (self.candidates,)
         if self.targets is not None:
             targets = runners_up(logits, y, self.targets).unbind(1)
-        for run, (wanted, restart) in enumerate(product(targets, range(self.restarts))):
+        for run, (wanted, restart) in runs(list(enumerate(product(targets, range(self.restarts))))):
             row = found.left
             if not len(row):
                 return
