@@ -1,0 +1,147 @@
+"""The l2 attack of Carlini and Wagner: gradient descent on the perturbation's size and the margin at once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_robust.attacks.base import Rows, counted, misclassified, runs
+from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
+from lightning_robust.draws import Draws
+from lightning_robust.losses import margin
+from lightning_robust.modes import input_gradient
+from lightning_robust.threat import Threat, column
+from lightning_robust.types import Net
+
+_NEAR_WALL = 1 - 1e-6
+_CHECKS, _PROGRESS = 10, 0.9999
+
+
+@dataclass
+class _Descent(Rows):
+    """One descent of each sample: its position in the batch, label, weight c, variable, Adam's means, last cost."""
+
+    row: Tensor
+    y: Tensor
+    c: Tensor
+    u: Tensor
+    mean: Tensor
+    square: Tensor
+    cost: Tensor
+
+    def adam(self, grad: Tensor, lr: float, k: int) -> None:
+        """The k-th step, counted from 1."""
+        self.mean = torch.lerp(self.mean, grad, 1 - 0.9)
+        self.square = torch.lerp(self.square, grad.square(), 1 - 0.999)
+        size = (self.square / (1 - 0.999**k)).sqrt() + 1e-8
+        self.u = self.u - lr * self.mean / (1 - 0.9**k) / size
+
+
+class CW(MinimumNorm):
+    """Carlini and Wagner's l2 attack: Adam on a variable whose tanh is the image, for the best weight c of the margin.
+
+        min over u of  ||x' - x||_2^2 + c max(confidence - margin(x'), 0),   x' = middle + half tanh(u) in the box
+
+    where the margin is max_{j != y} logits_j - logits_y. A search by halves finds, for each sample, the least c that
+    leads to an example. Slow, and close. (The attack "CW" within a radius is `PGD(loss="margin")`.)
+
+    Args:
+        threat: an l2 threat; its box, and called as an attack its radius. By default l2 with eps = 0.5.
+        steps: of Adam for each c, >= 1; one forward and one backward pass each. A sample stops when a tenth of them
+            lowered its cost by less than 0.01 %.
+        lr: Adam's learning rate, > 0.
+        search_steps: how many c to try, >= 1.
+        initial_c: the first c, > 0; times 10 until there is an example.
+        confidence: the margin that an example must have, in logits, >= 0.
+
+    Raises:
+        ValueError: for a norm other than l2 and for a setting out of its range.
+
+    Paper: Carlini & Wagner 2017 (arXiv 1608.04644), section VI.A.
+    Reference: carlini/nn_robust_attacks@00be112, l2_attack.py, untargeted.
+    Deviates: 1000 steps by default instead of 10000; each sample stops by its own cost, not by the batch's.
+    """
+
+    def __init__(
+        self,
+        threat: Threat | None = None,
+        steps: int = 1000,
+        lr: float = 0.01,
+        search_steps: int = 9,
+        initial_c: float = 1e-3,
+        confidence: float = 0.0,
+    ) -> None:
+        super().__init__(threat or Threat("l2", "1/2"))
+        self.steps = steps
+        self.lr = lr
+        self.search_steps = search_steps
+        self.initial_c = initial_c
+        self.confidence = confidence
+        self._middle = (self.threat.upper + self.threat.lower) / 2
+        self._half = (self.threat.upper - self.threat.lower) / 2
+        if self.threat.norm != "l2":
+            raise ValueError(f"CW minimises the l2 norm, got a threat in {self.threat.norm}: use FAB for that.")
+        for name in ("steps", "search_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
+        for name in ("lr", "initial_c"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}.")
+        if not confidence >= 0:
+            raise ValueError(f"confidence must be >= 0, got {confidence}.")
+
+    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, draws: Draws) -> None:
+        """Descend with one c after the other; see `MinimumNorm.search`."""
+        low = torch.zeros_like(found.size)
+        high, c = torch.full_like(low, torch.inf), torch.full_like(low, self.initial_c)
+        for _ in runs(range(self.search_steps)):
+            fooled = self._descend(net, y, c, found)
+            high, low = torch.where(fooled, c, high), torch.where(fooled, low, c)
+            c = torch.where(high < torch.inf, (low + high) / 2, 10 * c)
+
+    def _descend(self, net: Net, y: Tensor, c: Tensor, found: Nearest) -> Tensor:
+        """Descend with weights c [b]; tells of which samples [b] examples turned up."""
+        run, fooled = self._begin(y, c, found), torch.zeros_like(y, dtype=torch.bool)
+        for k in counted(self.steps):
+            if not len(run.row):
+                break
+            x, x_adv = found.x[run.row], self._image(run.u)
+            slope, lack, wrong = self._lack(net, x_adv, run.y)
+            found.take(run.row, x_adv, wrong)
+            fooled[run.row[wrong]] = True
+            through = self._half * (1 - torch.tanh(run.u).square())
+            run.adam((2 * (x_adv - x) + column(run.c, x) * slope) * through, self.lr, k + 1)
+            leave = found.done[run.row]
+            if k % max(self.steps // _CHECKS, 1) == 0:
+                cost = self.threat.distance(x_adv, x).square() + run.c * lack
+                leave, run.cost = leave | (cost > _PROGRESS * run.cost), cost
+            if leave.any():
+                run = run[~leave]
+        return fooled
+
+    def _begin(self, y: Tensor, c: Tensor, found: Nearest) -> _Descent:
+        row = found.left
+        u = torch.atanh(((found.x[row] - self._middle) / self._half).clamp(-_NEAR_WALL, _NEAR_WALL))
+        still = torch.zeros_like(u)
+        return _Descent(row, y[row], c[row], u, still, still, torch.full_like(c[row], torch.inf))
+
+    def _image(self, u: Tensor) -> Tensor:
+        return self._middle + self._half * torch.tanh(u)
+
+    def _lack(self, net: Net, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the margins lack [b], its slope with respect to the images, and which images are examples."""
+        logits = torch.empty(0)
+
+        def lack(z: Tensor) -> Tensor:
+            nonlocal logits
+            logits = net(z)
+            return (self.confidence - margin(logits, y)).clamp_min(0)
+
+        slope, value = input_gradient(lack, x_adv)
+        return slope, value, misclassified(net, x_adv, logits, y) & (value == 0)
+
+
+def cw(net: Net, x: Tensor, y: Tensor, eps: float | str = "1/2", **settings: Any) -> Tensor:
+    """CW as a plain function: `cw(net, x, y, eps=0.5)`; settings as in `CW`."""
+    return CW(Threat("l2", eps), **settings)(net, x, y)
