@@ -1,0 +1,66 @@
+"""Nets of RobustBench's model zoo."""
+
+import difflib
+import importlib
+import sys
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+
+class RobustBenchModel(nn.Module):
+    """A net of RobustBench's zoo: pixels in [0, 1] to logits, with whatever normalisation it was trained with inside.
+
+    Its checkpoint is downloaded once, to `<folder>/<dataset>/<threat>/<name>.pt`. From the command line, with the data
+    and attacks of a recipe: `lightning-robust test --config <recipe>.yaml --model Standard --model.net RobustBenchModel
+    --model.net.name <name>`.
+
+    Args:
+        name: the model ID of the leaderboard.
+        dataset: "cifar10", "cifar100" or "imagenet".
+        threat: what it is listed under: "Linf", "L2" or "corruptions".
+        folder: where checkpoints are kept.
+
+    Raises:
+        ImportError: without the package robustbench (the extra `robustbench`).
+        ValueError: for a name that is not in this part of the zoo.
+
+    Paper: Croce et al. 2021 (arXiv 2010.09670).
+    Reference: RobustBench/robustbench@78fcc9e.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dataset: Literal["cifar10", "cifar100", "imagenet"] = "cifar10",
+        threat: Literal["Linf", "L2", "corruptions"] = "Linf",
+        folder: str = "models",
+    ) -> None:
+        super().__init__()
+        zoo = _zoo()
+        enums = importlib.import_module("robustbench.model_zoo.enums")
+        known = zoo.all_models[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(threat), {})
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f": it has {', '.join(known) or 'none'}."
+            raise ValueError(f"RobustBench has no model {name!r} for {dataset} and {threat}{hint}")
+        self.net: nn.Module = zoo.load_model(name, model_dir=folder, dataset=dataset, threat_model=threat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [b c h w] in [0, 1] to logits [b k]."""
+        logits: Tensor = self.net(x)
+        return logits
+
+
+def _zoo() -> Any:
+    # release 1.1.1 asks for pyautoattack but imports it under the name that it has on GitHub, and fails without it:
+    # https://github.com/RobustBench/robustbench/blob/master/robustbench/eval.py
+    if find_spec("autoattack") is None and find_spec("pyautoattack") is not None:
+        sys.modules["autoattack"] = importlib.import_module("pyautoattack")
+    try:
+        return importlib.import_module("robustbench.utils")
+    except ImportError as error:
+        raise ImportError(
+            f"RobustBenchModel needs the package robustbench: pip install 'lightning-robust[robustbench]' ({error})."
+        ) from error

@@ -1,0 +1,119 @@
+"""RobustBench's zoo through a stand-in of its package: what is asked of it, and what is said where it cannot serve."""
+
+import enum
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from lightning_robust.cli import main
+from lightning_robust.models import RobustBenchModel
+
+ROOT = Path(__file__).parents[2]
+
+
+class BenchmarkDataset(enum.Enum):
+    cifar_10 = "cifar10"
+    cifar_100 = "cifar100"
+    imagenet = "imagenet"
+
+
+class ThreatModel(enum.Enum):
+    Linf = "Linf"
+    L2 = "L2"
+    corruptions = "corruptions"
+
+
+class ZooNet(nn.Module):
+    """With its own normalisation, and in evaluation mode, as the zoo hands nets out."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.head = nn.Linear(channels * 64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x.flatten(1) - 0.5) / 0.25)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Puts the stand-in in place; gives what `load_model` was asked."""
+    calls: list[dict[str, Any]] = []
+
+    def load_model(model_name: str, **settings: Any) -> nn.Module:
+        calls.append({"model_name": model_name, **settings})
+        return ZooNet().eval()
+
+    known = {"Wong2020Fast": {}, "Rice2020Overfitting": {}}
+    modules = {name: types.ModuleType(name) for name in ("robustbench", "robustbench.utils", "robustbench.model_zoo")}
+    modules["robustbench.model_zoo.enums"] = enums = types.ModuleType("robustbench.model_zoo.enums")
+    enums.BenchmarkDataset, enums.ThreatModel = BenchmarkDataset, ThreatModel  # type: ignore[attr-defined]
+    utils: Any = modules["robustbench.utils"]
+    utils.load_model = load_model
+    utils.all_models = {d: {ThreatModel.Linf: known} for d in BenchmarkDataset}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return calls
+
+
+def test_the_zoo_is_asked_for_the_net_and_its_logits_are_passed_on(asked: list[dict[str, Any]]) -> None:
+    model = RobustBenchModel("Rice2020Overfitting", "cifar100", "Linf", folder="zoo")
+    wanted = {"model_name": "Rice2020Overfitting", "model_dir": "zoo", "dataset": "cifar100", "threat_model": "Linf"}
+    assert asked == [wanted]
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(model(x), model.net(x))
+    assert set(model.state_dict()) == {"net.head.weight", "net.head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "threat", "told"),
+    [
+        ("Wong2020fast", "Linf", "no model 'Wong2020fast' for cifar10 and Linf; did you mean 'Wong2020Fast'?"),
+        ("Mine", "Linf", "no model 'Mine' for cifar10 and Linf: it has Wong2020Fast, Rice2020Overfitting."),
+        ("Wong2020Fast", "L2", "no model 'Wong2020Fast' for cifar10 and L2: it has none."),
+    ],
+)
+def test_a_name_that_is_not_there_is_told(asked: list[dict[str, Any]], name: str, threat: Any, told: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        RobustBenchModel(name, threat=threat)
+    assert str(error.value) == f"RobustBench has {told}"
+    assert not asked
+
+
+def test_without_the_package_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "robustbench", None)
+    with pytest.raises(ImportError, match=r"pip install 'lightning-robust\[robustbench\]'"):
+        RobustBenchModel("Wong2020Fast")
+
+
+def test_the_attack_package_is_found_under_the_name_that_the_zoo_imports(
+    asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pyautoattack.py").write_text("AutoAttack = 'the attack'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "autoattack", None)
+    monkeypatch.delitem(sys.modules, "autoattack")  # put back afterwards
+    RobustBenchModel("Wong2020Fast")
+    assert sys.modules["autoattack"].AutoAttack == "the attack"
+    monkeypatch.delitem(sys.modules, "pyautoattack")
+
+
+def test_it_is_tested_from_the_command_line(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--model.net=RobustBenchModel", "--model.net.name=Wong2020Fast", "--trainer.enable_progress_bar=false"]
+    options += ["--trainer.limit_test_batches=1", "--data.eval_batch_size=16", "--trainer.accelerator=cpu"]
+    options += ["--trainer.enable_model_summary=false", "--evaluation.attacks.pgd50.init_args.steps=1"]
+    with pytest.warns(UserWarning, match="No --ckpt_path was given"):
+        main(["test", "--config", str(ROOT / "configs/digits/standard.yaml"), *options])
+    (config,) = tmp_path.glob("runs/Digits/Standard/*/config.yaml")
+    net = yaml.safe_load(config.read_text())["model"]["init_args"]["net"]
+    assert net["init_args"] == {"name": "Wong2020Fast", "dataset": "cifar10", "threat": "Linf", "folder": "models"}
+    assert (config.parent / "robustness.json").is_file()
+    assert len(asked) == 1
