@@ -89,12 +89,7 @@ class MinimumNorm(Attack):
         Returns:
             Examples [b c h w]; the clean image where none was found, and where the net errs on it already.
         """
-        with craft(net, x, y, bn, draws) as (x, y, draws):
-            with torch.no_grad():
-                logits = net(x)
-            found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
-            self.search(net, y.long(), logits, found, draws)
-        return found.x_adv
+        return self._find(net, x, y, bn, draws, enough).x_adv
 
     def __call__(
         self,
@@ -111,9 +106,16 @@ class MinimumNorm(Attack):
     ) -> Tensor:
         """The nearest examples, where they lie within the radius; see `Attack.__call__`."""
         radius = self.threat.eps if eps is None else eps
-        x_adv = self.nearest(net, x, target, bn=bn, draws=draws, enough=radius)
-        inside = self.threat.distance(x_adv, x) <= column(radius, x).flatten()
-        return torch.where(column(inside, x).bool(), x_adv, x)
+        found = self._find(net, x, target, bn, draws, radius)
+        return torch.where(column(found.done, x).bool(), found.x_adv, found.x)
+
+    def _find(self, net: Net, x: Tensor, y: Tensor, bn: AttackBN, draws: Draws | None, enough: Radius) -> Nearest:
+        with craft(net, x, y, bn, draws) as (x, y, draws):
+            with torch.no_grad():
+                logits = net(x)
+            found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
+            self.search(net, y.long(), logits, found, draws)
+        return found
 
 
 def minimum_norms(attack: MinimumNorm, net: Net, x: Tensor, y: Tensor, draws: Draws | None = None) -> Tensor:
@@ -121,7 +123,4 @@ def minimum_norms(attack: MinimumNorm, net: Net, x: Tensor, y: Tensor, draws: Dr
 
     They bound robust accuracy from above at every radius at once.
     """
-    x_adv = attack.nearest(net, x, y, draws=draws)
-    with craft(net, x_adv, y, "eval", draws) as (x_adv, y, _), torch.no_grad():
-        wrong = misclassified(net, x_adv, net(x_adv), y)
-    return torch.where(wrong, attack.threat.distance(x_adv, x), torch.inf)
+    return attack._find(net, x, y, "eval", draws, enough=0.0).size
