@@ -19,14 +19,17 @@ from lightning_robust.types import Batch, as_batch
 
 
 class CorruptionAccuracy(Callback):
-    """Accuracy at each corruption and severity, their means, and mCE, in `validate`, `test` and fit's validation.
+    """Accuracy at each corruption and severity, their means, and mCE, in `test`, `validate` and fit's validation.
 
     Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. It counts the loaders
-    over `Corruptions` (those of `CIFAR10C`, `CIFAR100C`, `ImageNetC`, `CommonCorruptions`), each sample once on any
-    number of devices; batches are (x, y) in the order of the dataset, or (x, y, index):
+    over `Corruptions` (those of `CIFAR10C`, `CIFAR100C`, `ImageNetC`, `CommonCorruptions`) and no others, each sample
+    once on any number of devices; batches are (x, y) in the order of the dataset, or (x, y, index):
 
         trainer = Trainer(callbacks=[CorruptionAccuracy()])
         trainer.test(module, DataLoader(CIFAR10C("data/CIFAR-10-C").test_data(), batch_size=256))
+
+    and from the command line `lightning-robust test --config <run>/config.yaml --ckpt_path <run>/checkpoints/<best>.ckpt
+    --data CIFAR10C --data.root data/CIFAR-10-C --trainer.callbacks+=CorruptionAccuracy`.
 
     Logs `test/<corruption>_acc`, `test/corruption_acc` (the mean over corruptions), with a reference `test/mce` (and
     `val/...`); writes `corruptions.json` and `figures/test-corruptions.png` into the run directory; after `validate`
@@ -36,7 +39,7 @@ class CorruptionAccuracy(Callback):
         reference: errors of the classifier that mCE is relative to, see `CorruptionError`; "alexnet" for ImageNet-C.
 
     Raises:
-        TypeError: if no loader runs over `Corruptions`.
+        TypeError: in `test`, if no loader runs over `Corruptions`.
         ValueError: for batches without index in another order than the dataset's, or a reference of other corruptions.
     """
 
@@ -44,6 +47,7 @@ class CorruptionAccuracy(Callback):
         super().__init__()
         self.reference = ALEXNET_ERRORS if reference == "alexnet" else reference
         self._loaders: list[Any] = []
+        self._error: CorruptionError | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin counting."""
@@ -51,11 +55,11 @@ class CorruptionAccuracy(Callback):
         self._loaders = [loaders] if isinstance(loaders, DataLoader) else list(loaders or [])
         self._seen = [0] * len(self._loaders)
         groups = dict.fromkeys(g for loader in self._loaders for g in getattr(_corruptions(loader), "groups", []))
-        if not groups:
+        if trainer.testing and not groups:
             raise TypeError(
                 "CorruptionAccuracy found no loader over Corruptions: test on CIFAR10C, ImageNetC or CommonCorruptions."
             )
-        self._error = CorruptionError(list(groups), self.reference).to(pl_module.device)
+        self._error = CorruptionError(list(groups), self.reference).to(pl_module.device) if groups else None
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -71,7 +75,7 @@ class CorruptionAccuracy(Callback):
         """Count the batch."""
         loader = self._loaders[dataloader_idx]
         corruptions = _corruptions(loader)
-        if corruptions is None or trainer.sanity_checking:
+        if corruptions is None or self._error is None or trainer.sanity_checking:
             return
         given = as_batch(batch)
         index, keep = self._positions(trainer, loader, given, dataloader_idx)
@@ -84,7 +88,7 @@ class CorruptionAccuracy(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log, write, draw and print."""
-        if trainer.sanity_checking:
+        if self._error is None or trainer.sanity_checking:
             return
         stage, errors = "test" if trainer.testing else "val", self._error.compute()
         names = {"mean": "corruption", "clean": "uncorrupted"}

@@ -149,7 +149,11 @@ def test_modes_and_predictions_are_those_of_evaluation(tmp_path: Path) -> None:
     assert all(p.requires_grad for p in module.parameters())
 
 
-def test_without_corruptions_it_says_where_they_are() -> None:
+def test_without_corruptions_it_says_where_they_are_but_lets_fit_and_validate_go_on(tmp_path: Path) -> None:
+    trainer = quiet_trainer(max_epochs=1, callbacks=[CorruptionAccuracy()], default_root_dir=tmp_path)
+    trainer.fit(Module(), DataLoader(images(8), 4), DataLoader(images(4), 4))
+    trainer.validate(Module(), DataLoader(images(4), 4), verbose=False)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(TypeError, match="no loader over Corruptions: test on CIFAR10C"):
         quiet_trainer(callbacks=[CorruptionAccuracy()]).test(Module(), DataLoader(images(4), 4), verbose=False)
 
