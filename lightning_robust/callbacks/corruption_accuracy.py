@@ -28,8 +28,8 @@ class CorruptionAccuracy(Callback):
         trainer = Trainer(callbacks=[CorruptionAccuracy()])
         trainer.test(module, DataLoader(CIFAR10C("data/CIFAR-10-C").test_data(), batch_size=256))
 
-    and from the command line `lightning-robust test --config <run>/config.yaml --ckpt_path <run>/checkpoints/<best>.ckpt
-    --data CIFAR10C --data.root data/CIFAR-10-C --trainer.callbacks+=CorruptionAccuracy`.
+    and from the command line `lightning-robust test --config <run>/config.yaml --ckpt_path <file> --data CIFAR10C
+    --data.root data/CIFAR-10-C --trainer.callbacks+=CorruptionAccuracy`.
 
     Logs `test/<corruption>_acc`, `test/corruption_acc` (the mean over corruptions), with a reference `test/mce` (and
     `val/...`); writes `corruptions.json` and `figures/test-corruptions.png` into the run directory; after `validate`
