@@ -96,6 +96,8 @@ class RobustCLI(LightningCLI):
         place = Path(given["default_root_dir"] or "runs", type(self.datamodule).__name__, type(self.model).__name__)
         run = self._run_name(place)
         kwargs["default_root_dir"] = str(place / run)
+        evaluation = self._get(self.config_init, "evaluation")
+        evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
         if given["logger"] in (None, True) and not given["fast_dev_run"]:
             kwargs["logger"] = _loggers(place, run)
         return super().instantiate_trainer(**kwargs)

@@ -40,14 +40,16 @@ def targeted_dlr(
 ) -> Float[Tensor, "b"]:
     """logits_wanted - logits_y over the gap between the largest logit and the mean of the third and fourth largest.
 
-    With three classes the third alone stands below; with two the difference is not divided.
+    With three classes or fewer the difference is not divided: driving the third logit down would raise the ratio too.
 
     Paper: Croce & Hein 2020 (arXiv 2003.01690), equation 7.
     """
     logits = at_least_fp32(logits)
-    top = logits.topk(min(4, logits.shape[1]), dim=1).values
     gap = (logits.gather(1, wanted.long()[:, None]) - logits.gather(1, y.long()[:, None]))[:, 0]
-    return gap / (top[:, 0] - top[:, 2:].mean(1) + 1e-12) if top.shape[1] > 2 else gap
+    if logits.shape[1] < 4:
+        return gap
+    top = logits.topk(4, dim=1).values
+    return gap / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
 
 
 def runners_up(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], n: int) -> Integer[Tensor, "b m"]:

@@ -5,7 +5,7 @@ from jaxtyping import TypeCheckError
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from lightning_robust.losses import cross_entropy, kl_divergence, margin, runners_up
+from lightning_robust.losses import cross_entropy, dlr, kl_divergence, margin, runners_up, targeted_dlr
 
 LOGITS = 3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.cat([LOGITS[:3].argmax(1), LOGITS[3:].argmin(1)])  # three right, three wrong
@@ -80,3 +80,37 @@ def test_the_shape_annotations_are_in_force():
     assert F.cross_entropy(LOGITS, torch.softmax(LOGITS, 1)).dim() == 0  # torch itself takes soft labels
     with pytest.raises(TypeCheckError):
         cross_entropy(LOGITS, torch.softmax(LOGITS, 1))
+
+
+class TestDifferenceOfLogitsRatio:
+    """Croce & Hein 2020, equations 6 and 7, written out on sorted logits."""
+
+    logits, y = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3, 4, 0])
+
+    def test_untargeted(self):
+        for row, label, value in zip(self.logits, self.y, dlr(self.logits, self.y), strict=True):
+            top = sorted(row.tolist(), reverse=True)
+            rival = max(v for j, v in enumerate(row.tolist()) if j != label)
+            assert float(value) == pytest.approx(-(float(row[label]) - rival) / (top[0] - top[2]), rel=1e-5)
+
+    def test_targeted(self):
+        wanted = (self.y + 2) % 5
+        told = targeted_dlr(self.logits, self.y, wanted)
+        for row, label, target, value in zip(self.logits, self.y, wanted, told, strict=True):
+            top = sorted(row.tolist(), reverse=True)
+            below = top[0] - 0.5 * (top[2] + top[3])
+            assert float(value) == pytest.approx(-float(row[label] - row[target]) / below, rel=1e-5)
+
+    def test_neither_shift_nor_scale_of_the_logits_matters(self):
+        wanted = (self.y + 1) % 5
+        for loss in (dlr, lambda z, y: targeted_dlr(z, y, wanted)):
+            torch.testing.assert_close(loss(100 * self.logits + 7, self.y), loss(self.logits, self.y))
+
+    @pytest.mark.parametrize("k", [2, 3])
+    def test_with_too_few_classes_the_difference_alone(self, k):
+        logits, y = self.logits[:, :k], self.y % k
+        wanted = (y + 1) % k
+        gap = (logits.gather(1, wanted[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+        torch.testing.assert_close(targeted_dlr(logits, y, wanted), gap)
+        if k == 2:
+            torch.testing.assert_close(dlr(logits, y), gap)

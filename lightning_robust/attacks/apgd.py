@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, misclassified, runs
 from lightning_robust.attacks.climb import Climb, Given, Momentum, Sparse
 from lightning_robust.draws import Draws
-from lightning_robust.losses import targeted_dlr
+from lightning_robust.losses import runners_up, targeted_dlr
 from lightning_robust.modes import AttackBN, input_gradient, ordinary
 from lightning_robust.threat import Norm, Threat, column
 from lightning_robust.types import Net, Objective, Radius
@@ -104,8 +104,7 @@ class APGD(Attack):
         """The class that each run leads to; the label itself where it leads nowhere in particular."""
         wanted = [y]
         if self.targets is not None:
-            others = logits.scatter(1, y[:, None], -torch.inf)
-            wanted = list(others.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices.unbind(1))
+            wanted = list(runners_up(logits, y, self.targets).unbind(1))
         return [target for target in wanted for _ in range(self.restarts)]
 
     def _start(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lightning_robust.attacks.base import Attack, craft
 from lightning_robust.attacks.pgd import PGD
@@ -78,7 +79,7 @@ def examine(
 def in_training_mode(net: Net) -> Check:
     """Modules that were left in training mode."""
     modules = net.named_modules() if isinstance(net, nn.Module) else ()
-    left = [name or "the net itself" for name, module in modules if module.training]
+    left = [name or "the net itself" for name, m in modules if m.training and not isinstance(m, Metric)]
     if left:
         return Check(
             "evaluation_mode",

@@ -1,0 +1,71 @@
+"""AutoAttack: the parameter-free ensemble by which robustness is compared."""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+from torch import Tensor
+
+from lightning_robust.attacks.apgd import APGD
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.ensemble import Ensemble
+from lightning_robust.attacks.fab import FAB
+from lightning_robust.attacks.square import Square
+from lightning_robust.threat import Norm, Threat
+from lightning_robust.types import Net
+
+Version: TypeAlias = Literal["standard", "rapid", "rand", "plus"]
+
+
+class AutoAttack(Ensemble):
+    """APGD-CE, APGD-T, FAB-T and Square in turn, each on what the ones before it did not break.
+
+    Versions: "standard"; "rapid", APGD-CE and APGD-T alone, which break almost all that the four do; "rand", for nets
+    that are random, APGD-CE and APGD-DLR with gradients averaged over 20 passes; "plus", six attacks with more
+    restarts.
+
+    Args:
+        threat: the perturbations allowed: linf, l2 or l1.
+        version: "standard", "rapid", "rand" or "plus".
+        batch_size: see `Ensemble`.
+
+    Raises:
+        ValueError: for an unknown version.
+
+    Paper: Croce & Hein 2020 (arXiv 2003.01690); for l1 Croce & Hein 2021 (arXiv 2103.01208).
+    Reference: fra31/auto-attack@a392200.
+    Deviates: random numbers belong to the sample, not to the batch; see `APGD`, `FAB` and `Square`.
+    """
+
+    def __init__(
+        self, threat: Threat | None = None, version: Version = "standard", batch_size: int | None = None
+    ) -> None:
+        if version not in get_args(Version):
+            raise ValueError(f"Unknown version {version!r}: choose one of {', '.join(get_args(Version))}.")
+        super().__init__(_attacks(threat or Threat(), version), batch_size)
+        self.version = version
+
+
+def _attacks(threat: Threat, version: Version) -> dict[str, Attack]:
+    sparse = threat.norm == "l1"
+    ce = APGD(threat, restarts=5 if sparse else 1)
+    targeted = APGD(threat, targets=5 if sparse else 9)
+    if version == "rand":
+        return {"apgd-ce": APGD(threat, eot=20), "apgd-dlr": APGD(threat, loss="dlr", eot=20)}
+    if version == "rapid":
+        return {"apgd-ce": ce, "apgd-t": targeted}
+    if version == "standard":
+        return {"apgd-ce": ce, "apgd-t": targeted, "fab-t": FAB(threat, targets=9), "square": Square(threat)}
+    return {
+        "apgd-ce": APGD(threat, restarts=5),
+        "apgd-dlr": APGD(threat, loss="dlr", restarts=5),
+        "fab": FAB(threat, restarts=5),
+        "square": Square(threat),
+        "apgd-t": APGD(threat, targets=9),
+        "fab-t": FAB(threat, targets=9),
+    }
+
+
+def autoattack(
+    net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any
+) -> Tensor:
+    """AutoAttack as a plain function: `autoattack(net, x, y, eps="8/255")`; settings as in `AutoAttack`."""
+    return AutoAttack(Threat(norm, eps), **settings)(net, x, y)
