@@ -87,7 +87,7 @@ class RobustCLI(LightningCLI):
         """Build everything; what a constructor refuses is reported as a misspelt key is."""
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             self.parser.error(str(error), error)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -76,12 +76,13 @@ def test_checkpoints_are_the_papers():
 def test_a_sample_does_not_depend_on_its_batch(norm, settings):
     net, x = conv_net().double().eval(), images().double()
     y = net(x).argmax(1)
-    attack = APGD(Threat(norm, {"linf": 0.03, "l2": 0.25, "l1": 0.85}[norm]), steps=12, **settings)
-    whole = attack(net, x, y, draws=keyed())
+    attack = APGD(Threat(norm), steps=12, **settings)
+    eps = {"linf": 0.03, "l2": 0.25, "l1": 1.5}[norm] * torch.linspace(0.1, 2, 8)
+    whole = attack(net, x, y, eps=eps, draws=keyed())
     broken = net(whole).argmax(1) != y
     assert 0 < broken.sum() < 8
     for rows in (*torch.arange(8).split(3), torch.arange(7, -1, -1)):
-        part = attack(net, x[rows], y[rows], draws=keyed()[rows])
+        part = attack(net, x[rows], y[rows], eps=eps[rows], draws=keyed()[rows])
         torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-9)
 
 

@@ -1,0 +1,302 @@
+"""The same verdicts whatever the batches, the ranks and the interruptions, and those of the attacks alone."""
+
+import multiprocessing
+import os
+import signal
+from functools import cache
+
+import pytest
+import torch
+
+from lightning_robust.attacks import APGD, FAB, PGD, Ensemble, Square
+from lightning_robust.draws import Draws
+from lightning_robust.evaluation.evaluate import Evaluation, stages, worst
+from lightning_robust.evaluation.samples import Samples, moves
+from lightning_robust.evaluation.state import State, checksums, fingerprint
+from lightning_robust.threat import Threat
+from tests.ddp import process_group, run_ddp
+from tests.trained import EPS, held_out, trained_net
+
+N = 60
+CPU = torch.device("cpu")
+THREAT = Threat("linf", EPS["linf"])
+
+
+def attacks():
+    """AutoAttack's stages, shortened; an attack of its own; and one that looks for the nearest example."""
+    parts = {
+        "apgd-ce": APGD(THREAT, steps=5),
+        "apgd-t": APGD(THREAT, steps=5, targets=2),
+        "fab-t": FAB(THREAT, steps=5, targets=2),
+        "square": Square(THREAT, queries=40),
+    }
+    return {"auto": Ensemble(parts), "pgd": PGD(THREAT, steps=3), "fab": FAB(Threat("l2", 0.6), steps=5)}
+
+
+def collect(rows):
+    """A table of these of the held-out samples, in batches of 7."""
+    samples, net = Samples(), trained_net()
+    x, y = held_out(N)
+    for some in torch.split(rows, 7) if len(rows) else ():
+        columns = {"index": some, "y": y[some], "clean": net(x[some]).argmax(1), "x": x[some]}
+        samples.append({**columns, "checksum": checksums(x[some], y[some]), "shown": some < 2})
+    samples.settle()
+    return samples
+
+
+def evaluated(rows, batch_size=16, save=None, folder=None, rank=0, **settings):
+    """What is found of these samples: by this rank, and by all."""
+    samples, run = collect(rows), Evaluation(attacks(), batch_size=batch_size, **settings)
+    run.prepare(samples)
+    if folder is not None:
+        state = State(folder, rank)
+        for extra in state.restore(samples):
+            run.resume(extra)
+        inner = save or (lambda: None)
+        save = lambda: (state.save(samples, run.extra()), inner())  # noqa: E731
+    run.run(trained_net(), samples, CPU, save or (lambda: None))
+    return samples, run
+
+
+@cache
+def found():
+    return evaluated(torch.arange(N))[0].gather()
+
+
+def assert_same(columns, expected=None):
+    for name, value in (expected or found()).items():
+        if name.endswith("/size"):
+            torch.testing.assert_close(columns[name], value, rtol=1e-3, atol=1e-5)
+        else:
+            assert torch.equal(columns[name], value), name
+
+
+def test_the_verdicts_are_those_of_the_attacks_alone():
+    net, (x, y), columns = trained_net(), held_out(N), found()
+    right = net(x).argmax(1) == y
+    assert right.sum() > 40
+    for name, attack in attacks().items():
+        x_adv = attack(net, x, y, draws=Draws(0, torch.arange(N)))
+        stands = right & (net(x_adv).argmax(1) == y)
+        assert 5 < stands.sum() < right.sum()
+        assert torch.equal(right & (columns[f"{name}/broken"] < 0), stands)
+        broken = columns[f"{name}/broken"] >= 0
+        assert (columns[f"{name}/class"][broken] != y[broken]).all()
+    both = torch.stack([right, *(columns[f"{name}/broken"] < 0 for name in attacks())]).all(0)
+    assert torch.equal(worst(columns, attacks()), both)
+
+
+def test_each_stage_breaks_what_it_should():
+    net, (x, y), broken = trained_net(), held_out(N), found()["auto/broken"]
+    left = torch.nonzero(net(x).argmax(1) == y)[:, 0]
+    for number, attack in enumerate(attacks()["auto"].stages.values()):
+        x_adv = attack(net, x[left], y[left], draws=Draws(0, left).fork(number))
+        wrong = net(x_adv).argmax(1) != y[left]
+        assert torch.equal(torch.isin(left[wrong], torch.nonzero(broken == number)[:, 0]), wrong[wrong])
+        assert int((broken == number).sum()) == int(wrong.sum())
+        left = left[~wrong]
+
+
+def test_a_nearest_example_counts_within_the_radius_and_is_kept_beyond():
+    size, broken = found()["fab/size"], found()["fab/broken"]
+    right = found()["clean"] == found()["y"]
+    assert torch.equal(broken >= 0, right & (size <= 0.6))
+    assert (size[right] > 0.6).sum() > 3
+    assert (size[~right] == 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, N])
+def test_the_batch_size_does_not_matter(batch_size):
+    assert_same(evaluated(torch.arange(N), batch_size)[0].gather())
+
+
+def test_the_order_does_not_matter():
+    assert_same(evaluated(torch.arange(N - 1, -1, -1))[0].gather())
+
+
+def test_the_seed_does():
+    """A short step from a random start: the size shows the start."""
+    sizes = []
+    for seed in (0, 0, 1):
+        samples = collect(torch.arange(N))
+        run = Evaluation({"noise": PGD(Threat("l2", 0.8), steps=1, step_size=0.01)}, seed)
+        run.prepare(samples)
+        run.run(trained_net(), samples, CPU)
+        sizes.append(samples["noise/size"])
+    assert torch.equal(sizes[0], sizes[1])
+    assert not torch.equal(sizes[0], sizes[2])
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.1, 0.9), (0.0, 1.0), (0.3, 0.0, 0.7)])
+def test_the_ranks_do_not_matter(shares):
+    """Whoever holds how many to begin with, also none."""
+    trained_net(), found()
+    cuts = torch.tensor([0.0, *shares]).cumsum(0).mul(N).round().long().tolist()
+
+    def on(rank):
+        torch.set_num_threads(1)
+        with process_group():
+            samples, run = evaluated(torch.arange(cuts[rank], cuts[rank + 1]))
+            return samples.gather(), len(samples), run.seconds
+
+    told = run_ddp(on, ranks=len(shares))
+    for columns, _, seconds in told:
+        assert_same(columns)
+        assert set(seconds) == {stage for name, attack in attacks().items() for stage in stages(name, attack)}
+    assert sum(n for _, n, _ in told) == N
+
+
+def test_survivors_are_dealt_out_evenly():
+    """Images move with all that is known of them; nothing is lost or doubled."""
+
+    def on(rank):
+        with process_group():
+            samples = collect(torch.arange(N) if rank == 0 else torch.arange(0))
+            samples["mark"] = samples["index"] % 3 == 0
+            samples.deal(samples["mark"], CPU)
+            marked = int(samples["mark"].sum())
+            x, y = held_out(N)
+            return marked, torch.equal(samples["x"], x[samples["index"]]), samples.gather()["index"]
+
+    for marked, whole, index in run_ddp(on, ranks=3):
+        assert marked in (6, 7)
+        assert whole
+        assert torch.equal(index, torch.arange(N))
+
+
+@pytest.mark.parametrize("marked", [[0], [5], [9, 0], [0, 0, 7], [3, 3, 3], [10, 2, 0, 1], [1, 0, 0, 0]])
+def test_moves_even_out_with_the_fewest_rows(marked):
+    after = list(marked)
+    moved = list(moves(marked))
+    for source, target, number in moved:
+        after[source] -= number
+        after[target] += number
+    assert max(after) - min(after) <= 1
+    assert sum(after) == sum(marked)
+    share = sum(marked) / len(marked)
+    assert sum(number for *_, number in moved) <= sum(max(m - share, 0) for m in marked) + len(marked)
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize("after", [1, 6, 11, 17])
+    def test_it_goes_on_where_it_was_killed(self, after, tmp_path):
+        """In the first stage, in later ones, in another attack: by SIGKILL, after so many batches."""
+        trained_net(), found()
+        child = multiprocessing.get_context("fork").Process(target=self.killed, args=(after, tmp_path))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        [saved] = [torch.load(path, weights_only=True) for path in tmp_path.glob("rank*.pt")]
+        done = {name: value.clone() for name, value in saved["columns"].items() if name.endswith("/done")}
+        assert 0 < sum(int(value.sum()) for value in done.values())
+        again = []
+        samples, run = evaluated(torch.arange(N), folder=tmp_path, save=lambda: again.append(1))
+        assert_same(samples.gather())
+        assert len(again) < self.batches()
+        assert set(run.examples["auto"]) == {0, 1}
+
+    @staticmethod
+    def killed(after, folder):
+        torch.set_num_threads(1)
+        left = [after]
+
+        def save():
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        evaluated(torch.arange(N), folder=folder, save=save)
+
+    @staticmethod
+    @cache
+    def batches():
+        count = []
+        evaluated(torch.arange(N), save=lambda: count.append(1))
+        assert len(count) > 17
+        return len(count)
+
+    def test_on_another_number_of_ranks(self, tmp_path):
+        trained_net(), found()
+
+        def stopped(rank):
+            torch.set_num_threads(1)
+            left = [4]
+
+            def save():
+                left[0] -= 1
+                if not left[0]:
+                    raise KeyboardInterrupt
+
+            with process_group():
+                try:
+                    evaluated(torch.arange(rank, N, 2), 5, folder=tmp_path, rank=rank, save=save)
+                except KeyboardInterrupt:
+                    return "stopped"
+
+        assert run_ddp(stopped) == ["stopped"] * 2
+        assert len(list(tmp_path.glob("rank*.pt"))) == 2
+        again = []
+        samples, _ = evaluated(torch.arange(N), 5, folder=tmp_path, save=lambda: again.append(1))
+        assert_same(samples.gather())
+        whole = []
+        evaluated(torch.arange(N), 5, save=lambda: whole.append(1))
+        assert len(again) < len(whole) - 4
+
+    def test_what_was_found_of_another_image_does_not_count(self, tmp_path):
+        samples, _ = evaluated(torch.arange(N), folder=tmp_path)
+        state, fresh = State(tmp_path, 0), collect(torch.arange(N))
+        Evaluation(attacks()).prepare(fresh)
+        fresh["checksum"][:10] += 1
+        state.restore(fresh)
+        assert not fresh["auto/done"][:10].any()
+        assert torch.equal(fresh["auto/done"][10:], samples["auto/done"][10:])
+        state.discard()
+        assert not tmp_path.exists()
+
+    def test_half_a_file_is_never_seen(self, tmp_path):
+        samples = collect(torch.arange(N))
+        state = State(tmp_path, 0)
+        state.save(samples, {})
+        before = (tmp_path / "rank0.pt").read_bytes()
+        with pytest.raises(TypeError):
+            state.save(samples, 5)
+        assert (tmp_path / "rank0.pt").read_bytes() == before
+
+
+def test_checksums_tell_images_and_labels_apart():
+    x, y = held_out(N)
+    told = checksums(x, y)
+    assert len(set(told.tolist())) == N
+    assert torch.equal(checksums(x[5:9], y[5:9]), told[5:9])
+    assert not (checksums(x, y + 1) == told).any()
+    nudged = x.clone()
+    nudged[:, 0, 0, 0] += 1e-6
+    swapped = x.flip(3)
+    assert not (checksums(nudged, y) == told).any()
+    assert not (checksums(swapped, y) == told).any()
+
+
+def test_a_fingerprint_is_of_weights_and_settings():
+    net, other = trained_net(), trained_net(robust=False)
+    names = {fingerprint(net, {"seed": 0}), fingerprint(net, {"seed": 1}), fingerprint(other, {"seed": 0})}
+    assert len(names) == 3
+    assert fingerprint(net, {"seed": 0}) in names
+
+
+def test_a_search_in_bf16_claims_nothing_that_fp32_denies():
+    columns = evaluated(torch.arange(N), precision="bf16")[0].gather()
+    gaps = [int(((columns[f"{n}/broken"] >= 0) != (found()[f"{n}/broken"] >= 0)).sum()) for n in attacks()]
+    assert max(gaps) <= 6
+    assert sum(gaps) > 0  # it was another search
+
+
+class Cheat(PGD):
+    def __call__(self, net, x, target, **settings):
+        return (x + 0.2).clamp(0, 1)
+
+
+def test_an_attack_that_leaves_its_threat_model_is_refused():
+    samples, run = collect(torch.arange(N)), Evaluation({"cheat": Cheat(THREAT)})
+    run.prepare(samples)
+    with pytest.raises(ValueError, match="'cheat' left its threat model: a perturbation of linf size 0.2"):
+        run.run(trained_net(), samples, CPU)
