@@ -1,16 +1,17 @@
 """RobustEvaluation on modules, loaders and trainers that know nothing of it, against computations outside Lightning."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib.image
 import pytest
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from scipy.stats import binomtest
 from torch import Tensor
@@ -463,3 +464,97 @@ def test_fit_draws_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ForeignModule(), loader(8, 8), loader(8, 8)
     )
     assert drawn == [0, 3, 5]
+
+
+class Stops(PGD):
+    """Is interrupted at its third batch, once."""
+
+    left = 3
+    seen: ClassVar[list[int]] = []
+
+    def __call__(self, net: Any, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+        Stops.seen.append(len(x))
+        Stops.left -= 1
+        if not Stops.left:
+            raise RuntimeError("in the midst of an evaluation")
+        return super().__call__(net, x, target, **settings)
+
+
+@pytest.mark.parametrize("state_dir", [None, "elsewhere"])
+def test_an_interrupted_test_goes_on(state_dir: str | None, tmp_path: Path) -> None:
+    place = None if state_dir is None else str(tmp_path / state_dir)
+
+    def run(seed: int = 0, weights: int = 4) -> dict[str, Any]:
+        attack = {"stops": Stops(Threat(eps=0.06), steps=3)}
+        callback = evaluation(attacks=attack, batch_size=3, state_dir=place, seed=seed, checks=0)
+        quiet_trainer(default_root_dir=tmp_path, callbacks=[callback]).test(ForeignModule(seed=weights), loader(N))
+        return report(tmp_path)
+
+    Stops.left, Stops.seen = 99, []
+    expected, whole = counts(run()), list(Stops.seen)
+    assert len(whole) > 3
+    Stops.left = 3
+    with pytest.raises(RuntimeError, match="in the midst"):
+        run()
+    Stops.seen = []
+    assert counts(run()) == expected
+    assert Stops.seen == whole[2:]
+    assert not list((tmp_path / (state_dir or "unfinished")).glob("*"))  # nothing stays behind
+    for other in ({"seed": 1}, {"weights": 5}):
+        Stops.left = 3
+        with pytest.raises(RuntimeError, match="in the midst"):
+            run()
+        Stops.seen = []
+        run(**other)
+        assert len(Stops.seen) >= 3  # another evaluation begins anew
+
+
+def test_without_attacks_clean_accuracy_alone(tmp_path: Path) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(attacks={})])
+    trainer.test(ForeignModule(), loader(N))
+    told, expected = report(tmp_path), by_hand(ForeignModule(), images(N))
+    assert told["clean"]["correct"] == told["worst"]["correct"] == expected["clean"]
+    assert told["attacks"] == {}
+
+
+def test_every_sample_has_its_line(tmp_path: Path) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
+    trainer.test(ForeignModule(), loader(N))
+    with (tmp_path / "samples.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    told, (_, y) = report(tmp_path), images(N).tensors
+    assert [int(line["index"]) for line in lines] == list(range(N))
+    assert [int(line["label"]) for line in lines] == y.tolist()
+    assert sum(line["robust"] == "1" for line in lines) == told["worst"]["correct"]
+    right = [line for line in lines if line["clean"] == line["label"]]
+    assert len(right) == told["clean"]["correct"]
+    for name, row in told["attacks"].items():
+        stands = [line for line in right if line[f"{name}/broken_by"] == ""]
+        assert len(stands) == row["correct"]
+        assert all(line[f"{name}/class"] == line["label"] for line in stands)
+        assert max(float(line[f"{name}/size"]) for line in right) == pytest.approx(row["perturbation"]["max"])
+
+
+@pytest.mark.parametrize("first", ["averaging", "evaluation"])
+def test_averaged_weights_are_attacked_where_they_are_validated(first: str, tmp_path: Path) -> None:
+    """Weight averaging takes its weights back at the end of the validation epoch, before callbacks that come later."""
+    seen: dict[str, list[float]] = {"step": [], "attack": []}
+
+    class Notes(PGD):
+        def __call__(self, net: Any, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+            seen["attack"].append(float(net.head.weight.detach()[0].sum()))
+            return super().__call__(net, x, target, **settings)
+
+    module = ForeignModule()
+    step = module.validation_step
+    module.validation_step = lambda *args: (  # type: ignore[method-assign]
+        seen["step"].append(float(module.head.weight.detach()[0].sum())),
+        step(*args),
+    )[1]
+    callbacks = [EMAWeightAveraging(decay=0.5), evaluation(attacks={"notes": Notes(steps=1)})]
+    callbacks = callbacks if first == "averaging" else callbacks[::-1]
+    trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path, callbacks=callbacks, num_sanity_val_steps=0)
+    trainer.fit(module, loader(24, 4), loader(N))
+    assert set(seen["attack"]) == set(seen["step"])
+    assert len(set(seen["step"])) == 2
+    assert float(module.head.weight.detach()[0].sum()) not in seen["step"][:1]
