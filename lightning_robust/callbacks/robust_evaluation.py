@@ -28,7 +28,7 @@ from lightning_robust.evaluation.report import (
     write_csv,
     write_json,
 )
-from lightning_robust.evaluation.samples import gather_objects
+from lightning_robust.evaluation.samples import Samples, gather_objects
 from lightning_robust.evaluation.soundness import Check, examine
 from lightning_robust.evaluation.state import State, fingerprint
 from lightning_robust.metrics import RobustAccuracy
@@ -108,6 +108,7 @@ class RobustEvaluation(Callback):
         for names in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(names))  # refuses names that clash
         self._loaders: dict[int, Collected] = {}
+        self._evaluated = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse true half precision, and let gradients be taken in the evaluation loops."""
@@ -116,7 +117,7 @@ class RobustEvaluation(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin collecting."""
-        self._loaders = {}
+        self._loaders, self._evaluated = {}, False
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -160,10 +161,10 @@ class RobustEvaluation(Callback):
         """Log, write and draw."""
         if trainer.sanity_checking:
             return
-        self._evaluate(trainer, pl_module)  # a rank whose loader is empty has had no last batch
+        if not self._evaluated:  # a loader of unknown length
+            self._evaluate(trainer, pl_module)
         stage = "test" if trainer.testing else "val"
         directory = Path(trainer.log_dir or trainer.default_root_dir)
-        doubts: list[str] = []
         for i, loader in self._loaders.items():
             suffix = f"/dataloader_idx_{i}" if len(self._loaders) > 1 else ""
             told = loader.report
@@ -177,11 +178,17 @@ class RobustEvaluation(Callback):
             trainer.strategy.barrier()
             if loader.state is not None and trainer.is_global_zero:
                 loader.state.discard()
-            doubts += [check["sentence"] for check in told["checks"] if check["status"] != "pass"]
-        if self.strict and doubts and trainer.state.fn != "fit":
-            raise UnsoundEvaluation(" ".join(["The evaluation is not to be trusted:", *doubts]))
 
     on_test_epoch_end = on_validation_epoch_end
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Under `strict`, end with an error where a check did not pass; the loggers have everything by now."""
+        checks = [check for loader in self._loaders.values() for check in loader.report.get("checks", ())]
+        doubts = [check["sentence"] for check in checks if check["status"] != "pass"]
+        if self.strict and doubts:
+            raise UnsoundEvaluation(" ".join(["The evaluation is not to be trusted:", *doubts]))
+
+    on_test_end = on_validation_end
 
     def _each_once(self, trainer: Trainer, position: Tensor, i: int) -> Tensor:
         """Leave out what Lightning's distributed sampler repeats to even out the ranks, and what exceeds `fit_samples`.
@@ -197,11 +204,10 @@ class RobustEvaluation(Callback):
 
     def _evaluate(self, trainer: Trainer, net: LightningModule) -> None:
         """Attack what was collected, and let all ranks know what was found."""
+        self._evaluated = True
         fitting = trainer.state.fn == "fit"
         for i in range(max(gather_objects(max(self._loaders, default=-1))) + 1):
             loader = self._loaders.setdefault(i, Collected())
-            if loader.report:
-                continue
             attacks = self.fit_attacks if fitting else self.attacks
             size = self.batch_size or max(gather_objects(loader.largest))
             run = Evaluation(attacks, self.seed, size, self.precision)
@@ -214,8 +220,9 @@ class RobustEvaluation(Callback):
             loader.columns = loader.samples.gather()
             loader.examples = merged(gather_objects(run.examples))
             seconds = {"clean": loader.seconds, **run.seconds}
-            checks = self._check(trainer, net, loader, attacks) if self.checks and attacks and not fitting else []
+            checks = self._check(trainer, net, loader, attacks, size) if self.checks and attacks and not fitting else []
             loader.report = robustness(loader.columns, attacks, seconds, checks, self._about(trainer))
+            loader.samples = Samples()  # the images are not needed any more
 
     def _restore(
         self, trainer: Trainer, net: LightningModule, i: int, loader: "Collected", run: Evaluation
@@ -234,7 +241,7 @@ class RobustEvaluation(Callback):
         return lambda: state.save(loader.samples, run.extra())
 
     def _check(
-        self, trainer: Trainer, net: LightningModule, loader: "Collected", attacks: Mapping[str, Attack]
+        self, trainer: Trainer, net: LightningModule, loader: "Collected", attacks: Mapping[str, Attack], size: int
     ) -> list[Check]:
         """Check the evaluation on the first samples of rank 0."""
         found: list[Check] = []
@@ -242,7 +249,7 @@ class RobustEvaluation(Callback):
             samples, some = loader.samples, slice(self.checks)
             x, y, index = (samples[name][some].to(net.device) for name in ("x", "y", "index"))
             standing = worst(samples.columns, attacks)[some].to(net.device)
-            found = examine(net, x, y, attacks, loader.columns, standing, Draws(self.seed, index))
+            found = examine(net, x, y, attacks, loader.columns, standing, Draws(self.seed, index), size)
         return list(gather_objects(found)[0])
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
