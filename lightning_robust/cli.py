@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
-from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
 from lightning_robust.parser import Parser
@@ -159,7 +159,11 @@ def _loggers(place: Path, run: str) -> list[Logger]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; `args` instead of the process's own, to call it from Python."""
+    """Run the command line; `args` instead of the process's own, to call it from Python.
+
+    The exit status is 2 for bad arguments, and 3 if a check of the evaluation does not pass under
+    `--evaluation.strict true`.
+    """
     argv = sys.argv
     with warnings.catch_warnings():
         # the folder is the run's own: only its config, or the part that it resumes, was written there before
@@ -175,5 +179,9 @@ def main(args: Sequence[str] | None = None) -> None:
             # Lightning leaves gloo's group to the interpreter's exit, where its threads may abort a finished process
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
+        except UnsoundEvaluation as unsound:
+            if not _rank():
+                print(f"error: {unsound}", file=sys.stderr)
+            sys.exit(3)
         finally:
             sys.argv = argv

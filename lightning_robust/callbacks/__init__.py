@@ -6,7 +6,7 @@ from lightning_robust.callbacks.curves import Curves
 from lightning_robust.callbacks.effective_margins import EffectiveMargins
 from lightning_robust.callbacks.pseudo_labels import PseudoLabels
 from lightning_robust.callbacks.radius_histogram import RadiusHistogram
-from lightning_robust.callbacks.robust_evaluation import RobustEvaluation
+from lightning_robust.callbacks.robust_evaluation import RobustEvaluation, UnsoundEvaluation
 
 __all__ = [
     "AdversarialInputs",
@@ -16,4 +16,5 @@ __all__ = [
     "PseudoLabels",
     "RadiusHistogram",
     "RobustEvaluation",
+    "UnsoundEvaluation",
 ]

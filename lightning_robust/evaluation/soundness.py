@@ -5,12 +5,14 @@ Hein 2020 (arXiv 2003.01690), section 5.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.base import Attack, craft
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.square import Square
@@ -23,8 +25,6 @@ from lightning_robust.types import Net
 
 STEPS, QUERIES = 50, 300
 """Of the attacks that probe a net."""
-TOLERATED = 0.002
-"""Share of the samples that a black-box attack may break in addition (as fra31/auto-attack@a392200)."""
 
 
 class Check(NamedTuple):
@@ -35,6 +35,48 @@ class Check(NamedTuple):
     sentence: str
 
 
+class WithGradient(nn.Module):
+    """The net; where it passes on no gradient at all, one that is zero, so that attacks can run."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The net's logits."""
+        return self.net(x) + 0 * x.flatten(1)[:, :1]
+
+
+@dataclass
+class Probe:
+    """A net and the samples that it is probed on, `batch_size` at a time.
+
+    Each attack starts from the same random numbers.
+    """
+
+    net: Net
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    draws: Draws
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, which: Tensor) -> "Probe":
+        return replace(self, x=self.x[which], y=self.y[which], draws=self.draws[which])
+
+    def attacked(self, attack: Attack) -> Tensor:
+        """Logits [b k] on the attack's examples."""
+        parts = [self[rows] for rows in torch.arange(len(self), device=self.x.device).split(self.batch_size)]
+        return torch.cat([quiet_logits(p.net, attack(p.net, p.x, p.y, draws=p.draws)) for p in parts])
+
+    def standing(self, attack: Attack) -> Tensor:
+        """Which samples [b] withstand the attack."""
+        return self.attacked(attack).argmax(1) == self.y if len(self) else self.y == self.y
+
+
 def examine(
     net: Net,
     x: Tensor,
@@ -43,6 +85,7 @@ def examine(
     columns: Mapping[str, Tensor] | None = None,
     standing: Tensor | None = None,
     draws: Draws | None = None,
+    batch_size: int = 64,
 ) -> list[Check]:
     """Probe a net on a few samples, in fp32.
 
@@ -52,27 +95,30 @@ def examine(
         y: labels [b].
         attacks: of the evaluation, by name; the first one's threat is probed.
         columns: what `Evaluation` found, of all samples.
-        standing: [b] which of these samples withstood the evaluation.
+        standing: [b] which of these samples withstood the evaluation; by default all.
         draws: source of random numbers.
+        batch_size: samples attacked at a time.
     """
-    draws = Draws.from_global_seed(x) if draws is None else draws
+    if not len(x):
+        return []
     found = [in_training_mode(net)]  # before anything here switches it
+    draws = Draws.from_global_seed(x) if draws is None else draws
+    probe = Probe(WithGradient(net), x, y, next(iter(attacks.values())).threat, draws, batch_size)
     with full_precision(x):
-        logits = quiet_logits(net, x)
+        logits = probe.attacked(PGD(steps=0, start="none"))
+        found += [random_outputs(probe, logits, attacks), probabilities(logits), inputs(x, probe.threat)]
         right = logits.argmax(1) == y
-        found += [random_outputs(net, x, logits, attacks), probabilities(logits)]
         if not right.any():
             return found
-        threat = next(iter(attacks.values())).threat
-        found += [inputs(x, threat), zero_gradients(net, x[right], y[right])]
-        found += [more_steps(net, x[right], y[right], threat, draws[right])]
-        found += [huge_radius(net, x[right], y[right], threat, draws[right])]
-        tried = None if columns is None else _black_box_stages(attacks)
+        found += [check(probe[right]) for check in (zero_gradients, more_steps, huge_radius)]
+        left = probe[right if standing is None else right & standing]
+        withstood = left.standing(APGD(left.threat, steps=STEPS))
+        found.append(strength(int((~withstood).sum()), int(right.sum())))
+        tried = _black_box_stages(attacks)
         if columns is not None and tried:
             found.append(black_box(columns, attacks, tried))
         else:
-            left = right if standing is None else right & standing
-            found.append(probe_black_box(net, x[left], y[left], threat, draws[left]))
+            found.append(probe_black_box(left[withstood], int(right.sum())))
     return found
 
 
@@ -89,10 +135,11 @@ def in_training_mode(net: Net) -> Check:
     return Check("evaluation_mode", "pass", "Every module was in evaluation mode.")
 
 
-def random_outputs(net: Net, x: Tensor, logits: Tensor, attacks: Mapping[str, Attack]) -> Check:
+def random_outputs(probe: Probe, logits: Tensor, attacks: Mapping[str, Attack]) -> Check:
     """Whether two equal forward passes give equal logits."""
-    gap = float((quiet_logits(net, x) - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
-    if gap <= 1e-4:  # kernels may sum in another order
+    again = probe.attacked(PGD(steps=0, start="none"))
+    gap = float((again - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
+    if gap <= 1e-3:  # kernels may sum in another order
         return Check("deterministic", "pass", "Two forward passes on the same images gave the same logits.")
     averaged = any(getattr(part, "eot", 1) > 1 for attack in attacks.values() for part in stages("", attack).values())
     return Check(
@@ -105,10 +152,11 @@ def random_outputs(net: Net, x: Tensor, logits: Tensor, attacks: Mapping[str, At
 
 def probabilities(logits: Tensor) -> Check:
     """Whether the outputs look like probabilities."""
-    if logits.shape[1] > 1 and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
-        return Check(
-            "logits", "fail", "The outputs are non-negative and sum to 1: attacks need logits; remove the softmax."
-        )
+    if logits.shape[1] > 1 and bool((logits >= 0).all()) and bool((logits <= 1).all()):
+        if bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+            told = "The outputs are non-negative and sum to 1: attacks need logits; remove the softmax."
+            return Check("logits", "fail", told)
+        return Check("logits", "warn", "The outputs all lie in [0, 1]: attacks need logits; is there a sigmoid?")
     return Check("logits", "pass", "The outputs do not look like probabilities.")
 
 
@@ -123,41 +171,46 @@ def inputs(x: Tensor, threat: Threat) -> Check:
     return Check("inputs", "pass", f"{told}.")
 
 
-def zero_gradients(net: Net, x: Tensor, y: Tensor) -> Check:
+def zero_gradients(probe: Probe) -> Check:
     """Samples on which the cross-entropy has no input gradient at all."""
-    with craft(net, x, y, "eval", None) as (x, y, _):
-        gradient, _ = input_gradient(lambda z: cross_entropy(net(z), y), x)
-    zero = int((gradient == 0).flatten(1).all(1).sum())
-    told = f"The cross-entropy's input gradient is exactly zero on {zero} of {len(x)} samples"
-    if not zero:
-        return Check("gradients", "pass", f"{told}.")
-    status: Literal["warn", "fail"] = "warn" if zero < 0.1 * len(x) else "fail"
-    return Check("gradients", status, f"{told}: gradient-based attacks on this loss are blind there.")
+    zero = 0
+    for x, y in zip(probe.x.split(probe.batch_size), probe.y.split(probe.batch_size), strict=True):
+        with craft(probe.net, x, y, "eval", None) as (z, target, _):
+            gradient, _ = input_gradient(lambda z, y=target: cross_entropy(probe.net(z), y), z)
+        zero += int((gradient == 0).flatten(1).all(1).sum())
+    told = f"The cross-entropy's input gradient is exactly zero on {zero} of {len(probe)} samples"
+    blind = f"{told}: gradient-based attacks on this loss are blind there."
+    return _judged("gradients", zero / len(probe), 0, 0.1, f"{told}.", blind)
 
 
-def more_steps(net: Net, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Check:
-    """Whether PGD raises the loss, and more steps raise it further."""
-    loss = [_loss(net, x, y)]
-    for steps in (1, STEPS):
-        loss.append(_loss(net, PGD(threat, steps=steps, step_size=2.5 * threat.eps / steps)(net, x, y, draws=draws), y))
-    told = f"Mean cross-entropy {loss[0]:.4g} clean, {loss[1]:.4g} after 1 step of PGD, {loss[2]:.4g} after {STEPS}"
-    if threat.eps > 0 and loss[2] <= loss[0] * (1 + 1e-6):
+def more_steps(probe: Probe) -> Check:
+    """Whether PGD raises the loss above its random start's, and more steps do not lower it again."""
+    begin, first, last = (
+        float(cross_entropy(probe.attacked(PGD(probe.threat, steps=steps)).double(), probe.y).mean())
+        for steps in (0, 1, STEPS)
+    )
+    told = f"Mean cross-entropy {begin:.4g} at PGD's random start, {first:.4g} after 1 step, {last:.4g} after {STEPS}"
+    if probe.threat.eps > 0 and last <= begin * (1 + 1e-4):
         return Check("more_steps", "fail", f"{told}: the attack gains nothing.")
-    if loss[2] < 0.95 * loss[1]:
+    if last < 0.95 * first:
         return Check("more_steps", "fail", f"{told}: more steps make the attack weaker.")
     return Check("more_steps", "pass", f"{told}.")
 
 
-def huge_radius(net: Net, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Check:
+def huge_radius(probe: Probe) -> Check:
     """Whether PGD reaches accuracy 0 when any image is allowed."""
-    # any image of the box: of all norms, linf's steps reach them soonest
-    attack = PGD(Threat("linf", threat.upper - threat.lower, threat.lower, threat.upper), steps=STEPS)
-    left = int((quiet_logits(net, attack(net, x, y, draws=draws)).argmax(1) == y).sum())
-    told = f"{left} of {len(x)} samples withstand PGD with {STEPS} steps when any image is allowed"
-    if not left:
-        return Check("huge_radius", "pass", f"{told}.")
-    status: Literal["warn", "fail"] = "warn" if left <= 0.05 * len(x) else "fail"
-    return Check("huge_radius", status, f"{told}: every net errs on some image, so the attack misses what is there.")
+    low, high = probe.threat.lower, probe.threat.upper
+    # linf's steps reach every image of the box soonest; a random start would err without any gradient's help
+    left = int(probe.standing(PGD(Threat("linf", high - low, low, high), steps=STEPS, start="none")).sum())
+    told = f"{left} of {len(probe)} samples withstand PGD with {STEPS} steps when any image is allowed"
+    missed = f"{told}: every net errs on some image, so the attack misses what is there."
+    return _judged("huge_radius", left / len(probe), 0, 0.05, f"{told}.", missed)
+
+
+def strength(broken: int, n: int) -> Check:
+    """Whether a short Auto-PGD breaks samples that withstood the evaluation."""
+    told = f"Auto-PGD with {STEPS} steps broke {broken} of {n} samples that withstood the evaluation"
+    return _judged("strength", broken / n, 0.1, 0.25, f"{told}.", f"{told}: its attacks are too weak.")
 
 
 def black_box(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack], tried: Mapping[str, list[int]]) -> Check:
@@ -168,33 +221,32 @@ def black_box(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack], trie
         broken = columns[f"{name}/broken"]
         by_black = torch.isin(broken, torch.tensor(tried[name], dtype=broken.dtype))
         black, white = black | by_black, white | ((broken >= 0) & ~by_black)
-    return _black_box_check(int((black & ~white).sum()), len(right))
+    # as fra31/auto-attack@a392200 tolerates; one sample is no sign
+    return _black_box_check(int((black & ~white).sum()), len(right), max(0.002, 1 / len(right)), 0.02)
 
 
-def probe_black_box(net: Net, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Check:
-    """Whether a short black-box attack breaks samples that withstood the evaluation."""
-    if not len(x):
-        return Check("black_box", "pass", "No sample withstood the evaluation: nothing is left for a black-box attack.")
-    x_adv = Square(threat, queries=QUERIES)(net, x, y, draws=draws)
-    return _black_box_check(int((quiet_logits(net, x_adv).argmax(1) != y).sum()), len(x))
+def probe_black_box(left: Probe, n: int) -> Check:
+    """Whether a short black-box attack breaks samples, out of n, that withstood the evaluation and Auto-PGD."""
+    beaten = int((~left.standing(Square(left.threat, queries=QUERIES))).sum())
+    # on sound nets short attacks differ by chance: at most 1 of 64 for linf and l2, 3 for l1 on scikit-learn's digits
+    return _black_box_check(beaten, n, max(0.05, 1 / n), 0.1)
 
 
-def _black_box_check(beaten: int, n: int) -> Check:
+def _black_box_check(beaten: int, n: int, good: float, bad: float) -> Check:
     told = f"Square, which uses no gradients, broke {beaten} of {n} samples that no gradient attack had broken"
-    if beaten <= max(1, TOLERATED * n):
-        return Check("black_box", "pass", f"{told}.")
-    status: Literal["warn", "fail"] = "warn" if beaten <= 0.02 * n else "fail"
-    return Check("black_box", status, f"{told}: the gradients mislead, and the accuracy is too high.")
+    mislead = f"{told}: the gradients mislead, and the accuracy is too high."
+    return _judged("black_box", beaten / n, good, bad, f"{told}.", mislead)
 
 
 def _black_box_stages(attacks: Mapping[str, Attack]) -> dict[str, list[int]]:
-    """Of each attack the numbers of its black-box stages; empty if none has any."""
-    found = {
-        name: [number for number, part in enumerate(stages(name, attack).values()) if isinstance(part, Square)]
-        for name, attack in attacks.items()
-    }
-    return found if any(found.values()) else {}
+    """Of each attack the numbers of its black-box stages; empty unless there are both such stages and others."""
+    parts = {name: list(stages(name, attack).values()) for name, attack in attacks.items()}
+    found = {name: [k for k, part in enumerate(p) if isinstance(part, Square)] for name, p in parts.items()}
+    return found if 0 < sum(map(len, found.values())) < sum(map(len, parts.values())) else {}
 
 
-def _loss(net: Net, x: Tensor, y: Tensor) -> float:
-    return float(cross_entropy(quiet_logits(net, x), y).mean())
+def _judged(name: str, share: float, good: float, bad: float, well: str, badly: str) -> Check:
+    """Pass up to the share `good` of the samples, warn up to `bad`, fail above."""
+    if share <= good:
+        return Check(name, "pass", well)
+    return Check(name, "warn" if share <= bad else "fail", badly)

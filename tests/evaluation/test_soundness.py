@@ -1,0 +1,232 @@
+"""Each check of an evaluation speaks up on a net built to trip it, and is silent on sound ones."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_robust.attacks import APGD, PGD, AutoAttack, Square
+from lightning_robust.attacks.base import Attack
+from lightning_robust.draws import Draws
+from lightning_robust.evaluation.soundness import Check, examine
+from lightning_robust.threat import Norm, Threat
+from tests.trained import EPS, held_out, trained_net
+
+N = 64
+SILENT = dict.fromkeys(
+    [
+        *("evaluation_mode", "deterministic", "logits", "inputs", "gradients"),
+        *("more_steps", "huge_radius", "strength", "black_box"),
+    ],
+    "pass",
+)
+
+
+class Wrapped(nn.Module):
+    """A net with something done to the images before it and to the logits after it."""
+
+    def __init__(
+        self, net: nn.Module, before: Callable[[Tensor], Tensor] | None, after: Callable[[Tensor], Tensor] | None
+    ) -> None:
+        super().__init__()
+        self.net, self.before, self.after = net, before or torch.clone, after or torch.clone
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))
+
+
+class Shattered(torch.autograd.Function):
+    """Signs of the gradient that mean nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * torch.sin(1e4 * torch.arange(grad.numel())).view_as(grad).sign()
+
+
+class Turned(torch.autograd.Function):
+    """A gradient that leads back, away from the boundary, once the two largest logits come close."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        first, second = ctx.saved_tensors[0].topk(2, dim=1).values.split(1, dim=1)
+        return torch.where(first - second > 2, grad, -grad)
+
+
+def wrapped(
+    before: Callable[[Tensor], Tensor] | None = None, after: Callable[[Tensor], Tensor] | None = None
+) -> nn.Module:
+    return Wrapped(trained_net(robust=False), before, after).eval()
+
+
+def found(net: Any, norm: Norm = "linf", n: int = N, attack: Attack | None = None, **settings: Any) -> list[Check]:
+    """What is said of an evaluation by a short Auto-PGD."""
+    x, y = held_out(n)
+    attack = attack or APGD(Threat(norm, EPS[norm]), steps=50)
+    standing = net(attack(net, x, y, draws=Draws(1, torch.arange(n)))).argmax(1) == y
+    return examine(net, x, y, {"attack": attack}, None, standing, Draws(0, torch.arange(n)), **settings)
+
+
+def statuses(checks: list[Check]) -> dict[str, str]:
+    assert len({check.name for check in checks}) == len(checks)
+    assert all(check.sentence.endswith((".", "?")) for check in checks)
+    return {check.name: check.status for check in checks}
+
+
+@pytest.mark.parametrize("norm", EPS)
+@pytest.mark.parametrize("robust", [False, True], ids=["standard", "robust"])
+def test_silent_on_sound_nets(robust: bool, norm: Norm) -> None:
+    assert statuses(found(trained_net(robust), norm)) == SILENT
+
+
+@pytest.mark.parametrize("factor", [0.02, 4.0])
+def test_silent_whatever_the_nets_confidence(factor: float) -> None:
+    net = wrapped(after=lambda logits: factor * logits)
+    confidence = net(held_out(N)[0]).softmax(1).amax(1).median()
+    assert confidence < 0.2 if factor < 1 else confidence == 1
+    assert statuses(found(net)) == SILENT
+
+
+BLIND = {"gradients": "fail", "more_steps": "fail", "huge_radius": "fail", "black_box": "fail"}
+
+
+@pytest.mark.parametrize(
+    ("net", "tripped"),
+    [
+        pytest.param(lambda: wrapped(after=lambda z: 1e4 * z), BLIND, id="saturated head"),
+        pytest.param(lambda: wrapped(lambda x: (8 * x).round() / 8), BLIND, id="quantised input"),
+        pytest.param(
+            lambda: wrapped(Shattered.apply),
+            {"more_steps": "fail", "huge_radius": "warn", "black_box": "fail"},
+            id="shattered gradients",
+        ),
+        pytest.param(
+            lambda: wrapped(after=Turned.apply), {"more_steps": "fail", "huge_radius": "fail"}, id="gradients turn back"
+        ),
+        pytest.param(lambda: wrapped(after=lambda z: z.softmax(1)), {"logits": "fail"}, id="softmax"),
+        pytest.param(lambda: wrapped(after=torch.sigmoid), {"logits": "warn", "huge_radius": "warn"}, id="sigmoid"),
+        pytest.param(lambda: deepcopy(trained_net()).train(), {"evaluation_mode": "warn"}, id="training mode"),
+    ],
+)
+def test_tripped(net: Callable[[], nn.Module], tripped: dict[str, str]) -> None:
+    """And nothing else is: a check tells of one fault alone."""
+    assert statuses(found(net())) == {**SILENT, **tripped}
+
+
+def test_a_net_that_passes_on_no_gradient_at_all() -> None:
+    """Its black-box evaluation ends well, so its checks must not end with an error."""
+    net = wrapped(after=torch.detach)
+    assert statuses(found(net, attack=PGD(Threat(eps=0.12), steps=0))) == {**SILENT, **BLIND}
+
+
+def test_gradients_that_vanish_on_few_samples_are_a_warning() -> None:
+    """The few are those of which the net is most certain."""
+    net = wrapped()
+    certain = net(held_out(N)[0]).amax(1).sort().values[-4]
+    net = wrapped(after=lambda z: torch.where(z.amax(1, keepdim=True) >= certain, 1e4 * z, z))
+    (told,) = [check for check in found(net) if check.name == "gradients"]
+    assert told.status == "warn"
+    assert "exactly zero on 4 of 60 samples" in told.sentence
+
+
+@pytest.mark.parametrize("net", ["dropout", "noise"])
+def test_dropout_left_on_and_noise_on_the_images(net: str) -> None:
+    """However small the noise is."""
+    dropout = wrapped(after=lambda z: nn.functional.dropout(z, 0.3, training=True))
+    noise = wrapped(lambda x: x + 0.003 * torch.rand_like(x))
+    assert statuses(found({"dropout": dropout, "noise": noise}[net], n=8))["deterministic"] == "fail"
+
+
+def test_randomness_is_a_warning_where_gradients_are_averaged_over_it() -> None:
+    net, (x, y) = wrapped(lambda x: x + 0.05 * torch.rand_like(x)), held_out(8)
+    for version, status in (("rand", "warn"), ("rapid", "fail")):
+        told = examine(net, x, y, {"aa": AutoAttack(Threat(eps=0.12), version)})
+        assert statuses(told)["deterministic"] == status
+
+
+@pytest.mark.parametrize(("factor", "status"), [(255.0, "fail"), (1.0, "pass"), (1 / 255, "warn")])
+def test_images_outside_the_box_or_in_a_corner_of_it(factor: float, status: str) -> None:
+    x, y = held_out(8)
+    attacks = {"pgd": PGD(Threat(eps=0.1))}
+    told = examine(wrapped(lambda x: x / factor), factor * x, y, attacks)
+    assert statuses(told)["inputs"] == status
+    negative = examine(trained_net(), x - 0.5, y, attacks)
+    assert statuses(negative)["inputs"] == "fail"
+
+
+@pytest.mark.parametrize(("eps", "steps", "status"), [(0.12, 0, "fail"), (0.06, 0, "warn"), (0.06, 50, "pass")])
+def test_an_attack_that_leaves_much_to_others(eps: float, steps: int, status: str) -> None:
+    net = trained_net(robust=False)
+    assert statuses(found(net, attack=PGD(Threat(eps=eps), steps=steps))) == {
+        **SILENT,
+        "strength": status,
+    }
+
+
+def by_hand(broken: dict[str, list[int]], repeated: int) -> dict[str, Tensor]:
+    """Columns of an evaluation in which every sample is right to begin with."""
+    n = repeated * len(next(iter(broken.values())))
+    columns = {f"{name}/broken": torch.tensor(stage * repeated, dtype=torch.int16) for name, stage in broken.items()}
+    return {"y": torch.zeros(n, dtype=torch.int64), "clean": torch.zeros(n, dtype=torch.int64), **columns}
+
+
+@pytest.mark.parametrize(
+    ("black", "n", "status"),
+    [(1, 10, "pass"), (2, 1000, "pass"), (3, 1000, "warn"), (20, 1000, "warn"), (21, 1000, "fail")],
+)
+def test_what_the_evaluations_own_black_box_attack_broke_alone(black: int, n: int, status: str) -> None:
+    """Square is AutoAttack's stage 3; what another attack's gradients broke too does not count."""
+    t = Threat(eps=0.12)
+    columns = by_hand({"aa": [3] * (black + 2) + [0] * 3 + [-1] * (n - black - 5), "pgd": [-1] * n}, 1)
+    columns["pgd/broken"][black : black + 2] = 0
+    x, y = held_out(8)
+    (*_, told) = examine(trained_net(), x, y, {"aa": AutoAttack(t), "pgd": PGD(t)}, columns)
+    assert (told.name, told.status) == ("black_box", status)
+    assert f"broke {black} of {n} samples" in told.sentence
+
+
+def test_an_evaluation_by_black_box_attacks_alone_is_not_held_against_gradients() -> None:
+    x, y = held_out(N)
+    columns = by_hand({"square": [0]}, N)
+    told = examine(trained_net(), x, y, {"square": Square(Threat(eps=0.12))}, columns, draws=Draws(0, torch.arange(N)))
+    assert statuses(told)["black_box"] == "pass"
+
+
+def test_with_nothing_to_probe() -> None:
+    net, (x, y) = trained_net(), held_out(8)
+    attacks = {"pgd": PGD(Threat(eps=0.1))}
+    wrong = (net(x).argmax(1) + 1) % 10
+    assert list(statuses(examine(net, x, wrong, attacks))) == ["evaluation_mode", "deterministic", "logits", "inputs"]
+    assert examine(net, x[:0], y[:0], attacks) == []
+    none_left = examine(net, x, y, attacks, standing=torch.zeros(8, dtype=torch.bool))
+    assert statuses(none_left) == SILENT
+    assert statuses(examine(net, x, y, {"pgd": PGD(Threat(eps=0.0))})) == SILENT
+
+
+def test_the_batch_size_changes_nothing() -> None:
+    net = wrapped(lambda x: (8 * x).round() / 8)
+    assert found(net, n=12, batch_size=5) == found(net, n=12)
+
+
+def test_the_net_is_left_as_it_was() -> None:
+    net = deepcopy(trained_net())
+    net.train()
+    next(net.parameters()).requires_grad_(False)
+    before = deepcopy(net.state_dict())
+    with torch.no_grad():
+        examine(net, *held_out(8), {"pgd": PGD(Threat(eps=0.1))})
+    assert all(module.training for module in net.modules())
+    assert [p.requires_grad for p in net.parameters()].count(False) == 1
+    assert all(p.grad is None for p in net.parameters())
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
