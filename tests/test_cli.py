@@ -104,6 +104,29 @@ def test_testing_without_a_checkpoint_warns(folder: Path) -> None:
         main(["test", "--config", STANDARD, *QUICK[2:], "--evaluation.attacks.pgd50.steps=1"])
 
 
+@pytest.mark.parametrize("steps", [0, 50])
+def test_strict_ends_with_a_status_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str], steps: int) -> None:
+    """An attack of no steps is too weak to be trusted."""
+    main(["fit", "--config", STANDARD, *QUICK, "--trainer.limit_train_batches=20"])
+    last = str(the_run(folder, "Digits/Standard/fit-*") / "checkpoints/last.ckpt")
+    capsys.readouterr()
+    args = ["test", "--config", STANDARD, *QUICK, "--ckpt_path", last, f"--evaluation.attacks.pgd50.steps={steps}"]
+    if steps:
+        main([*args, "--evaluation.strict=true"])
+        assert "error" not in capsys.readouterr().err
+    else:
+        main(args)  # without `strict`, it is printed below the table alone
+        assert "its attacks are too weak" in capsys.readouterr().out
+        with pytest.raises(SystemExit) as stop:
+            main([*args, "--evaluation.strict=true"])
+        assert stop.value.code == 3
+        told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("INFO")]
+        assert [
+            line for line in told if line.startswith("error: The evaluation is not to be trusted: Auto-PGD")
+        ] == told
+        assert len(list(folder.glob("runs/Digits/Standard/test-*/samples.csv"))) == 2
+
+
 def test_a_checkpoint_of_another_method_is_refused(folder: Path) -> None:
     main(["fit", "--config", STANDARD, *QUICK])
     last = str(the_run(folder, "Digits/Standard/fit-*") / "checkpoints/last.ckpt")

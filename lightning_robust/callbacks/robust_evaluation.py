@@ -67,7 +67,7 @@ class RobustEvaluation(Callback):
         batch_size: samples attacked at a time; by default as many as the loader gives.
         precision: "bf16" searches under autocast, where only what is misclassified in fp32 too counts as a success.
         checks: in `validate` and `test`, samples on which the evaluation itself is checked; 0 for no checks.
-        strict: end with an error where a check does not pass.
+        strict: end with an error where a check does not pass; the command line then ends with status 3.
         state_dir: where an unfinished evaluation is kept; by default `unfinished` in the trainer's root directory.
         figure_samples: samples shown in the figure of examples; 0 for no figures.
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.

@@ -1,6 +1,7 @@
 """Figures of an evaluation: accuracy against radius, and by class."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,13 +31,12 @@ def accuracy_by_radius(columns: Mapping[str, Tensor], attacks: Mapping[str, Atta
     figure = Figure(figsize=(4.5 * len(norms), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     for norm, axis in zip(norms, figure.subplots(1, len(norms), squeeze=False)[0], strict=True):
-        for name, attack in attacks.items():
-            if attack.threat.norm != norm:
-                continue
-            if name in nearest:
-                size = torch.where(right, columns[f"{name}/size"], 0.0)
-                radii = torch.linspace(0, 1.05 * _reach(size, attack.threat.eps), 200)
-                counts = [int(((size > radius) & right).sum()) for radius in radii.tolist()]
+        shown = {name: attack for name, attack in attacks.items() if attack.threat.norm == norm}
+        sizes = {name: torch.where(right, columns[f"{name}/size"], 0.0) for name in shown if name in nearest}
+        radii = torch.linspace(0, _reach(sizes, shown), 200)
+        for name, attack in shown.items():
+            if name in sizes:
+                counts = [int(((sizes[name] > radius) & right).sum()) for radius in radii.tolist()]
                 bounds = [wilson_interval(count, n) for count in counts]
                 (line,) = axis.plot(radii, [count / n for count in counts], label=name)
                 axis.fill_between(radii, *zip(*bounds, strict=True), color=line.get_color(), alpha=0.2, linewidth=0)
@@ -45,9 +45,9 @@ def accuracy_by_radius(columns: Mapping[str, Tensor], attacks: Mapping[str, Atta
                 low, high = wilson_interval(count, n)
                 gap = [[count / n - low], [high - count / n]]
                 axis.errorbar([attack.threat.eps], [count / n], yerr=gap, fmt="o", capsize=3, label=name)
-        axis.set(xlabel=f"{norm} radius", ylabel="accuracy", ylim=(0, 1), xlim=(0, None))
+        axis.set(xlabel=f"{norm} radius", ylabel="accuracy", ylim=(0, 1), xlim=(0, float(radii[-1])))
         axis.grid(alpha=0.3)
-        axis.legend()
+        _legend(axis)
     return figure
 
 
@@ -55,7 +55,8 @@ def accuracy_by_class(columns: Mapping[str, Tensor], attacks: Mapping[str, Attac
     """Clean and worst-case accuracy of each class, with 95 % confidence intervals."""
     y, masks = columns["y"], {"clean": columns["clean"] == columns["y"], "worst case": worst(columns, attacks)}
     classes = torch.unique(y).tolist()
-    figure = Figure(figsize=(max(4.5, min(0.45 * len(classes) + 1.5, 12)), 3.5), layout="constrained")
+    width = 4.5 if len(classes) > FEW_CLASSES else max(4.5, min(0.45 * len(classes) + 1.5, 8))
+    figure = Figure(figsize=(width, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for place, (name, mask) in enumerate(masks.items()):
@@ -70,11 +71,18 @@ def accuracy_by_class(columns: Mapping[str, Tensor], attacks: Mapping[str, Attac
         axis.bar(where, shares, width=0.4, yerr=gaps, capsize=2, label=name, error_kw={"linewidth": 0.8})
         axis.set_xticks(range(len(classes)), [str(label) for label in classes])
     axis.set(xlabel="class" if len(classes) <= FEW_CLASSES else "classes, sorted", ylabel="accuracy", ylim=(0, 1.05))
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, frameon=False)
+    axis.margins(x=0.02)
+    _legend(axis)
     return figure
 
 
-def _reach(size: Tensor, eps: float) -> float:
-    """How far the axis goes: what almost all samples fall within, and the threat's own radius."""
-    finite = size[size.isfinite()]
-    return max(float(finite.quantile(0.98)) if len(finite) else 0.0, eps, 1e-12)
+def _reach(sizes: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> float:
+    """How far the axis goes: past what almost all samples fall within, and past every attack's own radius."""
+    finite = [size[size.isfinite()] for size in sizes.values()]
+    ends = [float(size.quantile(0.98)) for size in finite if len(size)]
+    return 1.05 * max(1e-12, *ends, *(attack.threat.eps for attack in attacks.values()))
+
+
+def _legend(axis: Any) -> None:
+    """Above the panel, where no data is."""
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)

@@ -1,12 +1,24 @@
 """What robustness.json says of an attack."""
 
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from lightning_robust.attacks import PGD
-from lightning_robust.evaluation.report import checkpoint_identity, describe, write_json
+from lightning_robust.attacks import FAB, PGD, AutoAttack
+from lightning_robust.evaluation.report import (
+    checkpoint_identity,
+    describe,
+    print_table,
+    robustness,
+    sample_rows,
+    write_csv,
+    write_json,
+)
+from lightning_robust.evaluation.soundness import Check
 from lightning_robust.losses import margin
 from lightning_robust.threat import Threat
 
@@ -38,3 +50,75 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) 
 def test_a_checkpoint_that_is_no_local_file_is_told_by_its_path() -> None:
     assert checkpoint_identity(None) is None
     assert checkpoint_identity("s3://somewhere/model.ckpt") == {"path": "s3://somewhere/model.ckpt"}
+
+
+ATTACKS = {"aa": AutoAttack(Threat("l2", 0.5), "rapid"), "fab": FAB(Threat("l2", 0.5))}
+COLUMNS = {
+    "index": torch.arange(5),
+    "y": torch.tensor([0, 1, 2, 1, 0]),
+    "clean": torch.tensor([0, 1, 2, 1, 2]),  # the last is wrong
+    "aa/broken": torch.tensor([0, 1, -1, -1, -1], dtype=torch.int16),
+    "aa/class": torch.tensor([1, 0, 2, 1, 2]),
+    "aa/size": torch.tensor([0.5, 0.25, 0.5, 0.5, 0.0], dtype=torch.float64),
+    "fab/broken": torch.tensor([-1, 0, 0, -1, -1], dtype=torch.int16),
+    "fab/class": torch.tensor([2, 0, 1, 1, 2]),
+    "fab/size": torch.tensor([0.75, 0.2, 0.4, torch.inf, 0.0], dtype=torch.float64),
+}
+SECONDS = {"clean": 0.5, "aa/apgd-ce": 1.0, "aa/apgd-t": 2.0, "fab": 4.0}
+
+
+def report(*checks: Check) -> dict[str, Any]:
+    return json.loads(json.dumps(robustness(COLUMNS, ATTACKS, SECONDS, checks, {"stage": "test"})))
+
+
+def test_an_ensembles_stages_tell_the_accuracy_after_each() -> None:
+    told = report(Check("logits", "pass", "All is well."))
+    rows = told["attacks"]["aa"]["stages"]
+    assert [(row["name"], row["correct"], row["accuracy"], row["seconds"]) for row in rows] == [
+        ("aa/apgd-ce", 3, 0.6, 1.0),
+        ("aa/apgd-t", 2, 0.4, 2.0),
+    ]
+    assert [told["attacks"]["aa"][key] for key in ("correct", "accuracy", "seconds")] == [2, 0.4, 3.0]
+    assert "stages" not in told["attacks"]["fab"]
+    assert told["attacks"]["fab"]["correct"] == 2
+    # of what was right to begin with and found at all: 0.75, 0.2, 0.4
+    assert told["attacks"]["fab"]["perturbation"] == pytest.approx({"mean": 0.45, "max": 0.75})
+    assert (told["clean"]["correct"], told["worst"]["correct"], told["n"]) == (4, 1, 5)
+    assert told["threat"]["norm"] == "l2"  # one for all
+    assert told["checks"] == [{"name": "logits", "status": "pass", "sentence": "All is well."}]
+
+
+def test_samples_tell_which_stage_broke_them(tmp_path: Path) -> None:
+    write_csv(*sample_rows(COLUMNS, ATTACKS), tmp_path / "samples.csv")
+    head, *lines = csv.reader((tmp_path / "samples.csv").read_text().splitlines())
+    attacks = [f"{name}/{what}" for name in ("aa", "fab") for what in ("broken_by", "class", "size")]
+    assert head == ["index", "label", "clean", *attacks, "robust"]
+    assert lines == [
+        ["0", "0", "0", "aa/apgd-ce", "1", "0.5", "", "2", "0.75", "0"],
+        ["1", "1", "1", "aa/apgd-t", "0", "0.25", "fab", "0", "0.2", "0"],
+        ["2", "2", "2", "", "2", "0.5", "fab", "1", "0.4", "0"],
+        ["3", "1", "1", "", "1", "0.5", "", "1", "inf", "1"],
+        ["4", "0", "2", "", "2", "0", "", "2", "0", "0"],
+    ]
+
+
+def test_the_table_has_a_row_a_stage_and_a_line_for_each_doubt(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    checks = [Check("a", "pass", "All is well."), Check("b", "warn", "[0, 1] is odd."), Check("c", "fail", "No good.")]
+    print_table(report(*checks), "test: 5 samples")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == "test: 5 samples"
+    cells = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in lines if line.startswith("\u2502")]
+    assert [(row[0], row[1], row[3], row[4]) for row in cells] == [
+        ("clean", "80.00%", "4/5", "0.5"),
+        ("after aa/apgd-ce", "60.00%", "3/5", "1.0"),
+        ("after aa/apgd-t", "40.00%", "2/5", "2.0"),
+        ("aa (l2 0.5)", "40.00%", "2/5", "3.0"),
+        ("fab (l2 0.5)", "40.00%", "2/5", "4.0"),
+        ("worst case", "20.00%", "1/5", ""),
+    ]
+    assert lines[-2:] == ["warn: [0, 1] is odd.", "fail: No good."]
+    print_table(report(checks[0]), "test")
+    assert "well" not in capsys.readouterr().out

@@ -1,0 +1,147 @@
+"""The checks of an evaluation in Lightning's loops: where they are made, what they leave, and what `strict` does."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_robust.attacks import APGD, PGD
+from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
+from lightning_robust.threat import Threat
+from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.foreign import ForeignModule, loader
+from tests.trained import held_out, trained_net
+
+
+class Sound(LightningModule):
+    """A trained net, and one whose gradients are all zero."""
+
+    def __init__(self, quantised: bool = False) -> None:
+        super().__init__()
+        self.net, self.quantised = nn.Sequential(trained_net(robust=False)), quantised
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((8 * x).round() / 8 if self.quantised else x)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+    test_step = validation_step
+
+
+def data(n: int = 64) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*held_out(n)), 16)
+
+
+def evaluation(**settings: Any) -> RobustEvaluation:
+    attacks = {"apgd": APGD(Threat(eps=0.12), steps=30)}
+    return RobustEvaluation(**{"attacks": attacks, "figure_samples": 2, **settings})
+
+
+def checks(folder: Path) -> dict[str, str]:
+    told = json.loads((folder / "robustness.json").read_text())["checks"]
+    assert all(list(check) == ["name", "status", "sentence"] for check in told)
+    return {check["name"]: check["status"] for check in told}
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_a_sound_evaluation_passes_strictly(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(strict=True)])
+    getattr(trainer, stage)(Sound(), data(), verbose=False)
+    found = checks(tmp_path)
+    assert len(found) == 9
+    assert set(found.values()) == {"pass"}
+    assert "warn" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_strict_ends_with_an_error_once_everything_is_written(stage: str, tmp_path: Path) -> None:
+    trainer = quiet_trainer(
+        logger=CSVLogger(tmp_path, name="", version="run"),
+        default_root_dir=tmp_path,
+        callbacks=[evaluation(strict=True)],
+    )
+    with pytest.raises(UnsoundEvaluation, match=r"not to be trusted: The cross-entropy's .* exactly zero .* Square"):
+        getattr(trainer, stage)(Sound(quantised=True), data(), verbose=False)
+    run, name = tmp_path / "run", {"validate": "val"}.get(stage, stage)
+    assert {name for name, status in checks(run).items() if status != "pass"} == {
+        *("gradients", "more_steps", "huge_radius", "black_box")
+    }
+    assert len((run / "samples.csv").read_text().splitlines()) == 1 + 64
+    assert {path.name for path in run.glob("figures/*")} == {f"{name}-apgd.png", f"{name}-classes.png"}
+    (logged,) = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    assert float(logged[f"{name}/worst_acc"]) == json.loads((run / "robustness.json").read_text())["worst"]["accuracy"]
+    assert not list(tmp_path.glob("unfinished/*/*"))  # nothing is left to be resumed
+
+
+def test_without_strict_the_table_is_followed_by_the_doubts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
+    trainer.test(Sound(quantised=True), data(), verbose=False)
+    assert "fail: The cross-entropy's input gradient is exactly zero" in capsys.readouterr().out
+
+
+def test_no_checks_if_none_are_asked_for(tmp_path: Path) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(checks=0, strict=True)])
+    trainer.test(Sound(quantised=True), data(), verbose=False)
+    assert checks(tmp_path) == {}
+
+
+def test_none_inside_fit(tmp_path: Path) -> None:
+    """Where the net is as good as untrained, and a check would fail."""
+    callback = evaluation(attacks={"idle": PGD(Threat(eps=0.3), steps=0)}, strict=True)
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[callback])
+    trainer.fit(ForeignModule(), loader(8), loader(24))
+    assert checks(tmp_path) == {}
+    with pytest.raises(UnsoundEvaluation, match="its attacks are too weak"):
+        trainer.validate(ForeignModule(), loader(24), verbose=False)
+
+
+def test_only_so_many_samples_are_probed(tmp_path: Path) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(checks=5)])
+    trainer.test(Sound(), data(), verbose=False)
+    told = json.loads((tmp_path / "robustness.json").read_text())["checks"]
+    assert next(check for check in told if check["name"] == "huge_radius")["sentence"].startswith("0 of 5 samples")
+
+
+def test_a_module_that_stays_in_training_mode(tmp_path: Path) -> None:
+    class Staying(Sound):
+        def on_test_model_eval(self) -> None:
+            self.train()
+
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(checks=8)])
+    trainer.test(Staying(), data(8), verbose=False)
+    assert checks(tmp_path)["evaluation_mode"] == "warn"
+
+
+# Lightning's advice to evaluate on one device: https://github.com/Lightning-AI/pytorch-lightning/issues/12862
+@pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
+def test_two_ranks_agree(tmp_path: Path) -> None:
+    trained_net(robust=False)  # once, for both
+
+    def on(rank: int) -> Any:
+        callback = evaluation(strict=True, checks=16, figure_samples=0)
+        trainer = ddp_trainer(default_root_dir=tmp_path, callbacks=[callback])
+        with pytest.raises(UnsoundEvaluation) as raised:
+            trainer.test(Sound(quantised=True), data(32), verbose=False)
+        return str(raised.value)
+
+    first, second = run_ddp(on)
+    assert first == second
+    assert checks(tmp_path)["gradients"] == "fail"
+
+
+def test_the_checks_leave_the_global_random_numbers_alone(tmp_path: Path) -> None:
+    states = []
+    for checks in (0, 8):
+        torch.manual_seed(0)
+        trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(checks=checks, figure_samples=0)])
+        trainer.test(Sound(), data(16), verbose=False)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
