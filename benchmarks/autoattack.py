@@ -1,0 +1,420 @@
+"""AutoAttack's standard version here, in torchattacks and as its authors wrote it: verdicts and time.
+
+python benchmarks/autoattack.py [--samples 450] [--colour_samples 48] [--alone 60] [--jobs 2] [--nets FOLDER]
+"""
+
+import importlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from harness import Row, interleave, now, ratio, write
+from jsonargparse import auto_cli
+from recipes import quiet
+from torch import Tensor, nn
+
+from lightning_robust.attacks import PGD, AutoAttack
+from lightning_robust.data import Digits
+from lightning_robust.defenses import AT, ST, Defense, Standard
+from lightning_robust.draws import Draws
+from lightning_robust.models import SmallConvNet
+from lightning_robust.modes import quiet_logits
+from lightning_robust.threat import Norm, Threat
+from lightning_robust.types import Batch
+
+NetName: TypeAlias = Literal["digits standard", "digits AT", "digits ST", "colours AT"]
+RADII: dict[NetName, dict[Norm, float]] = {
+    "digits standard": {"linf": 0.09, "l2": 0.45},
+    "digits AT": {"linf": 0.18, "l2": 0.65},
+    "digits ST": {"linf": 0.18, "l2": 0.65},
+    "colours AT": {"linf": 0.02, "l2": 0.7},
+}
+"""Chosen for robust accuracies between 20 and 80 %."""
+
+TRAINED: dict[str, tuple[int, int, float, int, int]] = {"digits": (1, 16, 0.15, 20, 5), "colours": (3, 32, 0.04, 12, 2)}
+"""Channels of the images, width of the net, linf radius, epochs and attack steps of its training."""
+
+DEFENSES: dict[str, Callable[..., Defense]] = {"standard": Standard, "AT": AT, "ST": ST}
+STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
+STEPS, QUERIES, TARGETS, CLASSES = 100, 5000, 9, 10
+ROUNDS = {"digits": 3, "colours": 2}
+SEEDS = 2
+"""Of the authors' attacks where they run alone; FAB-T draws nothing."""
+
+Attack: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Images, labels and their positions in the test set to examples."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trained net, a threat model and the test samples."""
+
+    name: NetName
+    net: nn.Module
+    norm: Norm
+    eps: float
+    x: Tensor
+    y: Tensor
+
+    @property
+    def threat(self) -> Threat:
+        """The perturbations allowed."""
+        return Threat(self.norm, self.eps)
+
+    def robust(self, x_adv: Tensor, rows: slice) -> Tensor:
+        """Which of the samples withstood; examples outside the threat model are an error."""
+        x = self.x[rows]
+        size = self.threat.distance(x_adv, x)
+        if not (bool((size <= self.eps * (1 + 1e-5) + 1e-6).all()) and x_adv.min() >= 0 and x_adv.max() <= 1):
+            raise RuntimeError(f"{self.name}: examples leave the {self.norm} ball or the box.")
+        return quiet_logits(self.net, x_adv).argmax(1) == self.y[rows]
+
+
+# ------------------------------------------------------------------------------------------------ nets and samples
+
+
+def coloured(x: Tensor, seed: int) -> Tensor:
+    """Digits [b 1 8 8] as images [b 3 32 32]: each with ink and paper of colours of its own, and a faint texture."""
+    draws = Draws(seed, torch.arange(len(x)))
+    ink = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
+    low, high = (draws.uniform(x.new_empty(len(x), 3, 1, 1)) for _ in range(2))
+    texture = F.interpolate(draws.normal(x.new_empty(len(x), 3, 16, 16)), scale_factor=2.0)
+    return (0.3 * low + ink * (0.5 + 0.2 * high) + 0.03 * texture).clamp(0, 1)
+
+
+def dataset(name: NetName, train: bool) -> tuple[Tensor, Tensor]:
+    """Images and labels."""
+    x, y = (Digits().train_data(False) if train else Digits().test_data()).tensors
+    return (coloured(x, int(train)) if name == "colours AT" else x), y
+
+
+def trained(name: NetName, folder: Path) -> nn.Module:
+    """The net, trained unless the folder has it."""
+    data, kind = name.split()
+    channels, width, eps, epochs, steps = TRAINED[data]
+    torch.manual_seed(0)
+    net = SmallConvNet(CLASSES, channels, width)
+    file = folder / f"{name.replace(' ', '_')}.pt"
+    if file.exists():
+        net.load_state_dict(torch.load(file, weights_only=True))
+        return net.eval()
+    attack = PGD(Threat("linf", eps), steps=steps, start="normal" if kind == "ST" else "uniform")
+    defense = DEFENSES[kind](net, **({} if kind == "standard" else {"attack": attack}))
+    x, y = dataset(name, train=True)
+    rounds = epochs * (len(x) // 64)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=rounds)
+    net.train()
+    for _ in range(rounds):
+        some = torch.randint(len(x), (64,))
+        batch = Batch(x[some], y[some], some)
+        loss = defense.loss(batch, defense.generate(batch)).total.mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(net.state_dict(), file)
+    return net.eval()
+
+
+# ------------------------------------------------------------------------------------------------------ contenders
+
+
+def ours(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None, bf16: bool = False) -> Attack:
+    """The package's; with `bf16`, the search runs in it, on images in the memory format channels_last."""
+    whole = AutoAttack(case.threat)
+    attack = whole if stage is None else whole.stages[stage]
+
+    def run(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        if bf16:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+            return attack(net, x, y, draws=Draws(seed, index))
+
+    return run
+
+
+def torchattacks(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None) -> Attack:
+    """torchattacks', with the authors' numbers of steps instead of its own 10."""
+    module = library("torchattacks")
+    whole = module.AutoAttack(net, norm=case.norm.capitalize(), eps=case.eps, n_classes=CLASSES, seed=seed)
+    for attack in whole._autoattack.attacks[:3]:
+        attack.steps = STEPS
+    chosen = whole if stage is None else whole._autoattack.attacks[STAGES.index(stage)]
+    return lambda x, y, index: chosen(x, y)
+
+
+def authors(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None) -> Attack:
+    """The reference."""
+    module = library("autoattack")
+    whole = module.AutoAttack(
+        net, norm=case.norm.capitalize(), eps=case.eps, seed=seed, verbose=False, device="cpu", version="standard"
+    )
+    if stage is not None:
+        whole.attacks_to_run = [stage]
+    return lambda x, y, index: whole.run_standard_evaluation(x, y, bs=len(x))
+
+
+OTHERS: dict[str, Callable[..., Attack]] = {"torchattacks": torchattacks, "authors": authors}
+MODULES = {"torchattacks": "torchattacks", "authors": "autoattack"}
+
+
+def library(name: str) -> Any:
+    """A module from outside this folder, whose scripts may bear its name."""
+    here, path = Path(__file__).parent.resolve(), sys.path
+    sys.path = [entry for entry in path if Path(entry).resolve() != here]
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path = path
+
+
+def available() -> list[str]:
+    """Those of the other libraries that are installed."""
+    found = []
+    for name, module in MODULES.items():
+        try:
+            library(module)
+            found.append(name)
+        except ImportError:
+            print(f"{name}: left out, as {module!r} cannot be imported.")
+    return found
+
+
+class Metered(nn.Module):
+    """A net that adds up the seconds of its own forward and backward passes.
+
+    By the wall clock, since reading the CPU time takes longer than a small net's layer; so a share of seconds that were
+    measured by the same clock.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.seconds, self.began = net, 0.0, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The net's logits."""
+        began = time.perf_counter()
+        x = _Mark.apply(x, self._ends)
+        logits: Tensor = _Mark.apply(self.net(x), self._begins)
+        self.seconds += time.perf_counter() - began
+        return logits
+
+    def _begins(self) -> None:
+        self.began = time.perf_counter()
+
+    def _ends(self) -> None:
+        self.seconds += time.perf_counter() - self.began
+
+
+class _Mark(torch.autograd.Function):
+    """The identity, whose backward pass calls a function."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: Callable[[], None]) -> Tensor:
+        ctx.call = call
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ctx.call()
+        return grads[0], None
+
+
+# -------------------------------------------------------------------------------------------------------- measuring
+
+
+class Whole:
+    """An arm: each call attacks the next part of the samples, after a first call for nothing."""
+
+    def __init__(self, case: Case, attack: Attack, net: Metered | None = None) -> None:
+        self.case, self.attack, self.net = case, attack, net
+        size = -(-len(case.x) // ROUNDS[case.name.split()[0]])
+        self.parts = [slice(0, 0), *(slice(i, i + size) for i in range(0, len(case.x), size))]
+        self.robust: list[Tensor] = []
+        self.outside: list[float] = []
+        self.wall: list[float] = []
+
+    def __call__(self) -> float:
+        rows = self.parts[len(self.robust)]
+        if not rows.stop:  # runs of seconds need no warming up
+            self.robust.append(self.case.y[rows].bool())
+            return 0.0
+        x, y, before = self.case.x[rows], self.case.y[rows], self.net.seconds if self.net else 0.0
+        start, wall = now(), time.perf_counter()
+        x_adv = self.attack(x, y, torch.arange(len(x)) + rows.start)
+        wall, seconds = time.perf_counter() - wall, now() - start
+        self.robust.append(self.case.robust(x_adv, rows))
+        self.outside.append(wall - (self.net.seconds - before if self.net else 0.0))
+        self.wall.append(wall)
+        return seconds
+
+    @property
+    def verdicts(self) -> Tensor:
+        """Which samples withstood."""
+        return torch.cat(self.robust[1:])
+
+
+def percent(part: Tensor) -> float:
+    """The share of samples for which it holds."""
+    return round(100 * float(part.double().mean()), 2)
+
+
+def whole_version(case: Case, others: list[str]) -> list[Row]:
+    """One line for each precision of our search: accuracies, agreement, and times in one interleaved run."""
+    metered = Metered(case.net).eval()
+    arms = {"ours": Whole(case, ours(case, metered), metered)}
+    if case.name == "colours AT":
+        like = SmallConvNet(CLASSES, 3, width=32)
+        like.load_state_dict(case.net.state_dict())
+        half = Metered(like.eval().to(memory_format=torch.channels_last)).eval()
+        arms["bf16"] = Whole(case, ours(case, half, bf16=True), half)
+    arms.update({name: Whole(case, OTHERS[name](case, case.net)) for name in others})
+    seconds = interleave(arms, ROUNDS[case.name.split()[0]])
+    clean = percent(quiet_logits(case.net, case.x).argmax(1) == case.y)
+    rows: list[Row] = []
+    for search in ("ours", "bf16"):
+        if search not in arms:
+            continue
+        mine, spent = arms[search], seconds[search]
+        row: dict[str, str | float] = {
+            "net": case.name,
+            "norm": case.norm,
+            "eps": round(case.eps, 4),
+            "samples": len(case.x),
+            "search": "fp32" if search == "ours" else "bf16",
+            "clean": clean,
+            "robust": percent(mine.verdicts),
+        }
+        row.update({f"robust, {name}": percent(arms[name].verdicts) for name in others})
+        row.update({f"same verdict, {name}": percent(arms[name].verdicts == mine.verdicts) for name in others})
+        row["seconds"] = round(sum(spent), 1)
+        row["outside the net"] = round(100 * sum(mine.outside) / sum(mine.wall), 1)
+        for name in others:
+            over = ratio(seconds[name], spent)
+            row[f"{name} / ours"] = round(over.median, 2)
+            row[f"quartiles, {name}"] = f"{over.low:.2f} to {over.high:.2f}"
+        rows.append(row)
+    return rows
+
+
+def alone(case: Case, others: list[str], n: int) -> list[Row]:
+    """One line for each attack by itself, on the first n samples; the authors' with several seeds."""
+    rows: list[Row] = []
+    part = Case(case.name, case.net, case.norm, case.eps, case.x[:n], case.y[:n])
+    for stage in STAGES:
+        row: dict[str, str | float] = {"net": case.name, "norm": case.norm, "attack": stage, "samples": len(part.x)}
+        first: dict[str, Tensor] = {}
+        for name, make in {"ours": ours, **{name: OTHERS[name] for name in others}}.items():
+            seeds = SEEDS if name == "authors" and stage != "fab-t" else 1
+            runs = [
+                part.robust(make(part, part.net, seed, stage)(part.x, part.y, torch.arange(len(part.x))), slice(None))
+                for seed in range(seeds)
+            ]
+            accuracies = [percent(run) for run in runs]
+            row[f"robust, {name}"] = accuracies[0]
+            if name == "authors":
+                row["authors over seeds"] = f"{min(accuracies):g} to {max(accuracies):g}"
+            first[name] = runs[0]
+        row.update({f"same verdict, {name}": percent(first[name] == first["ours"]) for name in others})
+        rows.append(row)
+    return rows
+
+
+def measure(
+    name: NetName, norm: Norm, samples: int, first: int, folder: Path, others: list[str]
+) -> tuple[list[Row], list[Row]]:
+    """Both tables' lines for one net and norm."""
+    x, y = dataset(name, train=False)
+    case = Case(name, trained(name, folder), norm, RADII[name][norm], x[:samples], y[:samples])
+    return whole_version(case, others), alone(case, others, first)
+
+
+def misses(rows: list[Row], others: list[str]) -> list[str]:
+    """The requirements that the whole version does not meet."""
+    out = []
+    for row in rows:
+        where = f"{row['net']}, {row['norm']}, {row['search']}"
+        n, colours = int(row["samples"]), row["net"] == "colours AT"
+        fast = 1.0 if colours and row["search"] == "fp32" else 1.5
+        for name in others:
+            over = (float(row["robust"]) - float(row[f"robust, {name}"])) * n / 100
+            if not (over <= n / 1000 + 1 and abs(over) <= max(0.003 * n, 1) + 0.01):
+                out.append(f"{where}: robust accuracy {over:+.0f} samples from {name}'s")
+            if float(row[f"same verdict, {name}"]) < 99:
+                out.append(f"{where}: {row[f'same verdict, {name}']} % the same verdicts as {name}'s")
+        if "torchattacks" in others and float(row["torchattacks / ours"]) < fast:
+            out.append(f"{where}: {row['torchattacks / ours']} times as fast as torchattacks, to be {fast}")
+        if colours and row["search"] == "fp32" and float(row["outside the net"]) >= 15:
+            out.append(f"{where}: {row['outside the net']} % of the time outside the net, to be below 15")
+    return out
+
+
+def leave(rows: list[Row], single: list[Row], others: list[str]) -> str:
+    """Write both tables, and return them."""
+    missed = misses(rows, others)
+    caption = (
+        f"APGD-CE {STEPS} steps, APGD-T and FAB-T {TARGETS} x {STEPS}, Square {QUERIES} queries; accuracies, shares of "
+        "samples and of our seconds in percent; seconds of all samples together; quartiles over rounds, each on its "
+        "own part of the samples. Required: robust accuracy within 0.3 points or one sample, 99 % the same verdicts, "
+        "1.5 times as fast as torchattacks (colours in fp32: as fast, and less than 15 % outside the net's passes). "
+        + ("Not met: " + "; ".join(missed) + "." if missed else "All met.")
+    )
+    whole = write("autoattack", "AutoAttack's standard version: verdicts and time, side by side", rows, caption)
+    caption = "Robust accuracies in percent; those of the authors with seed 0, and the range over several seeds."
+    return whole + write("autoattack_alone", "AutoAttack's four attacks, each alone", single, caption)
+
+
+def main(
+    samples: int = 450,
+    colour_samples: int = 48,
+    alone: int = 60,
+    colour_alone: int = 16,
+    jobs: int = os.cpu_count() or 1,
+    nets: Path | None = None,
+) -> None:
+    """Measure, print the tables, and leave them in results/autoattack.{csv,md} and autoattack_alone.{csv,md}.
+
+    Args:
+        samples: digits that the whole version attacks, in three rounds.
+        colour_samples: coloured digits that it attacks, in two.
+        alone: digits on which the attacks run one by one.
+        colour_alone: coloured digits on which they do.
+        jobs: nets and norms at a time, each of one thread.
+        nets: folder where the trained nets are kept; by default none is.
+    """
+    others, tables = available(), ""
+    cases: list[tuple[NetName, Norm]] = [(name, norm) for name in RADII for norm in RADII[name]]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = nets or Path(scratch)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, initializer=quiet, initargs=(scratch,)) as pool:
+            list(pool.map(trained, RADII, [folder] * len(RADII)))
+            done: dict[tuple[NetName, Norm], Future[tuple[list[Row], list[Row]]]] = {}
+            for name, norm in reversed(cases):  # the longest first
+                colours = name == "colours AT"
+                sizes = (colour_samples, colour_alone) if colours else (samples, alone)
+                done[name, norm] = pool.submit(measure, name, norm, *sizes, folder, others)
+            for future in as_completed(done.values()):
+                future.result()
+                results = [done[case].result() for case in cases if done[case].done()]
+                print(f"{len(results)} of {len(cases)} done", flush=True)
+                tables = leave(
+                    [row for rows, _ in results for row in rows], [row for _, rows in results for row in rows], others
+                )
+    print(tables)
+
+
+if __name__ == "__main__":
+    auto_cli(main)
