@@ -76,7 +76,9 @@ def model_info(
     faults = _faults(report, key, BENCHMARKS.get((dataset, threat)))
     if faults and not any_setting:
         raise ValueError(f"This is not what RobustBench compares for {dataset}: {'; '.join(faults)}.")
-    found, worst = _percent(result), _percent(report["worst"])
+    found = _percent(result)
+    # what attacks of another threat broke says nothing about this one
+    worst = _percent(report["worst"]) if isinstance(report["threat"], dict) else found
     notes = [footnote or "", *(f"Deviates from the benchmark: {fault}." for fault in faults)]
     if worst != found:
         others = ", ".join(other for other in report["attacks"] if other != key)

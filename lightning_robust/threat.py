@@ -145,15 +145,16 @@ def _project_l1(delta: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> 
     bisection finds the threshold.
     """
 
-    def shrunk(threshold: Tensor) -> Tensor:
-        soft = delta.sign() * (delta.abs() - column(threshold, delta)).clamp_min(0)
-        return torch.minimum(torch.maximum(soft, lower), upper)
+    height, room = delta.abs().flatten(1), torch.where(delta > 0, upper, -lower).flatten(1)
 
-    size = radius.flatten().expand(len(delta)) if radius.dim() else radius.expand(len(delta))
-    low, high = torch.zeros_like(size), delta.abs().flatten(1).amax(1)
-    inside = shrunk(low).abs().flatten(1).sum(1) <= size
+    def shrunk(threshold: Tensor) -> Tensor:
+        return torch.minimum((height - threshold[:, None]).clamp_min_(0), room)
+
+    size = radius.flatten().expand(len(delta))
+    low, high = torch.zeros_like(size), height.amax(1)
+    inside = shrunk(low).sum(1) <= size
     for _ in range(40):
         middle = (low + high) / 2
-        outside = shrunk(middle).abs().flatten(1).sum(1) > size
+        outside = shrunk(middle).sum(1) > size
         low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
-    return shrunk(torch.where(inside, torch.zeros_like(high), high))
+    return shrunk(high.masked_fill(inside, 0)).view_as(delta).copysign(delta)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from lightning_robust.attacks import PGD
 from lightning_robust.losses import cross_entropy
 from lightning_robust.modes import (
+    Steady,
     crafting,
     disable_inference_mode,
     full_precision,
@@ -252,3 +253,30 @@ def test_evaluation_loops_leave_inference_mode(disable):
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     trainer.test(module, DataLoader(X, batch_size=4), verbose=False)
     assert module.in_inference_mode == (not disable)
+
+
+class TestSteady:
+    x = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def logits_and_gradient(self, rows):
+        x = self.x[rows].clone().requires_grad_()
+        logits = Steady(conv_net(channels=1).eval())(x)
+        (grad,) = torch.autograd.grad(cross_entropy(logits, torch.zeros(len(x), dtype=torch.long)).sum(), x)
+        return logits.detach(), grad
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 31])
+    def test_a_sample_has_the_same_bits_in_any_batch(self, n):
+        whole, whole_grad = self.logits_and_gradient(torch.arange(32))
+        rows = torch.arange(31, -1, -1)[:n]
+        part, part_grad = self.logits_and_gradient(rows)
+        assert torch.equal(part, whole[rows])
+        assert torch.equal(part_grad, whole_grad[rows])
+
+    def test_no_images_stay_no_images(self):
+        assert Steady(conv_net(channels=1).eval())(self.x[:0]).shape == (0, 4)
+
+    def test_the_nets_mode_is_set_through_it(self):
+        net = conv_net(channels=1)
+        with crafting(Steady(net)):
+            assert not net.training
+        assert net.training

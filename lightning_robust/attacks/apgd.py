@@ -45,7 +45,8 @@ class APGD(Attack):
     Paper: Croce & Hein 2020 (arXiv 2003.01690), algorithm 1; for l1 Croce & Hein 2021 (arXiv 2103.01208).
     Reference: fra31/auto-attack@a392200.
     Deviates: the authors compare the objective after the first step with 0, here with the start's. Their samples stay
-        in the batch until a run ends, which changes no verdict.
+        in the batch until a run ends, which changes no verdict of a net that is not random. With `eot` they judge by
+        the last pass, here by the mean of all. For l1 the larger balls are always used, there in the standard version.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class APGD(Attack):
             self._climb(net, Momentum.begin(given, eps, ordinary(x_adv)), objective, self.steps, found)
             return
         left = self.steps
-        for multiple, share in L1_PHASES:
+        for multiple, share in runs(L1_PHASES):
             last, radius = multiple == 1, multiple * eps
             steps = left if last else min(math.ceil(share * self.steps), left)
             s = Sparse.begin(given, radius, self.threat.project(x_adv, given[1], radius))
@@ -139,7 +140,7 @@ class APGD(Attack):
         for i in counted(steps + 1):
             logits, value, grad = self._look(net, s, objective, gradient=i < steps)
             if found is not None and (wrong := misclassified(net, s.x_adv, logits, s.y)).any():
-                found.take(s.row[wrong], s.x_adv[wrong], value[wrong] + torch.inf)
+                found.take(s.row[wrong], s.x_adv[wrong], torch.full_like(value[wrong], torch.inf))
                 stay = torch.nonzero(~wrong)[:, 0]
                 s, value, grad = s[stay], value[stay], grad[stay]
                 if not len(stay):
@@ -148,7 +149,7 @@ class APGD(Attack):
             if i in checkpoints:
                 s.adapt(checkpoints[i], self.rho)
             if i < steps:
-                s.move(self.threat)
+                s.move(self.threat, first=i == 0)
         if found is not None:
             found.take(s.row, s.best, s.best_value)
         return s.best

@@ -133,8 +133,9 @@ def counted(steps: int) -> Iterator[int]:
 
 def runs(items: Sequence[T]) -> Iterator[T]:
     """The items, each for a run that is `counted`: restarts, target classes. Whoever watches sees one count of all."""
+    run, total = _portion.get()
     for i, item in enumerate(items):
-        token = _portion.set((i, len(items)))
+        token = _portion.set((run * len(items) + i, total * len(items)))
         try:
             yield item
         finally:

@@ -58,8 +58,8 @@ class Climb(Rows):
         """After which steps `adapt` is called, and the number of steps since the last time."""
 
     @abstractmethod
-    def move(self, threat: Threat) -> None:
-        """One step along the gradient."""
+    def move(self, threat: Threat, first: bool) -> None:
+        """One step along the gradient; whether it is the first."""
 
     @abstractmethod
     def adapt(self, window: int, rho: float) -> None:
@@ -102,10 +102,10 @@ class Momentum(Climb):
             done += window
         return out
 
-    def move(self, threat: Threat) -> None:
-        """A gradient step, and a share of the step before (none at the first)."""
+    def move(self, threat: Threat, first: bool) -> None:
+        """A gradient step, and a share of the step before if there was one."""
         z = threat.project(self.x_adv + self.step * threat.steepest(self.grad), self.x, self.eps)
-        if self.before is not self.x_adv:
+        if not first:
             z = self.x_adv + MOMENTUM * (z - self.x_adv) + (1 - MOMENTUM) * (self.x_adv - self.before)
             z = threat.project(z, self.x, self.eps)
         self.before, self.x_adv = self.x_adv, z
@@ -141,7 +141,7 @@ class Sparse(Climb):
         window = max(int(0.04 * steps), 1)
         return dict.fromkeys(range(window, steps + 1, window), window)
 
-    def move(self, threat: Threat) -> None:
+    def move(self, threat: Threat, first: bool) -> None:
         """Along the signs of the largest gradients, then back into ball and box."""
         size = self.grad.flatten(1).abs()
         d = size.shape[1]

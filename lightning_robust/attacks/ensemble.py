@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_robust.attacks.base import Attack, craft, misclassified
 from lightning_robust.draws import Draws
-from lightning_robust.modes import AttackBN, full_precision
+from lightning_robust.modes import AttackBN, Steady, full_precision
 from lightning_robust.types import Net, Objective, Radius
 
 
@@ -58,7 +58,7 @@ class Ensemble(Attack):
         draws: Draws | None = None,
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`. What no attack breaks is returned as it is."""
-        size = self.batch_size or max(len(x), 1)
+        size, net = self.batch_size or max(len(x), 1), Steady(net)
         with craft(net, x, target, bn, draws) as (x, y, draws):
             x_adv = x.clone()
             left = _standing(net, x, y, torch.arange(len(x), device=x.device), size)
@@ -71,8 +71,8 @@ class Ensemble(Attack):
                         x[some],
                         y[some],
                         objective=objective,
-                        eps=eps[some] if isinstance(eps, Tensor) and eps.dim() else eps,
-                        step_size=step_size,
+                        eps=_rows(eps, some),
+                        step_size=_rows(step_size, some),
                         start=None if start is None else start[some],
                         bn=bn,
                         draws=draws[some].fork(number),
@@ -80,6 +80,10 @@ class Ensemble(Attack):
                 left = _standing(net, x_adv, y, left, size)
             x_adv[left] = x[left]
         return x_adv
+
+
+def _rows(value: Radius | None, which: Tensor) -> Radius | None:
+    return value[which] if isinstance(value, Tensor) and value.dim() else value
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_robust.losses import at_least_fp32, runners_up
-from lightning_robust.modes import input_gradients
+from lightning_robust.modes import full_precision, input_gradients
 from lightning_robust.threat import Norm
 from lightning_robust.types import Net
 
@@ -54,15 +54,16 @@ def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, 
 
     Reference: what is computed is that of fra31/auto-attack@a392200, autoattack/fab_projections.py.
     """
-    way = w.sign() * gap.sign()[..., None]
-    room = torch.maximum(way * (upper - x), way * (lower - x))
-    weight = w.abs()
-    greatest = weight.amax(-1).clamp_min(torch.finfo(w.dtype).tiny)
-    weight, gap = weight / greatest[..., None], gap.abs() / greatest
-    if norm == "l1":
-        return way * _greedy(weight, gap, room)
-    pace = torch.ones_like(weight) if norm == "linf" else weight.clamp_min(torch.finfo(w.dtype).eps)
-    return way * pace * _common(weight * pace, gap, room / pace)
+    with full_precision(x):  # products of vectors are among what autocast would round
+        way = w.sign() * gap.sign()[..., None]
+        room = torch.maximum(way * (upper - x), way * (lower - x))
+        weight = w.abs()
+        greatest = weight.amax(-1).clamp_min(torch.finfo(w.dtype).tiny)
+        weight, gap = weight / greatest[..., None], gap.abs() / greatest
+        if norm == "l1":
+            return way * _greedy(weight, gap, room)
+        pace = torch.ones_like(weight) if norm == "linf" else weight.clamp_min(torch.finfo(w.dtype).eps)
+        return way * pace * _common(weight * pace, gap, room / pace)
 
 
 def _common(slope: Tensor, gap: Tensor, stop: Tensor) -> Tensor:

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from lightning import Trainer
 from torch import Tensor
 
 from lightning_robust.callbacks.figures import Examples
-from lightning_robust.evaluation.samples import Samples
+from lightning_robust.callbacks.positions import Positions
+from lightning_robust.evaluation.samples import Samples, gather_objects
 from lightning_robust.evaluation.state import State, checksums
 from lightning_robust.types import Batch
 
@@ -15,7 +15,8 @@ from lightning_robust.types import Batch
 class Collected:
     """The samples of one data loader, this rank's share."""
 
-    def __init__(self) -> None:
+    def __init__(self, positions: Positions | None = None) -> None:
+        self.positions = positions
         self.samples = Samples()
         self.seconds = 0.0  # of the clean predictions
         self.largest = 1  # batch
@@ -23,12 +24,6 @@ class Collected:
         self.columns: dict[str, Tensor] = {}  # of all ranks, once evaluated
         self.examples: dict[str, dict[int, Tensor]] = {}
         self.report: dict[str, Any] = {}
-        self._seen = 0
-
-    def advance(self, trainer: Trainer, b: int) -> Tensor:
-        """Dataset positions of the next batch, dealt to the ranks in turn as every distributed sampler does."""
-        first, self._seen = self._seen, self._seen + b
-        return torch.arange(first, first + b) * trainer.world_size + trainer.global_rank
 
     def collect(self, batch: Batch, position: Tensor, logits: Tensor, keep: Tensor, shown: int) -> None:
         """Add those samples of a batch that `keep` [b] marks; the first `shown` of the dataset will be drawn."""
@@ -52,8 +47,9 @@ class Collected:
         x, x_adv = torch.stack([pair for _, pair in pairs], dim=1)
         return Examples(x, x_adv, *(self.columns[column][rows] for column in ("y", "clean", f"{name}/class")))
 
-
-def merged(parts: list[dict[str, dict[int, Tensor]]]) -> dict[str, dict[int, Tensor]]:
-    """The examples of all ranks; a sample that moved counts as its last rank found it."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: {i: pair for part in parts for i, pair in part.get(name, {}).items()} for name in names}
+    def gather_examples(self, found: dict[str, dict[int, Tensor]]) -> None:
+        """Take the examples that were found on all ranks, each from the rank that holds the sample now."""
+        here = set(self.samples["index"].tolist())
+        mine = {name: {i: pair for i, pair in pairs.items() if i in here} for name, pairs in found.items()}
+        parts = gather_objects(mine)
+        self.examples = {name: {i: pair for part in parts for i, pair in part[name].items()} for name in found}

@@ -6,16 +6,15 @@ from typing import Any, Literal
 import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
-from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from lightning_robust.callbacks.figures import save_figure
+from lightning_robust.callbacks.positions import Positions
 from lightning_robust.data import Corruptions, Indexed
 from lightning_robust.evaluation.corruptions import corruption_figure, corruption_report, corruption_table
 from lightning_robust.evaluation.report import checkpoint_identity, write_json
 from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
 from lightning_robust.modes import full_precision, quiet_logits
-from lightning_robust.types import Batch, as_batch
+from lightning_robust.types import as_batch
 
 
 class CorruptionAccuracy(Callback):
@@ -46,15 +45,14 @@ class CorruptionAccuracy(Callback):
     def __init__(self, reference: dict[str, float] | Literal["alexnet"] | None = None) -> None:
         super().__init__()
         self.reference = ALEXNET_ERRORS if reference == "alexnet" else reference
-        self._loaders: list[Any] = []
+        self._positions: list[Positions] = []
         self._error: CorruptionError | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin counting."""
-        loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-        self._loaders = [loaders] if isinstance(loaders, DataLoader) else list(loaders or [])
-        self._seen = [0] * len(self._loaders)
-        groups = dict.fromkeys(g for loader in self._loaders for g in getattr(_corruptions(loader), "groups", []))
+        loop: Any = trainer._evaluation_loop
+        self._positions = [Positions(trainer, i) for i in range(len(loop._combined_loader.flattened))]
+        groups = dict.fromkeys(g for p in self._positions for g in getattr(_corruptions(p.loader), "groups", []))
         if trainer.testing and not groups:
             raise TypeError(
                 "CorruptionAccuracy found no loader over Corruptions: test on CIFAR10C, ImageNetC or CommonCorruptions."
@@ -73,12 +71,19 @@ class CorruptionAccuracy(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the batch."""
-        loader = self._loaders[dataloader_idx]
-        corruptions = _corruptions(loader)
+        positions = self._positions[dataloader_idx]
+        corruptions = _corruptions(positions.loader)
         if corruptions is None or self._error is None or trainer.sanity_checking:
             return
         given = as_batch(batch)
-        index, keep = self._positions(trainer, loader, given, dataloader_idx)
+        index, keep = positions.next(len(given.x), given.x.device)
+        if given.index is not None:
+            index = given.index
+        elif not positions.ordered:
+            raise ValueError(
+                "CorruptionAccuracy knows a sample's corruption by its position: do not shuffle, or give batches "
+                "(x, y, index), see Indexed."
+            )
         with full_precision(given.x):
             logits = quiet_logits(pl_module, given.x)
         numbers = torch.tensor([self._error.groups.index(group) for group in corruptions.groups], device=index.device)
@@ -107,26 +112,6 @@ class CorruptionAccuracy(Callback):
             self._leave(trainer, corruption_report(counts, values, self.reference, about), stage, directory)
 
     on_test_epoch_end = on_validation_epoch_end
-
-    def _positions(self, trainer: Trainer, loader: Any, batch: Batch, i: int) -> tuple[Tensor, Tensor]:
-        """Dataset positions [b] of a batch, and which of its samples no other batch or rank has had.
-
-        A distributed sampler deals position p to rank p mod world size; those past the end are repetitions.
-        """
-        b, dealt = len(batch.x), isinstance(loader.sampler, DistributedSampler)
-        first, self._seen[i] = self._seen[i], self._seen[i] + b
-        step, rank = (trainer.world_size, trainer.global_rank) if dealt else (1, 0)
-        position = torch.arange(first, first + b, device=batch.x.device) * step + rank
-        keep = position < len(loader.dataset)
-        if batch.index is not None:
-            return batch.index, keep
-        ordered = isinstance(loader.sampler, SequentialSampler) or (dealt and not loader.sampler.shuffle)
-        if not ordered:
-            raise ValueError(
-                "CorruptionAccuracy knows a sample's corruption by its position: do not shuffle, or give batches "
-                "(x, y, index), see Indexed."
-            )
-        return position, keep if dealt else keep & (trainer.global_rank == 0)  # undealt: every rank sees them all
 
     def _leave(self, trainer: Trainer, report: dict[str, Any], stage: str, directory: Path) -> None:
         write_json(report, directory / "corruptions.json")

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.callbacks.collected import Collected, merged
+from lightning_robust.callbacks.collected import Collected
 from lightning_robust.callbacks.figures import adversarial_grid, save_figure
+from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.checks import check_images, check_labels, check_logits, check_precision
 from lightning_robust.draws import Draws
@@ -49,7 +48,8 @@ class RobustEvaluation(Callback):
     evenly over the ranks. What a sample's random numbers are depends on its position in the dataset alone, so the
     result depends neither on the batch size nor on the number of devices.
 
-    Until then the images wait in main memory: 4 bytes a value, each rank its share.
+    Until then the images wait in main memory: 4 bytes a value, each rank its share. Modules whose weights are sharded
+    over the ranks (FSDP) cannot be evaluated: the ranks' forward passes differ in number.
 
     A `validate` or `test` that is killed goes on where it was when it is started again with the same weights, attacks
     and seed.
@@ -93,6 +93,9 @@ class RobustEvaluation(Callback):
         figure_every_n_epochs: int = 10,
     ) -> None:
         super().__init__()
+        for name, count in {"checks": checks, "figure_samples": figure_samples}.items():
+            if count < 0:
+                raise ValueError(f"{name} must be at least 0, got {count}.")
         for name, value in {"fit_samples": fit_samples, "batch_size": batch_size}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -132,8 +135,12 @@ class RobustEvaluation(Callback):
     ) -> None:
         """Collect the batch, and attack all of them after the last one."""
         attacks = self.fit_attacks if trainer.state.fn == "fit" else self.attacks
-        loader, batch = self._loaders.setdefault(dataloader_idx, Collected()), as_batch(batch)
-        position = loader.advance(trainer, len(batch.x)).to(batch.x.device)
+        batch = as_batch(batch)
+        if dataloader_idx not in self._loaders:
+            self._loaders[dataloader_idx] = Collected(Positions(trainer, dataloader_idx))
+        loader = self._loaders[dataloader_idx]
+        assert loader.positions is not None
+        position, keep = loader.positions.next(len(batch.x), batch.x.device)
         for box in {(attack.threat.lower, attack.threat.upper) for attack in attacks.values()}:
             check_images(batch.x, *box)
         check_labels(batch.y)
@@ -146,7 +153,8 @@ class RobustEvaluation(Callback):
             check_logits(logits, batch.y)
         if trainer.sanity_checking:
             return
-        keep = self._each_once(trainer, position, dataloader_idx)
+        if self.fit_samples is not None and trainer.state.fn == "fit":
+            keep &= position < self.fit_samples
         if not attacks:  # clean accuracy alone: the images are not needed again
             batch = batch._replace(x=batch.x[:, :0])
         loader.collect(batch, position, logits, keep, self.figure_samples)
@@ -165,7 +173,7 @@ class RobustEvaluation(Callback):
             self._evaluate(trainer, pl_module)
         stage = "test" if trainer.testing else "val"
         directory = Path(trainer.log_dir or trainer.default_root_dir)
-        for i, loader in self._loaders.items():
+        for i, loader in sorted(self._loaders.items()):
             suffix = f"/dataloader_idx_{i}" if len(self._loaders) > 1 else ""
             told = loader.report
             rows = {"clean": told["clean"], **told["attacks"], "worst": told["worst"]}
@@ -176,7 +184,7 @@ class RobustEvaluation(Callback):
             if trainer.is_global_zero:
                 self._leave(trainer, loader, directory, f"-{i}" if suffix else "")
             trainer.strategy.barrier()
-            if loader.state is not None and trainer.is_global_zero:
+            if loader.state is not None:
                 loader.state.discard()
 
     on_test_epoch_end = on_validation_epoch_end
@@ -189,18 +197,6 @@ class RobustEvaluation(Callback):
             raise UnsoundEvaluation(" ".join(["The evaluation is not to be trusted:", *doubts]))
 
     on_test_end = on_validation_end
-
-    def _each_once(self, trainer: Trainer, position: Tensor, i: int) -> Tensor:
-        """Leave out what Lightning's distributed sampler repeats to even out the ranks, and what exceeds `fit_samples`.
-
-        That sampler deals position p to rank p mod world size, so positions past the end are repetitions.
-        """
-        loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-        loader: Any = loaders if isinstance(loaders, DataLoader) else list(loaders or [None])[i]
-        limit = None if trainer.state.fn != "fit" else self.fit_samples
-        if isinstance(getattr(loader, "sampler", None), DistributedSampler):
-            limit = min(len(loader.dataset), limit or len(loader.dataset))
-        return position < (position.max() + 1 if limit is None else limit)
 
     def _evaluate(self, trainer: Trainer, net: LightningModule) -> None:
         """Attack what was collected, and let all ranks know what was found."""
@@ -218,8 +214,9 @@ class RobustEvaluation(Callback):
                 save = self._restore(trainer, net, i, loader, run)
             run.run(net, loader.samples, net.device, save, evaluation_progress(trainer))
             loader.columns = loader.samples.gather()
-            loader.examples = merged(gather_objects(run.examples))
-            seconds = {"clean": loader.seconds, **run.seconds}
+            loader.gather_examples(run.examples)
+            told = gather_objects({"clean": loader.seconds, **run.seconds})
+            seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
             checks = self._check(trainer, net, loader, attacks, size) if self.checks and attacks and not fitting else []
             loader.report = robustness(loader.columns, attacks, seconds, checks, self._about(trainer))
             loader.samples = Samples()  # the images are not needed any more
@@ -228,10 +225,12 @@ class RobustEvaluation(Callback):
         self, trainer: Trainer, net: LightningModule, i: int, loader: "Collected", run: Evaluation
     ) -> Callable[[], None]:
         """Take up what an earlier, killed evaluation had found; gives the function that saves."""
-        settings = {name: describe(attack) for name, attack in self.attacks.items()}
-        name = fingerprint(net, {"attacks": settings, "seed": self.seed, "precision": self.precision})
+        attacks = {name: describe(attack) for name, attack in self.attacks.items()}
+        stage = "test" if trainer.testing else "validate"
+        settings = {"stage": stage, "attacks": attacks, "seed": self.seed, "precision": self.precision}
+        name = gather_objects(fingerprint(net, settings))[0]  # batch norms of other ranks may have seen other samples
         folder = Path(self.state_dir or Path(trainer.default_root_dir, "unfinished"), f"{name}-{i}")
-        state = loader.state = State(folder, trainer.global_rank)
+        state = loader.state = State(folder)
         for extra in state.restore(loader.samples):
             run.resume(extra)
         trainer.strategy.barrier()  # nobody writes before all have read
@@ -243,14 +242,17 @@ class RobustEvaluation(Callback):
     def _check(
         self, trainer: Trainer, net: LightningModule, loader: "Collected", attacks: Mapping[str, Attack], size: int
     ) -> list[Check]:
-        """Check the evaluation on the first samples of rank 0."""
+        """Check the evaluation on the first samples of the first rank that has any."""
         found: list[Check] = []
-        if trainer.is_global_zero:
+        holders = [rank for rank, n in enumerate(gather_objects(len(loader.samples))) if n]
+        if trainer.global_rank in holders[:1]:
             samples, some = loader.samples, slice(self.checks)
             x, y, index = (samples[name][some].to(net.device) for name in ("x", "y", "index"))
-            standing = worst(samples.columns, attacks)[some].to(net.device)
-            found = examine(net, x, y, attacks, loader.columns, standing, Draws(self.seed, index), size)
-        return list(gather_objects(found)[0])
+            threat = next(iter(attacks.values())).threat
+            alike = {name: attack for name, attack in attacks.items() if attack.threat == threat}
+            standing = worst(samples.columns, alike)[some].to(net.device)
+            found = examine(net, x, y, alike, loader.columns, standing, Draws(self.seed, index), size)
+        return [check for part in gather_objects(found) for check in part]
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
         return {

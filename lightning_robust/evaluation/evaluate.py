@@ -13,7 +13,7 @@ from lightning_robust.attacks.minimum_norm import MinimumNorm
 from lightning_robust.checks import check_examples
 from lightning_robust.draws import Draws
 from lightning_robust.evaluation.samples import Samples, gather_objects
-from lightning_robust.modes import full_precision, quiet_logits
+from lightning_robust.modes import Steady, full_precision, quiet_logits
 from lightning_robust.types import Net
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
@@ -56,12 +56,12 @@ class Evaluation:
     def prepare(self, samples: Samples) -> None:
         """Add the attacks' columns to samples with "x", "y", "index", "clean" (predicted class) and "shown"."""
         for name in self.attacks:
-            samples[f"{name}/done"] = torch.zeros(len(samples), dtype=torch.int16)
-            samples[f"{name}/broken"] = torch.full((len(samples),), STANDING, dtype=torch.int16)
+            samples[f"{name}/done"] = torch.zeros(len(samples), dtype=torch.int32)
+            samples[f"{name}/broken"] = torch.full((len(samples),), STANDING, dtype=torch.int32)
             samples[f"{name}/class"] = samples["clean"].clone()
             samples[f"{name}/size"] = torch.zeros(len(samples), dtype=torch.float64)
             for i in torch.nonzero(samples["shown"])[:, 0].tolist():
-                self.examples[name][int(samples["index"][i])] = samples["x"][i].expand(2, *samples["x"].shape[1:])
+                self.examples[name][int(samples["index"][i])] = torch.stack([samples["x"][i]] * 2)
 
     def done(self, samples: Samples) -> int:
         """How many stages the samples have been through, all attacks together."""
@@ -102,16 +102,20 @@ class Evaluation:
             for number, (stage, part) in enumerate(stages(name, attack).items()):
                 samples.deal(self._open(samples, name, number), device)
                 todo = torch.nonzero(self._open(samples, name, number))[:, 0]
-                n, standing = (sum(counts) for counts in zip(*gather_objects(self._count(samples)), strict=True))
-                begun, mine = time.perf_counter(), self._count(samples)[1]
+                n, begun = sum(gather_objects(len(samples))), time.perf_counter()
+                batches = torch.split(todo, self.batch_size)
                 with watch(stage, len(todo), self.batch_size) as tell:
-                    for rows in torch.split(todo, self.batch_size) if len(todo) else ():
-                        self._attack(net, samples, rows, name, number, part, device)
+                    # as many on every rank, and a word between them: none waits long enough to give the others up
+                    for k in range(max(gather_objects(len(batches)))):
+                        rows = batches[k] if k < len(batches) else todo[:0]
+                        if len(rows):
+                            self._attack(net, samples, rows, name, number, part, device)
+                            save()
+                        standing = sum(gather_objects(int(worst(samples.columns, self.attacks).sum())))
                         now = time.perf_counter()
                         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - begun
                         begun = now
-                        save()
-                        tell(len(rows), (standing - mine + self._count(samples)[1]) / max(n, 1))
+                        tell(len(rows), standing / max(n, 1))
                 self.seconds.setdefault(stage, 0.0)
 
     def _open(self, samples: Samples, name: str, number: int) -> Tensor:
@@ -119,14 +123,11 @@ class Evaluation:
         right = samples["clean"] == samples["y"]
         return right & (samples[f"{name}/broken"] == STANDING) & (samples[f"{name}/done"] <= number)
 
-    def _count(self, samples: Samples) -> tuple[int, int]:
-        """This rank's samples, and those that nothing has broken so far."""
-        return len(samples), int(worst(samples.columns, self.attacks).sum())
-
     def _attack(
         self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, attack: Attack, device: torch.device
     ) -> None:
         """One batch of one stage."""
+        net = Steady(net)
         x, y, index = (samples[column][rows].to(device) for column in ("x", "y", "index"))
         draws = Draws(self.seed, index)
         if self.attacks[name].stages:
@@ -147,8 +148,8 @@ class Evaluation:
             check_examples(x_adv, name, attack.threat.lower, attack.threat.upper)
             _check_size(size, name, attack)
         samples[f"{name}/done"][rows] = number + 1
-        samples[f"{name}/broken"][rows] = torch.where(wrong, number, STANDING).to(torch.int16).cpu()
-        samples[f"{name}/class"][rows] = torch.where(wrong, predicted, y).cpu()
+        samples[f"{name}/broken"][rows] = torch.where(wrong, number, STANDING).to(torch.int32).cpu()
+        samples[f"{name}/class"][rows] = predicted.cpu()
         samples[f"{name}/size"][rows] = size.cpu()
         for i in torch.nonzero(samples["shown"][rows])[:, 0].tolist():
             self.examples[name][int(index[i])] = torch.stack([x[i], x_adv[i]]).cpu()

@@ -29,9 +29,13 @@ class Samples:
 
     def settle(self) -> None:
         """Join what was appended, on all ranks together: one that has no rows learns their columns from the others."""
-        names = list(self._batches[0]) if self._batches else []
-        self.columns = {name: torch.cat([batch.pop(name) for batch in self._batches]) for name in names}
-        self._batches = []
+        n, done = sum(len(batch["index"]) for batch in self._batches), 0
+        self.columns = {name: v.new_empty(n, *v.shape[1:]) for name, v in (self._batches or [{}])[0].items()}
+        while self._batches:  # one after the other, so that the images are never there twice
+            batch = self._batches.pop(0)
+            for name, value in batch.items():
+                self.columns[name][done : done + len(value)] = value
+            done += len(batch["index"])
         shapes = {name: (value.dtype, value.shape[1:]) for name, value in self.columns.items()}
         known: dict[str, Any] = next(filter(None, gather_objects(shapes)), {})
         if not self.columns:
@@ -58,24 +62,27 @@ class Samples:
 
         Args:
             which: marks [n] the rows that may move.
-            device: what the ranks talk through: the CPU under gloo, the rank's GPU under NCCL.
+            device: of the rank.
         """
         if world_size() == 1:
             return
         rank = torch.distributed.get_rank()
+        if "gloo" in torch.distributed.get_backend():
+            device = torch.device("cpu")
         for source, target, number in moves(gather_objects(int(which.sum()))):
             if rank == source:
                 rows = torch.nonzero(which)[:, 0][-number:]
                 for value in self.columns.values():
-                    torch.distributed.send(_wire(value[rows]).to(device), target)
+                    torch.distributed.send(_bytes(value[rows]).to(device), target)
                 stay = torch.ones(len(self), dtype=torch.bool)
                 stay[rows] = False
                 self.columns, which = {name: v[stay] for name, v in self.columns.items()}, which[stay]
             elif rank == target:
                 for name, value in self.columns.items():
-                    arrived = _wire(value.new_empty(number, *value.shape[1:])).to(device)
+                    space = value.new_empty(number, *value.shape[1:])
+                    arrived = torch.empty_like(_bytes(space), device=device)
                     torch.distributed.recv(arrived, source)
-                    self.columns[name] = torch.cat([value, arrived.cpu().to(value.dtype)])
+                    self.columns[name] = torch.cat([value, arrived.cpu().view(value.dtype).view_as(space)])
 
     def gather(self) -> dict[str, Tensor]:
         """All ranks' rows of the light columns, in the order of "index", on every rank."""
@@ -114,6 +121,6 @@ def moves(marked: list[int]) -> Iterator[tuple[int, int, int]]:
                 yield source, target, number
 
 
-def _wire(value: Tensor) -> Tensor:
-    """Backends do not send every type: booleans travel as bytes."""
-    return (value.to(torch.uint8) if value.dtype == torch.bool else value).contiguous()
+def _bytes(value: Tensor) -> Tensor:
+    """Backends do not send every type; all send bytes."""
+    return value.contiguous().flatten().view(torch.uint8)

@@ -178,13 +178,14 @@ def inputs(x: Tensor, threat: Threat) -> Check:
 
 
 def zero_gradients(probe: Probe) -> Check:
-    """Samples on which the cross-entropy has no input gradient at all."""
+    """Samples on which the cross-entropy has no input gradient at all, or one that is not finite."""
     zero = 0
     for part in probe.batches:
         with craft(part.net, part.x, part.y, "eval", part.draws) as (x, y, _):
-            gradient, _ = input_gradient(partial(_cross_entropy, part.net, y), x)
-        zero += int((gradient == 0).flatten(1).all(1).sum())
-    told = f"The cross-entropy's input gradient is exactly zero on {zero} of {len(probe)} samples"
+            # with a graph, entries that are not finite are left as they are
+            gradient, _ = input_gradient(partial(_cross_entropy, part.net, y), x, create_graph=True)
+        zero += int(((gradient == 0).flatten(1).all(1) | ~gradient.isfinite().flatten(1).all(1)).sum())
+    told = f"The cross-entropy's input gradient is exactly zero or not finite on {zero} of {len(probe)} samples"
     blind = f"{told}: gradient-based attacks on this loss are blind there."
     return _judged("gradients", zero / len(probe), 0, 0.1, f"{told}.", blind)
 
@@ -196,9 +197,9 @@ def more_steps(probe: Probe) -> Check:
         for steps in (0, 1, STEPS)
     )
     told = f"Mean cross-entropy {begin:.4g} at PGD's random start, {first:.4g} after 1 step, {last:.4g} after {STEPS}"
-    if probe.threat.eps > 0 and last <= begin * (1 + 1e-4):
+    if probe.threat.eps > 0 and not last > begin * (1 + 1e-4):  # NaN fails too
         return Check("more_steps", "fail", f"{told}: the attack gains nothing.")
-    if last < 0.95 * first:
+    if not last >= 0.95 * first:
         return Check("more_steps", "fail", f"{told}: more steps make the attack weaker.")
     return Check("more_steps", "pass", f"{told}.")
 
@@ -216,7 +217,8 @@ def huge_radius(probe: Probe) -> Check:
 def strength(broken: int, n: int) -> Check:
     """Whether a short Auto-PGD breaks samples that withstood the evaluation."""
     told = f"Auto-PGD with {STEPS} steps broke {broken} of {n} samples that withstood the evaluation"
-    return _judged("strength", broken / n, max(0.1, 1 / n), 0.25, f"{told}.", f"{told}: its attacks are too weak.")
+    # two short Auto-PGDs that start elsewhere differ by up to 6 of 63 for l1 on scikit-learn's digits
+    return _judged("strength", broken / n, max(0.15, 1 / n), 0.25, f"{told}.", f"{told}: its attacks are too weak.")
 
 
 def black_box(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack], tried: Mapping[str, list[int]]) -> Check:

@@ -1,11 +1,14 @@
 """An unfinished evaluation on disk, so that one that is killed goes on where it was."""
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
+import pickle
 import tempfile
+import warnings
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +19,67 @@ from lightning_robust.evaluation.samples import Samples
 
 
 class State:
-    """A folder with one file for each rank, replaced atomically after each batch.
+    """A folder with one file for each process, replaced atomically after each batch.
 
-    A row of it counts only for the very sample it was written for (its index and the checksum of its image and label),
-    whichever rank holds that sample now.
+    A row of it counts only for the very sample it was written for (its index, the checksum of its image and label, and
+    the class predicted on it), whichever rank holds that sample now.
 
     Args:
         folder: of this evaluation alone: its name holds what must not change, see `fingerprint`.
-        rank: whose file to write.
     """
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self.folder, self.rank = folder, rank
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._own = folder / f"{os.getpid()}.pt"
+        self._files = {self._own}
 
     def restore(self, samples: Samples) -> list[dict[str, Any]]:
-        """Take what is known of the samples; returns what else each rank had saved."""
-        known: dict[tuple[int, int], tuple[int, dict[str, Tensor], int]] = {}
+        """Take what the attacks had found of these samples; returns what else was saved, where it is of use."""
+        known: dict[tuple[int, int, int], tuple[int, dict[str, Tensor], int]] = {}
         extras: list[dict[str, Any]] = []
-        for path in sorted(self.folder.glob("rank*.pt")):
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+        for path in sorted(self.folder.glob("*.pt")):
+            self._files.add(path)
+            if (saved := _read(path)) is None:
+                continue
+            columns, far = saved["columns"], progress(saved["columns"])
+            fresh = {key: row for row, key in enumerate(_keys(columns)) if key not in known or known[key][0] < far[row]}
+            known.update({key: (int(far[row]), columns, row) for key, row in fresh.items()})
             extras.append(saved["extra"])
-            columns = saved["columns"]
-            far = progress(columns)
-            for row, key in enumerate(zip(columns["index"].tolist(), columns["checksum"].tolist(), strict=True)):
-                if key not in known or known[key][0] < int(far[row]):
-                    known[key] = (int(far[row]), columns, row)
-        for i, key in enumerate(zip(samples["index"].tolist(), samples["checksum"].tolist(), strict=True)):
+        restored = set()
+        for i, key in enumerate(_keys(samples.columns)):
             if key in known:
                 _, columns, row = known[key]
-                for name, value in samples.light().items():
-                    value[i] = columns[name][row]
-        return extras
+                restored.add(key[0])
+                for name in (name for name in samples.light() if "/" in name):
+                    samples[name][i] = columns[name][row]
+        return [_useful(extra, restored) for extra in extras] if restored else []
 
     def save(self, samples: Samples, extra: Mapping[str, Any]) -> None:
-        """Replace this rank's file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=self.folder, suffix=".tmp", delete=False) as file:
-            torch.save({"columns": samples.light(), "extra": dict(extra)}, file)
-        os.replace(file.name, self.folder / f"rank{self.rank}.pt")
+        """Replace this process's file."""
+        content = {"columns": samples.light(), "extra": dict(extra)}
+        try:
+            self._write(content)
+        except FileNotFoundError:  # another process of the same command has finished and removed the folder
+            self._write(content)
 
     def discard(self) -> None:
-        """Remove the folder: the results are written elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what was read and written: the results stand elsewhere."""
+        for path in self._files:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's files are there
+            self.folder.rmdir()
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("wb", dir=self.folder, suffix=".tmp", delete=False) as file:
+            try:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+        os.replace(file.name, self._own)
 
 
 def progress(columns: Mapping[str, Tensor]) -> Tensor:
@@ -67,7 +89,7 @@ def progress(columns: Mapping[str, Tensor]) -> Tensor:
 
 
 def checksums(x: Tensor, y: Tensor) -> Tensor:
-    """A 63-bit number [b] for each image and its label."""
+    """A 64-bit number [b] for each image and its label."""
     bits = x.detach().cpu().double().contiguous().flatten(1).view(torch.int64)
     place = torch.arange(bits.shape[1], dtype=torch.int64) * 2 + 1
     mixed: Tensor = ((bits ^ (bits >> 29)) * (place * 0x5851F42D4C957F2D)).sum(1) + y.cpu() * 0x14057B7EF767814F
@@ -75,10 +97,33 @@ def checksums(x: Tensor, y: Tensor) -> Tensor:
 
 
 def fingerprint(net: nn.Module, settings: Mapping[str, Any]) -> str:
-    """Twelve digits for the net's weights and whatever else decides a result."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, value in net.state_dict().items():
+    """Twelve digits for the net (its structure, parameters and buffers) and whatever else decides a result."""
+    digest = hashlib.sha256((json.dumps(settings, default=str) + repr(net)).encode())
+    for name, value in chain(net.named_parameters(), net.named_buffers()):
         digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _keys(columns: Mapping[str, Tensor]) -> list[tuple[int, int, int]]:
+    """What a row must have in common with a sample."""
+    index, checksum, clean = (columns[name].tolist() for name in ("index", "checksum", "clean"))
+    return list(zip(index, checksum, clean, strict=True))
+
+
+def _useful(extra: Mapping[str, Any], restored: set[int]) -> dict[str, Any]:
+    """The examples of samples that were restored, and the rest."""
+    examples = {
+        name: {index: pair for index, pair in pairs.items() if index in restored}
+        for name, pairs in extra["examples"].items()
+    }
+    return {**extra, "examples": examples}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
+        warnings.warn(f"{path} cannot be read: what it held of an unfinished evaluation is done again.", stacklevel=2)
+        return None
+    return content

@@ -8,7 +8,7 @@ from lightning_robust.attacks.base import watching
 from lightning_robust.attacks.climb import Momentum, Sparse
 from lightning_robust.draws import Draws
 from lightning_robust.losses import cross_entropy, dlr
-from lightning_robust.threat import Threat
+from lightning_robust.threat import Threat, column
 from tests.toys import best_linear_gain, conv_net, linear_distance, linear_net
 from tests.trained import EPS, held_out, trained_net
 
@@ -220,3 +220,50 @@ def test_bad_settings_are_refused(settings, message):
 def test_reference_logits_are_refused():
     with pytest.raises(ValueError, match="APGD needs labels"):
         APGD()(conv_net(), images(), torch.zeros(8, 4))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_sample_that_its_start_breaks_does_not_change_the_others(norm):
+    """It leaves before the first step, which is a full one for all the others."""
+    net, x = conv_net().double().eval(), images().double()
+    y = net(x).argmax(1)
+    eps = {"linf": 1.0, "l2": 12.0}[norm] * torch.tensor([1.0] * 4 + [0.01] * 4)
+    attack = APGD(Threat(norm), steps=1)
+    whole = attack(net, x, y, eps=eps, draws=keyed())
+    assert (net(attack._start(x, column(eps, x), keyed().fork(0))).argmax(1) != y).any()
+    for rows in torch.arange(8).split(1):
+        part = attack(net, x[rows], y[rows], eps=eps[rows], draws=keyed()[rows])
+        torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-12)
+
+
+def half_blind(finite):
+    """sqrt with an infinite slope at 0 in the branch not taken: a NaN gradient, or the same function without."""
+
+    def root(x):
+        return torch.where(x > 0.2, (x - 0.2 if not finite else (x - 0.2).clamp_min(1e-6)).sqrt(), 0.0)
+
+    linear = linear_net(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+    return lambda x: linear(root(x))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradients_that_are_not_finite_do_not_protect(norm):
+    x = images((30, 1, 4, 4))
+    y = half_blind(True)(x).argmax(1)
+    attack = APGD(Threat(norm, {"linf": 0.05, "l2": 0.25, "l1": 0.6}[norm]), steps=20)
+    stands = {
+        finite: half_blind(finite)(attack(half_blind(finite), x, y, draws=keyed(30))).argmax(1) == y
+        for finite in (True, False)
+    }
+    assert 0 < stands[True].sum() < 28
+    assert abs(int(stands[True].sum()) - int(stands[False].sum())) <= 3
+
+
+def test_an_infinite_logit_does_not_protect():
+    def net(x):
+        lead = x.flatten(1).mean(1) - 0.5
+        return torch.stack([-100 * lead, torch.where(lead > 0.02, torch.inf, lead)], 1)
+
+    x = images((10, 1, 4, 4), 0.45, 0.5)
+    x_adv = APGD(Threat(eps=0.1), steps=10)(net, x, torch.zeros(10, dtype=torch.long))
+    assert (net(x_adv).argmax(1) == 1).all()

@@ -48,6 +48,14 @@ def test_each_attack_sees_only_what_the_ones_before_left(batch_size):
     assert torch.equal(x_adv[5], x[5])  # what stands is returned as it is
 
 
+def test_a_radius_and_a_step_for_each_sample():
+    net, (x, y) = trained_net(), held_out(20)
+    eps = torch.linspace(0, 0.3, 20)
+    x_adv = Ensemble({"a": PGD(THREAT, steps=2), "b": PGD(THREAT, steps=2)}, 6)(net, x, y, eps=eps, step_size=eps / 2)
+    assert (THREAT.distance(x_adv, x) <= eps + 1e-6).all()
+    assert 0 < (net(x_adv).argmax(1) != y).sum() < 20
+
+
 def test_it_ends_when_nothing_stands():
     last = Reaches(0.0)
     Ensemble({"a": Reaches(1.0), "b": last})(first_pixel_net, *marked([0.1, 0.2]))

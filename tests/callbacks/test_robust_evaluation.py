@@ -542,7 +542,7 @@ def test_averaged_weights_are_attacked_where_they_are_validated(first: str, tmp_
 
     class Notes(PGD):
         def __call__(self, net: Any, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
-            seen["attack"].append(float(net.head.weight.detach()[0].sum()))
+            seen["attack"].append(float(module.head.weight.detach()[0].sum()))
             return super().__call__(net, x, target, **settings)
 
     module = ForeignModule()

@@ -7,12 +7,15 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
 
 from lightning_robust.attacks import APGD, FAB, PGD, Ensemble, Square
+from lightning_robust.callbacks.collected import Collected
 from lightning_robust.draws import Draws
 from lightning_robust.evaluation.evaluate import Evaluation, stages, worst
 from lightning_robust.evaluation.samples import Samples, moves
 from lightning_robust.evaluation.state import State, checksums, fingerprint
+from lightning_robust.models import SmallConvNet
 from lightning_robust.threat import Threat
 from tests.ddp import process_group, run_ddp
 from tests.trained import EPS, held_out, trained_net
@@ -44,12 +47,12 @@ def collect(rows):
     return samples
 
 
-def evaluated(rows, batch_size=16, save=None, folder=None, rank=0, **settings):
+def evaluated(rows, batch_size=16, save=None, folder=None, **settings):
     """What is found of these samples: by this rank, and by all."""
     samples, run = collect(rows), Evaluation(attacks(), batch_size=batch_size, **settings)
     run.prepare(samples)
     if folder is not None:
-        state = State(folder, rank)
+        state = State(folder)
         for extra in state.restore(samples):
             run.resume(extra)
         inner = save or (lambda: None)
@@ -185,7 +188,7 @@ class TestInterrupted:
         child.start()
         child.join()
         assert child.exitcode == -signal.SIGKILL
-        [saved] = [torch.load(path, weights_only=True) for path in tmp_path.glob("rank*.pt")]
+        [saved] = [torch.load(path, weights_only=True) for path in tmp_path.glob("*.pt")]
         done = {name: value.clone() for name, value in saved["columns"].items() if name.endswith("/done")}
         assert any(value.any() for value in done.values())
         again = []
@@ -228,12 +231,12 @@ class TestInterrupted:
 
             with process_group():
                 try:
-                    evaluated(torch.arange(rank, N, 2), 5, folder=tmp_path, rank=rank, save=save)
+                    evaluated(torch.arange(rank, N, 2), 5, folder=tmp_path, save=save)
                 except KeyboardInterrupt:
                     return "stopped"
 
         assert run_ddp(stopped) == ["stopped"] * 2
-        assert len(list(tmp_path.glob("rank*.pt"))) == 2
+        assert len(list(tmp_path.glob("*.pt"))) == 2
         again = []
         samples, _ = evaluated(torch.arange(N), 5, folder=tmp_path, save=lambda: again.append(1))
         assert_same(samples.gather())
@@ -243,7 +246,7 @@ class TestInterrupted:
 
     def test_what_was_found_of_another_image_does_not_count(self, tmp_path):
         samples, _ = evaluated(torch.arange(N), folder=tmp_path)
-        state, fresh = State(tmp_path, 0), collect(torch.arange(N))
+        state, fresh = State(tmp_path), collect(torch.arange(N))
         Evaluation(attacks()).prepare(fresh)
         fresh["checksum"][:10] += 1
         state.restore(fresh)
@@ -254,12 +257,52 @@ class TestInterrupted:
 
     def test_half_a_file_is_never_seen(self, tmp_path):
         samples = collect(torch.arange(N))
-        state = State(tmp_path, 0)
+        state = State(tmp_path)
         state.save(samples, {})
-        before = (tmp_path / "rank0.pt").read_bytes()
-        with pytest.raises(TypeError):
-            state.save(samples, 5)
-        assert (tmp_path / "rank0.pt").read_bytes() == before
+        [file] = tmp_path.iterdir()
+        before = file.read_bytes()
+        with pytest.raises(Exception, match="pickle"):
+            state.save(samples, {"examples": lambda: None})
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+        assert len(before) < 60 * 200  # of the images nothing is written
+
+    def test_a_file_that_cannot_be_read_counts_as_none(self, tmp_path):
+        evaluated(torch.arange(N), folder=tmp_path)
+        [file] = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:100])
+        samples = collect(torch.arange(N))
+        Evaluation(attacks()).prepare(samples)
+        with pytest.warns(UserWarning, match="cannot be read"):
+            assert State(tmp_path).restore(samples) == []
+        assert not samples["auto/done"].any()
+
+    def test_another_process_may_finish_first(self, tmp_path):
+        """It removes what it knows, not what somebody else is writing."""
+        samples, folder = collect(torch.arange(N)), tmp_path / "state"
+        Evaluation(attacks()).prepare(samples)
+        one, other = State(folder), State(folder)
+        other._own = folder / "other.pt"
+        other._files = {other._own}
+        one.save(samples, {})
+        other.save(samples, {})
+        one.discard()
+        assert [path.name for path in folder.iterdir()] == ["other.pt"]
+        other.discard()
+        assert not folder.exists()
+        one.save(samples, {})
+        one.discard()
+        assert not folder.exists()
+
+    def test_another_clean_prediction_is_another_net(self, tmp_path):
+        evaluated(torch.arange(N), folder=tmp_path)
+        fresh = collect(torch.arange(N))
+        Evaluation(attacks()).prepare(fresh)
+        fresh["clean"][:10] = (fresh["clean"][:10] + 1) % 10
+        expected = fresh["clean"].clone()
+        [extra] = State(tmp_path).restore(fresh)
+        assert torch.equal(fresh["clean"], expected)
+        assert not fresh["auto/done"][:10].any()
+        assert extra["examples"]["auto"] == {}  # those shown are 0 and 1
 
 
 def test_checksums_tell_images_and_labels_apart():
@@ -277,8 +320,11 @@ def test_checksums_tell_images_and_labels_apart():
 
 def test_a_fingerprint_is_of_weights_and_settings():
     net, other = trained_net(), trained_net(robust=False)
-    names = {fingerprint(net, {"seed": 0}), fingerprint(net, {"seed": 1}), fingerprint(other, {"seed": 0})}
-    assert len(names) == 3
+    nets = [net, other, SmallConvNet(width=8, mean=[0.1]), nn.Sequential(net, nn.ReLU())]
+    nets[2].load_state_dict(net.state_dict())  # its mean is not in there
+    settings = [{"a": 0, "b": 1}, {"b": 1, "a": 0}, {"a": 1, "b": 1}]  # an ensemble's order decides, too
+    names = {fingerprint(n, {"seed": 0}) for n in nets} | {fingerprint(net, s) for s in settings}
+    assert len(names) == 7
     assert fingerprint(net, {"seed": 0}) in names
 
 
@@ -299,3 +345,23 @@ def test_an_attack_that_leaves_its_threat_model_is_refused():
     run.prepare(samples)
     with pytest.raises(ValueError, match=r"'cheat' left its threat model: a perturbation of linf size 0\.2"):
         run.run(trained_net(), samples, CPU)
+
+
+def test_an_example_comes_from_the_rank_that_holds_the_sample():
+    trained_net(), found()
+    alone = evaluated(torch.arange(N))[1].examples
+
+    def on(rank):
+        torch.set_num_threads(1)
+        with process_group():
+            samples, run = evaluated(torch.arange(0, 2) if rank == 0 else torch.arange(2, N))
+            collected = Collected()
+            collected.samples = samples
+            collected.gather_examples(run.examples)
+            return collected.examples
+
+    for examples in run_ddp(on):
+        for name in attacks():
+            assert set(examples[name]) == {0, 1}
+            for index, pair in examples[name].items():
+                torch.testing.assert_close(pair, alone[name][index], rtol=0, atol=1e-5)
