@@ -26,7 +26,12 @@ def digits() -> tuple[Tensor, Tensor]:
 
 @lru_cache
 def trained_net(robust: bool = True, epochs: int = 6) -> nn.Module:
-    """Trained on samples 200 to 1796, by adversarial training or without; in evaluation mode."""
+    """Trained on samples 200 to 1796, by adversarial training or without; in evaluation mode.
+
+    On one thread: with more, sums are rounded otherwise, and the nets would differ between machines.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = SmallConvNet(width=8)
@@ -38,6 +43,7 @@ def trained_net(robust: bool = True, epochs: int = 6) -> nn.Module:
                 optimizer.zero_grad()
                 cross_entropy(net(x_adv), y[rows]).mean().backward()
                 optimizer.step()
+    torch.set_num_threads(threads)
     return net.eval()
 
 

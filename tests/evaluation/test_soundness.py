@@ -1,5 +1,6 @@
 """Each check of an evaluation speaks up on a net built to trip it, and is silent on sound ones."""
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -104,7 +105,7 @@ BLIND = {"gradients": "fail", "more_steps": "fail", "huge_radius": "fail", "blac
 @pytest.mark.parametrize(
     ("net", "tripped"),
     [
-        pytest.param(lambda: wrapped(after=lambda z: 1e4 * z), BLIND, id="saturated head"),
+        pytest.param(lambda: wrapped(after=lambda z: 1e7 * z), BLIND, id="saturated head"),
         pytest.param(lambda: wrapped(lambda x: (8 * x).round() / 8), BLIND, id="quantised input"),
         pytest.param(
             lambda: wrapped(after=Turned.apply), {"more_steps": "fail", "huge_radius": "fail"}, id="gradients turn back"
@@ -130,7 +131,7 @@ def test_a_sigmoid_is_a_warning() -> None:
 def test_no_random_image_helps_at_a_huge_radius() -> None:
     """A net without gradients errs on most random images, which says nothing of the attack."""
     (told,) = [check for check in found(wrapped(lambda x: (8 * x).round() / 8)) if check.name == "huge_radius"]
-    assert told.sentence.startswith("60 of 60 samples withstand")
+    assert re.match(r"(\d+) of \1 samples withstand", told.sentence)
 
 
 def test_a_net_that_passes_on_no_gradient_at_all() -> None:
@@ -146,7 +147,7 @@ def test_gradients_that_vanish_on_few_samples_are_a_warning() -> None:
     net = wrapped(after=lambda z: torch.where(z.amax(1, keepdim=True) >= certain, 1e4 * z, z))
     (told,) = [check for check in found(net) if check.name == "gradients"]
     assert told.status == "warn"
-    assert "exactly zero or not finite on 4 of 60 samples" in told.sentence
+    assert re.search(r"exactly zero or not finite on 4 of \d+ samples", told.sentence)
 
 
 @pytest.mark.parametrize("net", ["dropout", "noise"])
