@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_robust.losses import mean_logit
+from lightning_robust.losses import mean_logit, runners_up
 from lightning_robust.modes import crafting, input_gradient, ordinary
 from lightning_robust.types import Net
 
@@ -35,10 +35,8 @@ def effective_margin(
         x, y = ordinary(x), ordinary(y)
         with torch.no_grad():
             logits = net(x)
-        others = logits.scatter(1, y[:, None], -torch.inf)
-        rivals = others.topk(min(candidates or logits.shape[1], logits.shape[1] - 1), dim=1).indices
         margins = []
-        for j in rivals.unbind(1):
+        for j in runners_up(logits, y, candidates or logits.shape[1]).unbind(1):
             grad, gap = input_gradient(lambda z, j=j: _gap(net(z), y, j), x)  # type: ignore[misc]
             margins.append(gap / grad.flatten(1).norm(dim=1).clamp_min(torch.finfo(grad.dtype).tiny))
     return torch.stack(margins).amin(0)
