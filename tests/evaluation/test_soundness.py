@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_robust.attacks import APGD, PGD, AutoAttack, Square
 from lightning_robust.attacks.base import Attack
 from lightning_robust.draws import Draws
-from lightning_robust.evaluation.soundness import Check, examine
+from lightning_robust.evaluation.soundness import STEPS, Check, Probe, examine, more_steps
 from lightning_robust.threat import Norm, Threat
 from tests.trained import EPS, held_out, trained_net
 
@@ -117,6 +117,17 @@ BLIND = {"gradients": "fail", "more_steps": "fail", "huge_radius": "fail", "blac
 def test_tripped(net: Callable[[], nn.Module], tripped: dict[str, str]) -> None:
     """And nothing else is: a check tells of one fault alone."""
     assert statuses(found(net())) == {**SILENT, **tripped}
+
+
+def test_a_sample_that_a_random_start_breaks_is_no_gain() -> None:
+    """On a saturated head such a sample's loss rises, and with it the mean of all."""
+    x, y = held_out(200)
+    told = more_steps(
+        Probe(wrapped(after=lambda z: 1e7 * z), x, y, Threat(eps=0.24), Draws(0, torch.arange(200)), batch_size=200)
+    )
+    begin, last = (float(told.sentence.split(what)[0].split()[-1]) for what in (" there", f" after {STEPS}"))
+    assert last > begin > 0
+    assert (told.name, told.status) == ("more_steps", "fail")
 
 
 def test_gradients_that_mislead_are_not_zero() -> None:
