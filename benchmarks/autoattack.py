@@ -1,6 +1,6 @@
 """AutoAttack's standard version here, in torchattacks and as its authors wrote it: verdicts and time.
 
-python benchmarks/autoattack.py [--samples 450] [--colour_samples 48] [--alone 60] [--jobs 2] [--nets FOLDER]
+python benchmarks/autoattack.py [--samples 90] [--colour_samples 32] [--alone 24] [--jobs 2] [--nets FOLDER]
 """
 
 import importlib
@@ -377,10 +377,10 @@ def leave(rows: list[Row], single: list[Row], others: list[str]) -> str:
 
 
 def main(
-    samples: int = 450,
-    colour_samples: int = 48,
-    alone: int = 60,
-    colour_alone: int = 16,
+    samples: int = 90,
+    colour_samples: int = 32,
+    alone: int = 24,
+    colour_alone: int = 6,
     jobs: int = os.cpu_count() or 1,
     nets: Path | None = None,
 ) -> None:
