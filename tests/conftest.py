@@ -3,6 +3,7 @@
 import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["OMP_NUM_THREADS"] = "1"  # nets so small are slower with more threads, and round otherwise
 
 from collections.abc import Iterator
 
