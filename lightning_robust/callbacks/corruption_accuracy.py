@@ -11,7 +11,7 @@ from lightning_robust.callbacks.figures import save_figure
 from lightning_robust.callbacks.positions import Positions
 from lightning_robust.data import Corruptions, Indexed
 from lightning_robust.evaluation.corruptions import corruption_figure, corruption_report, corruption_table
-from lightning_robust.evaluation.report import checkpoint_identity, write_json
+from lightning_robust.evaluation.report import evaluated_in, write_json
 from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
 from lightning_robust.modes import full_precision, quiet_logits
 from lightning_robust.types import as_batch
@@ -28,7 +28,7 @@ class CorruptionAccuracy(Callback):
         trainer.test(module, DataLoader(CIFAR10C("data/CIFAR-10-C").test_data(), batch_size=256))
 
     and from the command line `lightning-robust test --config <run>/config.yaml --ckpt_path <file> --data CIFAR10C
-    --data.root data/CIFAR-10-C --trainer.callbacks+=CorruptionAccuracy`.
+    --data.root data/CIFAR-10-C --trainer.callbacks+=CorruptionAccuracy --evaluation.attacks '{}'`.
 
     Logs `test/<corruption>_acc`, `test/corruption_acc` (the mean over corruptions), with a reference `test/mce` (and
     `val/...`); writes `corruptions.json` and `figures/test-corruptions.png` into the run directory; after `validate`
@@ -102,14 +102,10 @@ class CorruptionAccuracy(Callback):
             key = f"{stage}/{name}" if ratio else f"{stage}/{names.get(name, name)}_acc"
             pl_module.log(key, error if ratio else 1 - error, sync_dist=True, batch_size=1, add_dataloader_idx=False)
         values, counts = {name: float(error) for name, error in errors.items()}, self._error.counts()
-        about = {
-            "stage": str(trainer.state.fn.value) if trainer.state.fn else None,
-            "epoch": trainer.current_epoch,
-            "checkpoint": checkpoint_identity(trainer.ckpt_path if trainer.state.fn != "fit" else None),
-        }
         directory = Path(trainer.log_dir or trainer.default_root_dir)
         if trainer.is_global_zero:
-            self._leave(trainer, corruption_report(counts, values, self.reference, about), stage, directory)
+            report = corruption_report(counts, values, self.reference, evaluated_in(trainer))
+            self._leave(trainer, report, stage, directory)
 
     on_test_epoch_end = on_validation_epoch_end
 

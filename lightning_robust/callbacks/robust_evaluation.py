@@ -19,8 +19,8 @@ from lightning_robust.draws import Draws
 from lightning_robust.evaluation.curves import accuracy_by_class, accuracy_by_radius
 from lightning_robust.evaluation.evaluate import Evaluation, Precision, worst
 from lightning_robust.evaluation.report import (
-    checkpoint_identity,
     describe,
+    evaluated_in,
     print_table,
     robustness,
     sample_rows,
@@ -255,14 +255,8 @@ class RobustEvaluation(Callback):
         return [check for part in gather_objects(found) for check in part]
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
-        return {
-            "stage": str(trainer.state.fn.value) if trainer.state.fn else None,
-            "epoch": trainer.current_epoch,
-            "checkpoint": checkpoint_identity(trainer.ckpt_path if trainer.state.fn != "fit" else None),
-            "seed": self.seed,
-            "devices": trainer.world_size,
-            "precision": self.precision,
-        }
+        settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}
+        return {**evaluated_in(trainer), **settings}
 
     def _leave(self, trainer: Trainer, loader: "Collected", directory: Path, suffix: str) -> None:
         """Write and draw what rank 0 leaves."""

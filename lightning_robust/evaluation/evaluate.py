@@ -132,8 +132,7 @@ class Evaluation:
         draws = Draws(self.seed, index)
         if self.attacks[name].stages:
             draws = draws.fork(number)
-        search = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with search if self.precision == "bf16" else full_precision(x):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             nearest = isinstance(attack, MinimumNorm) and not self.attacks[name].stages
             find = attack.nearest if isinstance(attack, MinimumNorm) and nearest else attack
             x_adv = find(net, x, y, draws=draws)

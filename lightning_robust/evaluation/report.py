@@ -155,6 +155,15 @@ def _replacing(path: Path) -> Iterator[TextIO]:
     os.replace(file.name, path)
 
 
+def evaluated_in(trainer: Any) -> dict[str, Any]:
+    """Which run of a Lightning trainer a report is of: stage, epoch and checkpoint."""
+    return {
+        "stage": str(trainer.state.fn.value) if trainer.state.fn else None,
+        "epoch": trainer.current_epoch,
+        "checkpoint": checkpoint_identity(trainer.ckpt_path if trainer.state.fn != "fit" else None),
+    }
+
+
 def checkpoint_identity(path: str | Path | None) -> dict[str, str] | None:
     """Which weights were evaluated: the file's path and SHA-256; None if none was loaded."""
     if not path:

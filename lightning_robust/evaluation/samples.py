@@ -50,9 +50,6 @@ class Samples:
     def __setitem__(self, column: str, value: Tensor) -> None:
         self.columns[column] = value
 
-    def __contains__(self, column: str) -> bool:
-        return column in self.columns
-
     def light(self) -> dict[str, Tensor]:
         """All columns but the images."""
         return {name: value for name, value in self.columns.items() if name != HEAVY}
