@@ -48,10 +48,15 @@ class Draws:
         part._stream, part._count = self._stream[which], self._count
         return part
 
-    def fork(self, number: int) -> "Draws":
-        """Unrelated streams of the same samples, for another purpose in the same step."""
+    def fork(self, number: int | Int[Tensor, "b"]) -> "Draws":
+        """Unrelated streams of the same samples, for another purpose in the same step; one number, or one for each."""
+        seed: int | Tensor
+        if isinstance(number, int):
+            seed = derive_seed(number)
+        else:
+            seed = torch.tensor([derive_seed(k) for k in number.tolist()], device=number.device)
         other = object.__new__(Draws)
-        other._stream, other._count = _scramble(self._stream ^ derive_seed(number)), 0
+        other._stream, other._count = _scramble(self._stream ^ seed), 0
         return other
 
     def uniform(self, like: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:

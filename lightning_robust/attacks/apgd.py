@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, misclassified, runs
 from lightning_robust.attacks.climb import Climb, Given, Momentum, Sparse
+from lightning_robust.attacks.runs import Runs
 from lightning_robust.draws import Draws
 from lightning_robust.losses import runners_up, targeted_dlr
 from lightning_robust.modes import AttackBN, input_gradient, ordinary
@@ -91,22 +92,18 @@ class APGD(Attack):
             radius = column(self.threat.eps if eps is None else eps, x).expand(len(x), *[1] * (x.dim() - 1))
             with torch.no_grad():
                 logits = net(x)
-            found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf))
-            found.height[misclassified(net, x, logits, y)] = torch.inf
-            for run, wanted in runs(list(enumerate(self._targets(logits, y)))):
-                left = torch.nonzero(found.height < torch.inf)[:, 0]
-                if not len(left):
-                    break
-                begin = self._start(x[left], radius[left], draws[left].fork(run)) if start is None else start[left]
-                self._run(net, (left, x[left], y[left], wanted[left]), radius[left], begin, objective, found)
+            wanted = self._targets(logits, y)
+            each = Runs(~misclassified(net, x, logits, y), wanted.shape[1])
+            found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf), each)
+            for row, run in each:
+                begin = self._start(x[row], radius[row], draws[row].fork(run)) if start is None else start[row]
+                self._run(net, (row, run, x[row], y[row], wanted[row, run]), radius[row], begin, objective, found)
         return found.x_adv.detach()
 
-    def _targets(self, logits: Tensor, y: Tensor) -> list[Tensor]:
-        """The class that each run leads to; the label itself where it leads nowhere in particular."""
-        wanted = [y]
-        if self.targets is not None:
-            wanted = list(runners_up(logits, y, self.targets).unbind(1))
-        return [target for target in wanted for _ in range(self.restarts)]
+    def _targets(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The class [b runs] that each run leads to; the label itself where it leads nowhere in particular."""
+        wanted = y[:, None] if self.targets is None else runners_up(logits, y, self.targets)
+        return wanted.repeat_interleave(self.restarts, 1)
 
     def _start(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         """A point at the ball's surface (for l1, of the largest ball), in the box."""
@@ -131,7 +128,7 @@ class APGD(Attack):
         for multiple, share in runs(L1_PHASES):
             last, radius = multiple == 1, multiple * eps
             steps = left if last else min(math.ceil(share * self.steps), left)
-            s = Sparse.begin(given, radius, self.threat.project(x_adv, given[1], radius))
+            s = Sparse.begin(given, radius, self.threat.project(x_adv, given[2], radius))
             x_adv, left = self._climb(net, s, objective, steps, found if last else None), left - steps
 
     def _climb(self, net: Net, s: Climb, objective: Objective | None, steps: int, found: "_Found | None") -> Tensor:
@@ -140,8 +137,8 @@ class APGD(Attack):
         for i in counted(steps + 1):
             logits, value, grad = self._look(net, s, objective, gradient=i < steps)
             if found is not None and (wrong := misclassified(net, s.x_adv, logits, s.y)).any():
-                found.take(s.row[wrong], s.x_adv[wrong], torch.full_like(value[wrong], torch.inf))
-                stay = torch.nonzero(~wrong)[:, 0]
+                found.success(s.row[wrong], s.run[wrong], s.x_adv[wrong])
+                stay = torch.nonzero(found.runs.open(s.row, s.run))[:, 0]
                 s, value, grad = s[stay], value[stay], grad[stay]
                 if not len(stay):
                     break
@@ -151,7 +148,7 @@ class APGD(Attack):
             if i < steps:
                 s.move(self.threat, first=i == 0)
         if found is not None:
-            found.take(s.row, s.best, s.best_value)
+            found.highest(s.row, s.run, s.best, s.best_value)
         return s.best
 
     def _look(self, net: Net, s: Climb, objective: Objective | None, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,15 +176,23 @@ class APGD(Attack):
 
 @dataclass
 class _Found:
-    """The best example of each sample over all runs, and the objective there (inf: misclassified)."""
+    """The best example of each sample over all runs: misclassified, or else of the highest objective."""
 
     x_adv: Tensor
     height: Tensor
+    runs: Runs
 
-    def take(self, row: Tensor, x_adv: Tensor, value: Tensor) -> None:
-        """Keep what is higher than what there was."""
-        better = value > self.height[row]
-        self.x_adv[row[better]], self.height[row[better]] = x_adv[better], value[better].to(self.height)
+    def success(self, row: Tensor, run: Tensor, x_adv: Tensor) -> None:
+        """Keep what is misclassified, of the first run that has it."""
+        self.runs.settle(row, run)
+        first = self.runs.first[row] == run
+        self.x_adv[row[first]] = x_adv[first]
+
+    def highest(self, row: Tensor, run: Tensor, x_adv: Tensor, value: Tensor) -> None:
+        """Keep what is higher than what there was, of samples that are not misclassified."""
+        for number in sorted(set(run.tolist())):
+            better = (run == number) & (value > self.height[row]) & (self.runs.first[row] == self.runs.count)
+            self.x_adv[row[better]], self.height[row[better]] = x_adv[better], value[better].to(self.height)
 
 
 def apgd(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:

@@ -132,14 +132,21 @@ def counted(steps: int) -> Iterator[int]:
 
 
 def runs(items: Sequence[T]) -> Iterator[T]:
-    """The items, each for a run that is `counted`: restarts, target classes. Whoever watches sees one count of all."""
-    run, total = _portion.get()
+    """The items, each for a run that is `counted`: restarts, phases. Whoever watches sees one count of all."""
     for i, item in enumerate(items):
-        token = _portion.set((run * len(items) + i, total * len(items)))
-        try:
+        with portion(i, len(items)):
             yield item
-        finally:
-            _portion.reset(token)
+
+
+@contextmanager
+def portion(i: int, n: int) -> Iterator[None]:
+    """Inside, what is `counted` is the i-th of n equal parts, from 0."""
+    part, parts = _portion.get()
+    token = _portion.set((part * n + i, parts * n))
+    try:
+        yield
+    finally:
+        _portion.reset(token)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from lightning_robust.threat import Threat, column
 MOMENTUM = 0.75
 """Weight of the projected gradient step; the rest is that of the step before (arXiv 2003.01690, section 3)."""
 
-Given: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of each sample: position in the batch, clean image, label, class to lead to."""
+Given: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Of each ascent: sample's position in the batch, number of the run, clean image, label, class to lead to."""
 
 SPARSER = 1.5
 """By how much an l1 step is sparser than the point it starts from, and shortened when it no longer gets sparser
@@ -24,9 +24,10 @@ SPARSER = 1.5
 
 @dataclass
 class Climb(Rows):
-    """The ascent of each sample: where it is, and its best point."""
+    """Ascents, one or several of a sample: where they are, and their best points."""
 
-    row: Tensor  # [b] position in the batch
+    row: Tensor  # [b] the sample's position in the batch
+    run: Tensor  # [b] which of the sample's runs it is
     x: Tensor  # [b c h w] clean
     y: Tensor  # [b]
     wanted: Tensor  # [b] class that a targeted run leads to
@@ -80,7 +81,7 @@ class Momentum(Climb):
     @classmethod
     def begin(cls, given: Given, eps: Tensor, x_adv: Tensor) -> "Momentum":
         """Before the first look."""
-        x = given[1]
+        x = given[2]
         zero, low = torch.zeros_like(x), torch.full_like(x.flatten(1)[:, 0], -math.inf)
         common, none = (*given, eps, x_adv, zero, x_adv, zero, low), torch.zeros_like(given[0])
         return cls(*common, before=x_adv, value=-low, step=2 * eps, rises=none, checked=-low, kept=none.bool())
@@ -129,7 +130,7 @@ class Sparse(Climb):
     @classmethod
     def begin(cls, given: Given, eps: Tensor, x_adv: Tensor) -> "Sparse":
         """Before the first look."""
-        x = given[1]
+        x = given[2]
         zero, low = torch.zeros_like(x), torch.full_like(x.flatten(1)[:, 0], -math.inf)
         changed = (x_adv != x).flatten(1).sum(1).to(x)
         common = (*given, eps, x_adv, zero, x_adv, zero, low)

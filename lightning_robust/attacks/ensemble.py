@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack, craft, misclassified
+from lightning_robust.attacks.runs import room_for
 from lightning_robust.draws import Draws
 from lightning_robust.modes import AttackBN, Steady, full_precision
 from lightning_robust.types import Net, Objective, Radius
@@ -59,7 +60,7 @@ class Ensemble(Attack):
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`. What no attack breaks is returned as it is."""
         size, net = self.batch_size or max(len(x), 1), Steady(net)
-        with craft(net, x, target, bn, draws) as (x, y, draws):
+        with craft(net, x, target, bn, draws) as (x, y, draws), room_for(size):
             x_adv = x.clone()
             left = _standing(net, x, y, torch.arange(len(x), device=x.device), size)
             for number, attack in enumerate(self.stages.values()):

@@ -1,8 +1,6 @@
 """FAB, the fast adaptive boundary attack: walks along the decision boundary towards the clean image."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 from lightning_robust.attacks.base import Rows, counted, misclassified, runs
 from lightning_robust.attacks.hyperplane import nearest_boundary, smallest_shift
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
+from lightning_robust.attacks.runs import Runs
 from lightning_robust.draws import Draws
 from lightning_robust.losses import runners_up
 from lightning_robust.threat import Norm, Threat, column
@@ -19,9 +18,11 @@ from lightning_robust.types import Net
 
 @dataclass
 class _Walk(Rows):
-    """Where the walk of each sample stands: its position in the batch, label, other classes to look at, point."""
+    """Where the walks stand: row of what they found, sample's position, run, label, classes to look at, point."""
 
+    at: Tensor
     row: Tensor
+    run: Tensor
     y: Tensor
     wanted: Tensor | int
     point: Tensor
@@ -91,32 +92,39 @@ class FAB(MinimumNorm):
 
     def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, draws: Draws) -> None:
         """Walk from every start towards every target; see `MinimumNorm.search`."""
-        targets: Sequence[Tensor | int] = (self.candidates,)
-        if self.targets is not None:
-            targets = runners_up(logits, y, self.targets).unbind(1)
-        for run, (wanted, restart) in runs(list(enumerate(product(targets, range(self.restarts))))):
-            row = found.left
-            if not len(row):
-                return
-            walk = _Walk(row, y[row], wanted if isinstance(wanted, int) else wanted[row, None], found.x[row])
-            if restart:
-                reach = found.size[row].clamp_max(self.threat.eps) / 2
-                walk.point = self.threat.random(walk.point, draws.fork(run)[row], reach)
-            self._walk(net, walk, found)
+        targets = None if self.targets is None else runners_up(logits, y, self.targets)
+        count = 1 if targets is None else targets.shape[1]
+        for restart in runs(range(self.restarts)):
+            reach = found.size.clamp_max(self.threat.eps) / 2
+            each = Runs(~found.done, count)
+            for row, run in each:
+                wanted = self.candidates if targets is None else targets[row, run][:, None]
+                walk = _Walk(torch.arange(len(row), device=row.device), row, run, y[row], wanted, found.x[row])
+                if restart:
+                    mine = draws[row].fork(restart * count + run)
+                    walk.point = self.threat.random(walk.point, mine, reach[row])
+                self._walk(net, walk, each, found)
 
-    def _walk(self, net: Net, walk: _Walk, found: Nearest) -> None:
+    def _walk(self, net: Net, walk: _Walk, each: Runs, found: Nearest) -> None:
+        """Walk on until every walk is done or over."""
+        row, run = walk.row, walk.run
+        mine = Nearest(self.threat, found.x[row], torch.zeros_like(row, dtype=torch.bool), found.enough[row])
         for _ in counted(self.steps):
-            if not len(walk.row):
-                return
-            x = found.x[walk.row]
+            x = mine.x[walk.at]
             point = self._step(net, walk, x)
             with torch.no_grad():
                 wrong = misclassified(net, point, net(point), walk.y)
-            found.take(walk.row, point, wrong)
+            mine.take(walk.at, point, wrong)
             walk.point = torch.where(column(wrong, x).bool(), x + self.beta * (point - x), point)
-            done = found.done[walk.row]
+            done = mine.done[walk.at]
             if done.any():
-                walk = walk[~done]
+                each.settle(walk.row[done], walk.run[done])
+                walk = walk[each.open(walk.row, walk.run)]
+                if not len(walk.row):
+                    break
+        for number in sorted(set(run.tolist())):
+            of = (run == number) & (number <= each.first[row])
+            found.take(row[of], mine.x_adv[of], mine.size[of] < torch.inf)
 
     def _step(self, net: Net, walk: _Walk, x: Tensor) -> Tensor:
         """The next point."""

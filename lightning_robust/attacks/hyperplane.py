@@ -72,15 +72,16 @@ def _common(slope: Tensor, gap: Tensor, stop: Tensor) -> Tensor:
     The product grows with t along straight pieces that get flatter at each stop, so Newton's steps never go too far,
     and they end at the first that passes no further stop: after fewer than ten, as a rule.
     """
-    t, moving, before = torch.zeros_like(gap), torch.empty_like(stop), torch.inf
+    t, moving, before = torch.zeros_like(gap), torch.empty_like(stop), torch.full_like(gap, torch.inf)
     while True:
         moved = torch.minimum(stop, t[..., None])
         torch.gt(stop, t[..., None], out=moving)  # as floats at once: masks are slow on CPUs
         pull = torch.linalg.vecdot(moving, slope)
-        t = t + ((gap - torch.linalg.vecdot(moved, slope)) / pull.clamp_min(torch.finfo(gap.dtype).tiny)).clamp_min(0)
-        if not (pull < before).any():
-            return torch.minimum(stop, t[..., None])
-        before = pull
+        further = pull < before  # where not, it has arrived, and stays, whatever the rest of the batch needs
+        if not further.any():
+            return moved
+        step = (gap - torch.linalg.vecdot(moved, slope)) / pull.clamp_min(torch.finfo(gap.dtype).tiny)
+        t, before = torch.where(further, t + step.clamp_min(0), t), pull
 
 
 def _greedy(weight: Tensor, gap: Tensor, room: Tensor) -> Tensor:

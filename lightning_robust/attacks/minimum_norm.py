@@ -27,7 +27,7 @@ class Nearest:
         self.x = x
         self.x_adv = x.clone()
         self.size = x.new_zeros(len(x)).masked_fill(~wrong, torch.inf)
-        self.enough = column(enough, x).flatten()
+        self.enough = column(enough, x).flatten().expand(len(x))
 
     @property
     def done(self) -> Tensor:

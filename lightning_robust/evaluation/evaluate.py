@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.minimum_norm import MinimumNorm
+from lightning_robust.attacks.runs import room_for
 from lightning_robust.checks import check_examples
 from lightning_robust.draws import Draws
 from lightning_robust.evaluation.samples import Samples, gather_objects
@@ -135,7 +136,8 @@ class Evaluation:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             nearest = isinstance(attack, MinimumNorm) and not self.attacks[name].stages
             find = attack.nearest if isinstance(attack, MinimumNorm) and nearest else attack
-            x_adv = find(net, x, y, draws=draws)
+            with room_for(self.batch_size):
+                x_adv = find(net, x, y, draws=draws)
         with full_precision(x):
             predicted = quiet_logits(net, x_adv).argmax(1)
         size = attack.threat.distance(x_adv.double(), x.double())

@@ -1,0 +1,61 @@
+"""Several runs for each sample of a batch, side by side: restarts, target classes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from lightning_robust.attacks.base import portion
+
+_room: ContextVar[int] = ContextVar("attack_room", default=0)
+
+
+@contextmanager
+def room_for(rows: int) -> Iterator[None]:
+    """Let the attacks run inside fill their batches up to so many rows."""
+    token = _room.set(rows)
+    try:
+        yield
+    finally:
+        _room.reset(token)
+
+
+class Runs:
+    """The runs of each sample, the first runs first, in batches of as many rows as there is room for.
+
+    There is room for as many rows as the batch has samples, or for what `room_for` says if that is more. A sample is
+    settled by the first of its runs that succeeds. Runs before that one still go on to their end and may settle it
+    instead, those after it are over; so what is found does not depend on how many go side by side.
+
+    Args:
+        needed: which samples [b] are to be run at all.
+        count: runs of each.
+    """
+
+    def __init__(self, needed: Tensor, count: int) -> None:
+        self.count = count
+        self.first = torch.where(needed, count, 0)
+        """Of each sample [b] the run that settled it so far; `count` if none has."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows of each batch: positions of samples, and numbers of runs."""
+        samples, room = torch.nonzero(self.first)[:, 0], max(len(self.first), _room.get())
+        row = samples.repeat(self.count)
+        run = torch.arange(self.count, device=row.device).repeat_interleave(len(samples))
+        total = -(-len(row) // room)
+        while len(row):
+            with portion(total - -(-len(row) // room), total):
+                yield row[:room], run[:room]
+            row, run = row[room:], run[room:]
+            open_ = self.open(row, run)
+            row, run = row[open_], run[open_]
+
+    def settle(self, row: Tensor, run: Tensor) -> None:
+        """These runs of the samples at positions `row` have succeeded."""
+        self.first.scatter_reduce_(0, row, run, "amin")
+
+    def open(self, row: Tensor, run: Tensor) -> Tensor:
+        """Which of these runs have not succeeded, and come before all of the sample's that have."""
+        return run < self.first[row]
