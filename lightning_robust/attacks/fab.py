@@ -12,7 +12,7 @@ from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
 from lightning_robust.attacks.runs import Runs
 from lightning_robust.draws import Draws
 from lightning_robust.losses import runners_up
-from lightning_robust.threat import Norm, Threat, column
+from lightning_robust.threat import Norm, Threat, column, sizes
 from lightning_robust.types import Net
 
 
@@ -135,7 +135,7 @@ class FAB(MinimumNorm):
         shift = smallest_shift(
             w, torch.stack([gap, gap + ahead]), both.flatten(2), threat.norm, threat.lower, threat.upper
         ).view_as(both)
-        of_point, of_x = (threat.distance(d, torch.zeros_like(d)).clamp_min(1e-8) for d in shift)
+        of_point, of_x = sizes(shift.flatten(2), threat.norm).clamp_min(1e-8)
         alpha = column((of_point / (of_point + of_x)).clamp_max(self.alpha_max), x)
         point, x = both + self.eta * shift
         return torch.lerp(point, x, alpha).clamp(threat.lower, threat.upper)

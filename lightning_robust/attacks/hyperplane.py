@@ -6,10 +6,10 @@ from torch.nn.functional import pad
 
 from lightning_robust.losses import at_least_fp32, runners_up
 from lightning_robust.modes import full_precision, input_gradients
-from lightning_robust.threat import Norm
+from lightning_robust.threat import Norm, sizes
 from lightning_robust.types import Net
 
-_DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+_DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm: Norm) -> tuple[Tensor, Tensor]:
@@ -33,9 +33,11 @@ def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm:
 
     grads, values = input_gradients(leads, x)
     grads = grads.flatten(2)
-    slopes = torch.linalg.vector_norm(grads, _DUAL[norm], dim=2).clamp_min(torch.finfo(x.dtype).tiny)
-    nearest = (values.abs() / slopes).argmin(1, keepdim=True)
-    return grads.take_along_dim(nearest[..., None], 1)[:, 0], -values.gather(1, nearest)[:, 0]
+    if grads.shape[1] == 1:
+        return grads[:, 0], -values[:, 0]
+    slopes = sizes(grads, _DUAL[norm]).clamp_min(torch.finfo(x.dtype).tiny)
+    each, nearest = torch.arange(len(x), device=x.device), (values.abs() / slopes).argmin(1)
+    return grads[each, nearest], -values[each, nearest]
 
 
 def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, upper: float) -> Tensor:
