@@ -1,7 +1,22 @@
 """Nets that take pixels in [0, 1] and give logits."""
 
+from lightning_robust.models.iaat_wide_resnet import IAATWideResNet
 from lightning_robust.models.normalize import Normalize, normalized
+from lightning_robust.models.preact_resnet import PreActResNet
 from lightning_robust.models.robustbench import RobustBenchModel
 from lightning_robust.models.small import SmallConvNet
+from lightning_robust.models.timm_model import TimmModel
+from lightning_robust.models.torchvision_model import TorchvisionModel
+from lightning_robust.models.wide_resnet import WideResNet
 
-__all__ = ["Normalize", "RobustBenchModel", "SmallConvNet", "normalized"]
+__all__ = [
+    "IAATWideResNet",
+    "Normalize",
+    "PreActResNet",
+    "RobustBenchModel",
+    "SmallConvNet",
+    "TimmModel",
+    "TorchvisionModel",
+    "WideResNet",
+    "normalized",
+]

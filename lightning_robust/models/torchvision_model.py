@@ -1,0 +1,113 @@
+"""Torchvision's classification nets by name."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import ResNet
+
+from lightning_robust.models.pixels import Pixels, lay_out
+
+
+class TorchvisionModel(nn.Module):
+    """One of torchvision's classification nets, with as many logits as there are classes.
+
+    `resnet18` with `small_images` is the ResNet-18 of the TRADES, MART and ST recipes.
+
+    Args:
+        name: torchvision's name of the net, such as "resnet50".
+        num_classes: number of logits.
+        small_images: for images of up to 64 pixels, in ResNets only (ResNeXt and wide ResNets too): begin with a 3x3
+            convolution of stride 1 instead of a 7x7 one of stride 2 and a pooling layer.
+        weights: name of pretrained weights, such as "DEFAULT" or "IMAGENET1K_V1", downloaded once; None starts afresh.
+            The last layer starts afresh wherever `num_classes` is not theirs, the first one with `small_images`.
+        mean: of each of the three channels, in pixels in [0, 1], for the normalisation inside the net; None, with std
+            None: that of the pretrained weights, or else none.
+        std: likewise, > 0.
+        channels_last: run the convolutions in the layout [b h w c], which tensor cores prefer.
+        options: further arguments of torchvision's builder, such as {image_size: 64} for vision transformers.
+
+    Raises:
+        ValueError: for a name or weights that torchvision does not have, `small_images` for a net that is no ResNet, or
+            statistics that do not fit the channels.
+
+    Deviates: the CIFAR ResNet-18 of the papers starts from PyTorch's default weights, this one from torchvision's
+    (convolutions normal, fan-out). Auxiliary heads (GoogLeNet, Inception) are left out.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet18",
+        num_classes: int = 10,
+        small_images: bool = False,
+        weights: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        channels_last: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        known = torchvision.models.list_models(module=torchvision.models)
+        if name not in known:
+            raise ValueError(f"torchvision has no net {name!r}{_nearest(name, known)}")
+        pretrained = _weights(name, weights)
+        if pretrained is not None and mean is None and std is None:
+            mean, std = pretrained.transforms().mean, pretrained.transforms().std
+        self.pixels = Pixels(3, mean, std, channels_last)
+        self.net = _build(name, num_classes, pretrained, options or {})
+        if small_images:
+            _begin_gently(name, self.net)
+        lay_out(self, channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [b 3 h w] in [0, 1] to logits [b k]."""
+        logits: Tensor = self.net(self.pixels(x))
+        return logits
+
+
+def _weights(name: str, weights: str | None) -> Any:
+    if weights is None:
+        return None
+    known = torchvision.models.get_model_weights(name).__members__
+    if weights not in known:
+        raise ValueError(f"torchvision has no weights {weights!r} for {name}: it has {', '.join(known) or 'none'}.")
+    return known[weights]
+
+
+def _build(name: str, num_classes: int, weights: Any, options: dict[str, Any]) -> nn.Module:
+    if name in ("googlenet", "inception_v3"):  # the pretrained googlenet drops its auxiliary heads by itself
+        options = ({} if name == "googlenet" and weights else {"aux_logits": False}) | options
+        options = ({} if weights else {"init_weights": True}) | options
+    classes = len(weights.meta["categories"]) if weights else num_classes
+    net: nn.Module = torchvision.models.get_model(name, weights=weights, num_classes=classes, **options)
+    if classes != num_classes:
+        _replace_head(net, num_classes)
+    return net
+
+
+def _replace_head(net: nn.Module, num_classes: int) -> None:
+    """A new last layer: linear everywhere but in SqueezeNet, which ends with a 1x1 convolution."""
+    layers = [(path, module) for path, module in net.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    path, last = layers[-1]
+    if isinstance(last, nn.Linear):
+        net.set_submodule(path, nn.Linear(last.in_features, num_classes, bias=last.bias is not None))
+    else:
+        net.set_submodule(path, nn.Conv2d(last.in_channels, num_classes, 1))
+
+
+def _begin_gently(name: str, net: nn.Module) -> None:
+    if not isinstance(net, ResNet):
+        raise ValueError(
+            f"small_images is defined for torchvision's ResNets only, not for {name}: leave it out and enlarge the "
+            "images, or take PreActResNet or WideResNet."
+        )
+    net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f": it has {', '.join(known)}."

@@ -1,0 +1,70 @@
+"""Wide ResNets for small images."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from lightning_robust.models.activation import Activation
+from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.models.preact import PoolShortcut, PreActBlock, PreActNet
+
+
+class WideResNet(PreActNet):
+    """A wide pre-activation ResNet with three stages, made for images of 32 pixels; any size will do.
+
+    Args:
+        depth: 6 n + 4 for n blocks a stage: 28, 34, 70, ... `IAATWideResNet` counts otherwise.
+        widen_factor: the stages have 16, 32 and 64 times as many channels.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
+        shortcut: where the shape changes, "conv" (1x1), or "pool": average pooling and zero channels on both sides, as
+            in EMR's net, together with `activation="leaky_relu"`.
+        mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: none.
+        std: likewise, > 0.
+        channels_last: run the convolutions in the layout [b h w c], which tensor cores prefer.
+        checkpointing: keep only each block's input for the gradient and compute the rest again: less memory, more time.
+
+    Raises:
+        ValueError: for another depth, activation or shortcut, a widen_factor below 1, or statistics that do not fit the
+            channels.
+
+    Paper: Zagoruyko & Komodakis 2016 (arXiv 1605.07146).
+    Reference: yaodongyu/TRADES@6e8e11b, without the stage `sub_block1` that it builds and never runs; with "pool",
+    ziquanliu/Effective_Margin_Reg@c3e041c.
+    Deviates: none known; on 32 pixels the logits are the references' to rounding. DeepMind's nets of the same size
+    (WRN-70-16 with SiLU, arXiv 2010.03593) pad their strided convolutions on one side only: their weights fit here, but
+    give other logits.
+    """
+
+    def __init__(
+        self,
+        depth: int = 28,
+        widen_factor: int = 10,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        activation: Activation = "relu",
+        shortcut: Literal["conv", "pool"] = "conv",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        channels_last: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        if depth < 10 or depth % 6 != 4 or widen_factor < 1:
+            raise ValueError(
+                f"WideResNet's depth must be 6 n + 4 (16, 28, 34, 40, 70, ...) and its widen_factor at least 1, "
+                f"got {depth} and {widen_factor}."
+            )
+        if shortcut not in ("conv", "pool"):
+            raise ValueError(f"Unknown shortcut {shortcut!r}: choose conv or pool.")
+        pixels = Pixels(in_channels, mean, std, channels_last)
+        block = PreActBlock if shortcut == "conv" else partial(PreActBlock, shortcut=PoolShortcut)
+        widths, counts = [16 * widen_factor * 2**stage for stage in range(3)], [(depth - 4) // 6] * 3
+        super().__init__(pixels, in_channels, 16, block, widths, counts, num_classes, activation, checkpointing)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.head.bias)
+        lay_out(self, channels_last)
