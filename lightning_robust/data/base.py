@@ -10,6 +10,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lightning_robust.data.sampling import EpochSampler, Indexed, ResumableLoader
+from lightning_robust.data.splits import by_class, labels
 from lightning_robust.draws import derive_seed, global_seed
 
 
@@ -26,9 +27,10 @@ class RobustDataModule(LightningDataModule, ABC):
         num_workers: loading processes on each device.
         seed: of the training order and augmentation; by default that of `seed_everything`.
         split_seed: of the validation split.
+        stratified: whether each class gives the same share of its samples for validation; otherwise chance decides.
 
     Raises:
-        ValueError: in `setup`, for an empty dataset or a split that leaves nothing.
+        ValueError: in `setup`, for an empty dataset, a split that leaves nothing, or a stratified one without labels.
     """
 
     num_classes: int
@@ -41,6 +43,7 @@ class RobustDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int | None = None,
         split_seed: int = 0,
+        stratified: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
@@ -51,6 +54,7 @@ class RobustDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.split_seed = split_seed
+        self.stratified = stratified
 
     @abstractmethod
     def train_data(self, augment: bool) -> Dataset[Any]:
@@ -80,7 +84,8 @@ class RobustDataModule(LightningDataModule, ABC):
             if not 0 < self.val_size < n:
                 raise ValueError(f"val_size must lie between 1 and {n - 1}, got {self.val_size} of {n} samples.")
             generator = torch.Generator().manual_seed(derive_seed(self.split_seed))
-            order = torch.randperm(n, generator=generator).tolist()
+            shuffled = torch.randperm(n, generator=generator)
+            order = (by_class(shuffled, labels(plain)) if self.stratified else shuffled).tolist()
             self.val_set = Indexed(Subset(plain, sorted(order[: self.val_size])))
             self.train_set = Indexed(Subset(whole, sorted(order[self.val_size :])))
         if stage in (None, "test", "predict"):

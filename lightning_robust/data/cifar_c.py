@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lightning_robust.data.corruptions import CorruptedTestSet, Corruptions
-from lightning_robust.data.semisupervised import Images
+from lightning_robust.data.images import Images
 
 
 class CIFAR10C(CorruptedTestSet):
@@ -38,7 +36,7 @@ class CIFAR10C(CorruptedTestSet):
             if labels.max() >= self.num_classes:
                 raise ValueError(f"{self._path('labels')} has labels up to {labels.max()}: {self.num_classes} classes.")
             rows = {s: slice((s - 1) * n, s * n) for s in self.severities}
-            parts.update({(name, s): Images(images[rows[s]], labels[rows[s]], _pixels) for s in self.severities})
+            parts.update({(name, s): Images(images[rows[s]], labels[rows[s]]) for s in self.severities})
         return Corruptions(parts)
 
     def _path(self, name: str) -> Path:
@@ -63,7 +61,3 @@ class CIFAR100C(CIFAR10C):
     """
 
     num_classes = 100
-
-
-def _pixels(image: Any) -> Tensor:
-    return torch.from_numpy(np.array(image)).movedim(-1, 0).float().div_(255)

@@ -1,34 +1,14 @@
 """Labelled and pseudo-labelled samples in every training batch, under any loss."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from lightning_robust.data.base import RobustDataModule
+from lightning_robust.data.images import Images
 from lightning_robust.data.sampling import EpochSampler, Indexed, MixedSampler
-
-
-class Images(Dataset[tuple[Any, int]]):
-    """Images and labels held in memory.
-
-    Args:
-        image: bytes [n h w] or [n h w c].
-        label: class numbers [n].
-        transform: from one image to [c h w] in [0, 1]; scaling alone by default.
-    """
-
-    def __init__(self, image: Any, label: Any, transform: Callable[[Any], Any] | None = None) -> None:
-        self.image, self.label, self.transform = image, label, transform or _scaled
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def __getitem__(self, i: int) -> tuple[Any, int]:
-        return self.transform(self.image[i]), int(self.label[i])
 
 
 class Plain(Dataset[tuple[Any, int]]):
@@ -137,8 +117,3 @@ def _array(path: str, name: str) -> Any:
         if name not in archive:
             raise ValueError(f"{path} holds {sorted(archive)} but no {name!r}.")
         return archive[name]
-
-
-def _scaled(image: Any) -> torch.Tensor:
-    x = torch.from_numpy(np.ascontiguousarray(image)).float().div_(255)
-    return x.unsqueeze(0) if x.dim() == 2 else x.movedim(-1, 0)

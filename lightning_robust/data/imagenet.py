@@ -1,0 +1,101 @@
+"""ImageNet: 1,000 classes of photographs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torchvision.datasets
+from torchvision.datasets.imagenet import ARCHIVE_META
+
+from lightning_robust.data.augmentation import central_crop, resized_crop_and_flip
+from lightning_robust.data.images import ImageFiles
+from lightning_robust.data.stored import Stored
+
+
+class ImageNet(Stored):
+    """1,281,167 photographs of 1,000 classes to train; the 50,000 published for validation are the test set.
+
+    Read from folders of classes, `<root>/train/<class>/<file>` and `<root>/val/<class>/<file>`, numbered in the order
+    of their names. Where one of the two is not there but its archive is (`ILSVRC2012_img_train.tar`,
+    `ILSVRC2012_img_val.tar`, each with `ILSVRC2012_devkit_t12.tar.gz` or the `meta.bin` that torchvision makes of it),
+    torchvision checks and unpacks it, in one process on each node.
+
+    Images are 3 x size x size in [0, 1]. To train, a random part of each is resized, and flipped every other time; to
+    evaluate, the shorter side is resized, and the central part taken.
+
+    Args:
+        root: the folder.
+        size: pixels of the images on each side.
+        resize: pixels of the shorter side before the central part is taken.
+        num_classes: how many folders of classes there are: fewer for subsets such as ImageNet-100.
+        val_size: how many training samples are held out for validation.
+        kwargs: see `RobustDataModule`.
+
+    Raises:
+        ValueError: for `resize` below `size`; in `prepare_data`, for archives that are not the published ones; in
+            `setup`, for files that are missing or not laid out so.
+
+    Paper: Russakovsky et al. 2014 (arXiv 1409.0575); sizes and augmentation: He et al. 2015 (arXiv 1512.03385).
+    """
+
+    num_classes = 1000
+    layout = "train/<class>/<image> and val/<class>/<image> (or ImageNet's archives with its devkit)"
+    remedy = "Get the archives from https://image-net.org/download.php; they are unpacked when they lie there."
+
+    def __init__(
+        self,
+        root: str = "data/imagenet",
+        size: int = 224,
+        resize: int = 256,
+        num_classes: int = 1000,
+        val_size: int = 5000,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, val_size=val_size, **kwargs)
+        if resize < size:
+            raise ValueError(f"Of images resized to {resize} pixels, no {size} can be taken: raise `resize`.")
+        self.size, self.resize, self.num_classes = size, resize, num_classes
+
+    def prepare_data(self) -> None:
+        """Unpack the archives of what is not there yet."""
+        for split in ("train", "val"):
+            if not (self.root / split).is_dir() and (self.root / ARCHIVE_META[split][0]).is_file():
+                try:
+                    torchvision.datasets.ImageNet(self.root, split)
+                except RuntimeError as error:
+                    raise ValueError(f"ImageNet's archives in {str(self.root)!r} are no use: {error}") from error
+
+    def transform(self, augment: bool) -> Callable[[Any], Any]:
+        """A random part to train, the central one to evaluate."""
+        return resized_crop_and_flip(self.size) if augment else central_crop(self.resize, self.size)
+
+    def read(self, split: str) -> tuple[Any, Any]:
+        """Files, decoded as they are needed, and labels."""
+        folder = self.root / {"test": "val"}.get(split, split)
+        classes = self._classes(folder)
+        other = {self._folders(self.root / name) for name in ("train", "val") if (self.root / name).is_dir()}
+        if len(classes) != self.num_classes or len(other) != 1:
+            raise ValueError(
+                f"{folder} has {len(classes)} folders of classes: there must be `num_classes` of them, "
+                f"{self.num_classes}, and train and val must have the same."
+            )
+        try:
+            samples = torchvision.datasets.ImageFolder(str(folder)).samples
+        except FileNotFoundError as error:
+            raise ValueError(f"{folder} lacks images: {error}") from error
+        return ImageFiles(folder, (str(Path(path).relative_to(folder)) for path, _ in samples)), [y for _, y in samples]
+
+    def _classes(self, folder: Path) -> tuple[str, ...]:
+        if not folder.is_dir():
+            raise self.missing(folder)
+        stray = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".tar", ".jpeg", ".jpg", ".png"))
+        if stray:
+            raise ValueError(
+                f"{folder} itself holds {stray[0]}: images belong into folders of classes. If an archive was unpacked "
+                f"in part, remove {folder}, and it is unpacked anew."
+            )
+        return self._folders(folder)
+
+    @staticmethod
+    def _folders(folder: Path) -> tuple[str, ...]:
+        return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))

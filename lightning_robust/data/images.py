@@ -1,0 +1,71 @@
+"""Images with labels, held in memory or decoded as they are needed."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Images(Dataset[tuple[Any, int]]):
+    """Stored images and their labels.
+
+    Args:
+        image: bytes [n h w] or [n h w c], or `ImageFiles`.
+        label: class numbers [n].
+        transform: from one image to [c h w] in [0, 1]; scaling alone by default.
+    """
+
+    def __init__(self, image: Any, label: Any, transform: Callable[[Any], Any] | None = None) -> None:
+        self.image, self.label, self.transform = image, label, transform or scaled
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.transform(self.image[i]), int(self.label[i])
+
+
+class ImageFiles:
+    """Colour images decoded by position from the files below a folder.
+
+    Their names are kept in one array: each loading process would come to hold a copy of a list of them
+    (https://github.com/pytorch/pytorch/issues/13246), 250 MB for ImageNet.
+
+    Args:
+        root: the folder.
+        names: of the files, below it.
+
+    Raises:
+        ValueError: on reading a file that is not a whole image.
+    """
+
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
+        self.root, self.names = root, np.array([os.fsencode(name) for name in names])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> Image.Image:
+        path = self.root / os.fsdecode(self.names[i])
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except OSError as error:
+            raise ValueError(f"{path} is not a whole image: {error}") from error
+
+
+def as_bytes(image: Any) -> Tensor:
+    """Bytes [h w] or [h w c], in an array or a PIL image, as a tensor of bytes [c h w]."""
+    x = torch.from_numpy(np.array(image))
+    return x.unsqueeze(0) if x.dim() == 2 else x.movedim(-1, 0).contiguous()
+
+
+def scaled(image: Any) -> Tensor:
+    """Bytes [h w] or [h w c], in an array or a PIL image, as float32 [c h w] in [0, 1]."""
+    return as_bytes(image).float().div_(255)
