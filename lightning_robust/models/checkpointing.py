@@ -1,14 +1,12 @@
 """Gradient checkpointing that computes what the net without it computes."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-
-from lightning_robust.modes import untracked
 
 
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
@@ -25,26 +23,30 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """
     out: Tensor
     if torch.is_grad_enabled():
-        modes = partial(_contexts, block)
-        out = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=modes)
+        contexts = (nullcontext(), _AsNow(block))
+        out = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
     else:
         out = block(x)
     return out
 
 
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Those of the first pass and of the recomputation; called before the first."""
-    return nullcontext(), _as_before(block, [(module, module.training) for module in block.modules()])
+class _AsNow(AbstractContextManager[None]):
+    """Puts a block into the mode that it had when this was made; each gradient enters it once more."""
 
+    def __init__(self, block: nn.Module) -> None:
+        self.modes: list[tuple[nn.Module, dict[str, Any]]] = [(m, {"training": m.training}) for m in block.modules()]
+        for module, mode in self.modes:
+            if isinstance(module, _BatchNorm):
+                mode["track_running_stats"] = module.track_running_stats
 
-@contextmanager
-def _as_before(block: nn.Module, modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
-    now = [(module, module.training) for module, _ in modes]
-    try:
-        for module, training in modes:
-            module.training = training
-        with untracked(block):
-            yield
-    finally:
-        for module, training in now:
-            module.training = training
+    def __enter__(self) -> None:
+        self.exits = ExitStack()
+        for module, mode in self.modes:
+            if mode["training"] and mode.get("track_running_stats"):  # copies take the update
+                mode = mode | {name: buffer.clone() for name, buffer in module.named_buffers(recurse=False)}
+            for name, value in mode.items():
+                self.exits.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, value)
+
+    def __exit__(self, *exception: Any) -> None:
+        self.exits.close()
