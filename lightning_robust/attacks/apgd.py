@@ -28,8 +28,9 @@ class APGD(Attack):
     the steps raised the objective or nothing was gained since the last one; there the climb goes on from its best
     point. For l1: steps along the largest gradients, in balls of three, two and one times the radius.
 
-    A sample leaves the batch as soon as it is misclassified (in fp32 too, where the search runs under autocast). What
-    is misclassified from the start is returned as it is; what never is, at the highest point found.
+    A sample leaves the batch as soon as it is misclassified (in fp32 too, where the search runs under autocast), and
+    further targets and restarts take its place (see `Runs`). What is misclassified from the start is returned as it
+    is; what never is, at the highest point found.
 
     Args:
         threat: the perturbations allowed.
@@ -46,8 +47,9 @@ class APGD(Attack):
     Paper: Croce & Hein 2020 (arXiv 2003.01690), algorithm 1; for l1 Croce & Hein 2021 (arXiv 2103.01208).
     Reference: fra31/auto-attack@a392200.
     Deviates: the authors compare the objective after the first step with 0, here with the start's. Their samples stay
-        in the batch until a run ends, which changes no verdict of a net that is not random. With `eot` they judge by
-        the last pass, here by the mean of all. For l1 the larger balls are always used, there in the standard version.
+        in the batch until a run ends, and runs follow one another, which changes no verdict of a net that is not
+        random. With `eot` they judge by the last pass, here by the mean of all. For l1 the larger balls are always
+        used, there in the standard version.
     """
 
     def __init__(

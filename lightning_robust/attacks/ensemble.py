@@ -17,8 +17,8 @@ class Ensemble(Attack):
 
     Args:
         attacks: by name, in order; all of one threat model.
-        batch_size: attack at most so many samples at a time: the survivors of all batches fill the next stage's. By
-            default all at once.
+        batch_size: images at a time, at most; the survivors of all batches fill the next stage's, and so do several
+            targets or restarts of a sample. By default as many as there are samples.
 
     Raises:
         ValueError: for no attacks, different threat models, or a batch size < 1.

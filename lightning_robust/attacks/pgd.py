@@ -14,6 +14,9 @@ from lightning_robust.types import Net, Objective, Radius, to_float
 
 Start: TypeAlias = Literal["uniform", "normal", "none"]
 
+TARGETS = 1812
+"""Of the fork of the random numbers that chooses targets."""
+
 
 class PGD(Attack):
     """Projected gradient descent on any objective, for any norm.
@@ -32,11 +35,14 @@ class PGD(Attack):
             restart with the highest objective counts.
         momentum: decay of the accumulated gradient (MI-FGSM), >= 0.
         targeted: descend the objective, towards the target, instead of ascending it.
+        random_targets: of so many classes, > 1, lead to one that is not the label, drawn anew at each call, with
+            `targeted` (adversarial training on ImageNet: Xie et al. 2019, arXiv 1812.03411, section 5).
         loss: the objective where the caller passes none: "ce", "margin" (the CW attack of robustness evaluations) or
             "dlr".
 
     Raises:
-        ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start or loss.
+        ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start or loss, random
+            targets of fewer than two classes, without `targeted`, or when called with reference logits.
 
     Paper: Madry et al. 2018 (arXiv 1706.06083), section 2.1; FGSM: Goodfellow et al. 2015 (arXiv 1412.6572);
     R-FGSM: Wong et al. 2020 (arXiv 2001.03994), algorithm 3; MI-FGSM: Dong et al. 2018 (arXiv 1710.06081), algorithm 1.
@@ -51,6 +57,7 @@ class PGD(Attack):
         restarts: int = 1,
         momentum: float = 0.0,
         targeted: bool = False,
+        random_targets: int | None = None,
         loss: Loss = "ce",
     ) -> None:
         super().__init__(threat)
@@ -60,6 +67,7 @@ class PGD(Attack):
         self.restarts = restarts
         self.momentum = momentum
         self.targeted = targeted
+        self.random_targets = random_targets
         self.loss = loss
         if steps < 0:
             raise ValueError(f"steps must be >= 0, got {steps}.")
@@ -69,6 +77,8 @@ class PGD(Attack):
             raise ValueError(f"restarts must be >= 1, got {restarts}.")
         if momentum < 0:
             raise ValueError(f"momentum must be >= 0, got {momentum}.")
+        if random_targets is not None and (random_targets < 2 or not targeted):
+            raise ValueError(f"random_targets needs two classes or more and targeted=True, got {random_targets}.")
         if start not in get_args(Start):
             raise ValueError(f"Unknown start {start!r}: choose one of {', '.join(get_args(Start))}.")
         if loss not in LOSSES:
@@ -94,6 +104,8 @@ class PGD(Attack):
             step_size = 2.5 * radius / max(self.steps, 1) if self.step_size is None else self.step_size
         step = column(step_size, x)
         with craft(net, x, target, bn, draws) as (x, target, draws):
+            if self.random_targets is not None:
+                target = other_classes(target, self.random_targets, draws.fork(TARGETS))
             begin = random_start(x, self.threat, self.start, radius, draws) if start is None else ordinary(start)
             x_adv = self._climb(net, x, target, objective, radius, step, begin)
             for _ in range(1, self.restarts):
@@ -138,6 +150,14 @@ class PGD(Attack):
         if target.is_floating_point():  # reference logits: nothing to be misclassified as
             return torch.zeros_like(value, dtype=torch.bool), value
         return (logits.argmax(1) == target) == self.targeted, value
+
+
+def other_classes(y: Tensor, k: int, draws: Draws) -> Tensor:
+    """Of k classes one for each sample [b] that is not its label, all others equally probable."""
+    if y.is_floating_point():
+        raise ValueError("Random targets stand in for labels [b], but the attack was called with reference logits.")
+    further = draws.uniform(torch.empty(len(y), 1, device=y.device))[:, 0]
+    return (y + 1 + (further * (k - 1)).long()) % k
 
 
 def pgd(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:

@@ -9,6 +9,7 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torchmetrics import MeanMetric
 
 from lightning_robust.attacks.pgd import PGD
@@ -41,11 +42,16 @@ class Defense(LightningModule, ABC):
         optimizer: from parameters to an optimizer; SGD with momentum 0.9, weight decay 5e-4 and rate 0.1 by default.
         scheduler: from the optimizer to a learning-rate schedule.
         scheduler_interval: whether the schedule counts epochs or steps.
+        lr_batch_size: samples a step, on all devices together, that the learning rate is meant for; with f times as
+            many the optimizer starts with f times the rate (Goyal et al. 2017, arXiv 1706.02677). By default the rate
+            is taken as it is.
         compile: compile the net with `torch.compile`; the names in checkpoints stay the same.
         channels_last: keep the net's weights in channels-last order, which convolutions compute faster in.
 
     Raises:
-        ValueError: for a net without parameters; in the first step, for images outside [0, 1] and the like.
+        ValueError: for a net without parameters, or an attack that leads towards the labels; in the first step, for
+            images outside [0, 1] and the like; before it, for `lr_batch_size` without a data module that has a
+            batch size, or with a schedule that sets rates of its own.
     """
 
     _hook_parts = ("net", "attack", "reweighting", "regularizers", "weight_perturbation", "optimizer", "scheduler")
@@ -62,12 +68,18 @@ class Defense(LightningModule, ABC):
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
+        lr_batch_size: int | None = None,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
         if not any(True for _ in net.parameters()):
             raise ValueError(f"{type(net).__name__} has no parameters: there is nothing to train or defend.")
+        if attack is not None and attack.targeted and attack.random_targets is None:
+            raise ValueError(
+                "A targeted attack leads towards the labels it is given, so the training examples would be easier than "
+                "the clean ones: set random_targets to the number of classes, or targeted to false."
+            )
         # the command line stores its plain config; from Python only plain values can be stored safely
         under_cli = _given_hyperparameters.get() is not None
         self.save_hyperparameters(ignore=None if under_cli else self._hook_parts, logger=False)
@@ -78,7 +90,7 @@ class Defense(LightningModule, ABC):
         self.regularizers = tuple(regularizers)
         self.weight_perturbation = weight_perturbation
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
-        self._compile, self._channels_last = compile, channels_last
+        self._lr_batch_size, self._compile, self._channels_last = lr_batch_size, compile, channels_last
         self._restore_weights: Callable[[], None] | None = None
         self._stepping = False
         self._batch_idx = 0
@@ -179,12 +191,29 @@ class Defense(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """The optimizer over the parameters that train, and its schedule."""
         optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
+        for group in optimizer.param_groups:
+            group["lr"] *= self._lr_factor()
         if self._scheduler is None:
             return optimizer
         schedule: dict[str, Any] = {"scheduler": self._scheduler(optimizer), "interval": self._interval}
+        if self._lr_batch_size is not None and isinstance(schedule["scheduler"], (OneCycleLR, CyclicLR)):
+            kind = type(schedule["scheduler"]).__name__
+            raise ValueError(
+                f"{kind} sets rates of its own, which lr_batch_size does not scale: leave one out."
+            )
         if isinstance(schedule["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
             schedule["monitor"] = getattr(schedule["scheduler"], "monitor", "val/worst_acc")
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _lr_factor(self) -> float:
+        """How many times `lr_batch_size` samples a step has."""
+        if self._lr_batch_size is None:
+            return 1.0
+        each = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if not each:
+            raise ValueError("lr_batch_size needs a data module with a batch_size: leave it out and scale lr yourself.")
+        samples: int = each * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return samples / self._lr_batch_size
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the method, so that another one refuses the file."""

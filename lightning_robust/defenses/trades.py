@@ -1,6 +1,6 @@
 """TRADES: clean accuracy traded for the smoothness of the output around each sample."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from lightning_robust.types import Batch, Losses, Views
 
 
 class TRADES(Defense):
-    """`CE(f(x), y) + beta KL(f(x) || f(x'))`, where x' maximises the KL term.
+    """`CE(f(x), y) + beta KL(f(x) || f(x'))`, where x' maximises the KL term (or the cross-entropy).
 
     With a reweighting w, the KL term of each sample is multiplied by its weight.
 
@@ -20,11 +20,12 @@ class TRADES(Defense):
         beta: weight of the KL term, >= 0.
         clean_forwards: 2 forwards the clean batch once more after the adversarial one, as the authors' code does; the
             loss and its gradient are the same, only running batch-norm statistics notice.
+        ascend: what the attack maximises: "kl", or "ce" as in EMR's recipe.
         kwargs: see `Defense`. The authors' attack is `PGD(start="normal")`; in l2 also `Threat(box_first=True)` with
             `step_size = 2 eps / steps`.
 
     Raises:
-        ValueError: for a negative beta, or clean_forwards other than 1 and 2.
+        ValueError: for a negative beta, clean_forwards other than 1 and 2, or another `ascend`.
 
     Paper: Zhang et al. 2019 (arXiv 1901.08573), equation 3.
     Reference: yaodongyu/TRADES@6e8e11b.
@@ -34,14 +35,25 @@ class TRADES(Defense):
     times.
     """
 
-    def __init__(self, net: nn.Module, beta: float = 6.0, clean_forwards: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        beta: float = 6.0,
+        clean_forwards: int = 1,
+        ascend: Literal["kl", "ce"] = "kl",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(net, **kwargs)
         if beta < 0 or clean_forwards not in (1, 2):
             raise ValueError(f"TRADES needs beta >= 0 and clean_forwards 1 or 2, got {beta} and {clean_forwards}.")
-        self.beta, self.clean_forwards = beta, clean_forwards
+        if ascend not in ("kl", "ce"):
+            raise ValueError(f"Unknown ascend {ascend!r}: choose kl or ce.")
+        self.beta, self.clean_forwards, self.ascend = beta, clean_forwards, ascend
 
     def generate(self, batch: Batch) -> Views:
-        """Ascend KL(f(x) || f(x'))."""
+        """Ascend KL(f(x) || f(x')), or the cross-entropy."""
+        if self.ascend == "ce":
+            return super().generate(batch)
         clean = quiet_logits(self.net, batch.x, self.attack_bn)
         return Views(self.craft(batch, clean, objective=kl_divergence))
 

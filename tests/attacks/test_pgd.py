@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchattacks
+from scipy.stats import chisquare
 from torch import nn
 
 from lightning_robust.attacks import PGD, pgd
+from lightning_robust.attacks.pgd import TARGETS, other_classes
 from lightning_robust.draws import Draws
 from lightning_robust.losses import cross_entropy, kl_divergence, margin
 from lightning_robust.threat import Threat
@@ -175,6 +177,33 @@ def test_targeted_is_descent_towards_the_target(net):
     assert torch.equal(towards, minus)
     unchanged = PGD(**settings, targeted=True, restarts=3)(net, x, net(towards).argmax(1), draws=keyed())
     assert (net(unchanged).argmax(1) == net(towards).argmax(1)).all()
+
+
+class TestRandomTargets:
+    def test_every_other_class_is_as_likely(self):
+        y = torch.arange(4).repeat(1000)
+        drawn = other_classes(y, 4, Draws(0, torch.arange(4000)))
+        counts = torch.bincount(4 * y + drawn, minlength=16).view(4, 4)
+        assert (counts.diagonal() == 0).all()
+        assert chisquare(counts[~torch.eye(4, dtype=torch.bool)]).pvalue > 0.01
+        assert torch.equal(drawn[[7]], other_classes(y[[7]], 4, Draws(0, torch.tensor([7]))))  # the sample's own
+
+    def test_it_is_the_targeted_attack_on_the_classes_drawn(self, net):
+        settings = {"threat": Threat("linf", 0.1), "steps": 5, "start": "none", "targeted": True}
+        x_adv = PGD(**settings, random_targets=4)(net, images(), Y, draws=keyed())
+        wanted = other_classes(Y, 4, keyed().fork(TARGETS))
+        assert torch.equal(x_adv, PGD(**settings)(net, images(), wanted))
+        again = PGD(**settings, random_targets=4)(net, images(), Y, draws=keyed().fork(1))
+        assert not torch.equal(x_adv, again)
+
+    @pytest.mark.parametrize("settings", [{"random_targets": 1, "targeted": True}, {"random_targets": 4}])
+    def test_settings_that_make_no_sense(self, settings):
+        with pytest.raises(ValueError, match="random_targets needs two classes or more and targeted=True"):
+            PGD(**settings)
+
+    def test_reference_logits_have_no_other_class(self, net):
+        with pytest.raises(ValueError, match="called with reference logits"):
+            PGD(targeted=True, random_targets=4)(net, images(), net(images()))
 
 
 def test_kl_to_the_clean_logits(net):

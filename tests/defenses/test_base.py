@@ -18,7 +18,7 @@ from lightning_robust.reweighting import Reweighting
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 from lightning_robust.weight_perturbation import AWP, WeightPerturbation
-from tests.ddp import quiet_trainer, run_ddp
+from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.few import Few, norm_net, plain_net
 from tests.foreign import images, loader
 
@@ -148,6 +148,12 @@ def test_a_net_that_gives_no_logits_is_refused() -> None:
 def test_a_net_without_parameters_is_refused() -> None:
     with pytest.raises(ValueError, match="Flatten has no parameters"):
         Standard(nn.Flatten())
+
+
+def test_an_attack_that_leads_towards_the_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="easier than the clean ones: set random_targets"):
+        AT(plain_net(), attack=PGD(targeted=True))
+    AT(plain_net(), attack=PGD(targeted=True, random_targets=3))
 
 
 def test_probabilities_are_warned_of() -> None:
@@ -362,6 +368,41 @@ def test_a_plateau_schedule_watches_what_it_names() -> None:
 def test_a_plateau_schedule_watches_the_worst_case_by_default() -> None:
     defense = Standard(plain_net(), scheduler=lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer))
     assert defense.configure_optimizers()["lr_scheduler"]["monitor"] == "val/worst_acc"
+
+
+def rates(defense: Any, **settings: Any) -> list[float]:
+    trainer = quiet_trainer(max_epochs=1, **settings)
+    trainer.fit(defense, Few(n=24, batch_size=4))
+    return [group["initial_lr"] for group in trainer.optimizers[0].param_groups]
+
+
+@pytest.mark.parametrize(("reference", "accumulate", "rate"), [(None, 1, 0.01), (16, 1, 0.0025), (2, 3, 0.06)])
+def test_the_rate_grows_with_the_samples_of_a_step(reference: int | None, accumulate: int, rate: float) -> None:
+    defense = Standard(
+        plain_net(),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.01),
+        scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1),
+        lr_batch_size=reference,
+    )
+    assert rates(defense, accumulate_grad_batches=accumulate) == [pytest.approx(rate)]
+
+
+def test_the_rate_grows_with_the_ranks() -> None:
+    def on(rank: int) -> float:
+        defense = Standard(plain_net(), optimizer=lambda p: torch.optim.SGD(p, lr=0.01), lr_batch_size=4)
+        trainer = ddp_trainer(max_epochs=1)
+        trainer.fit(defense, Few(n=24, batch_size=4))
+        return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    assert run_ddp(on) == [pytest.approx(0.02)] * 2
+
+
+def test_a_rate_that_cannot_be_scaled_is_refused() -> None:
+    cyclic = Standard(plain_net(), scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 10), lr_batch_size=4)
+    with pytest.raises(ValueError, match="OneCycleLR sets rates of its own"):
+        rates(cyclic)
+    with pytest.raises(ValueError, match="needs a data module with a batch_size"):
+        quiet_trainer(max_epochs=1).fit(Standard(plain_net(), lr_batch_size=4), DataLoader(images(8), 4))
 
 
 def test_the_default_optimizer_and_frozen_parameters() -> None:

@@ -53,6 +53,15 @@ def test_without_the_robust_term_it_is_plain_training() -> None:
     assert not torch.allclose(gradients(TRADES(norm_net().double(), beta=1.0))[0], plain[0], rtol=1e-3)
 
 
+def test_the_attack_ascends_the_divergence_or_the_cross_entropy() -> None:
+    net, attack = plain_net(dtype=torch.float64), PGD(Threat(eps=0.1), steps=3, start="none")
+    by_ce = TRADES(net, attack=attack, ascend="ce").generate(BATCH).adv
+    assert torch.equal(by_ce, attack(net, BATCH.x, BATCH.y))
+    assert not torch.equal(by_ce, TRADES(net, attack=PGD(Threat(eps=0.1), steps=3)).generate(BATCH).adv)
+    with pytest.raises(ValueError, match="choose kl or ce"):
+        TRADES(net, ascend="margin")  # type: ignore[arg-type]
+
+
 def test_a_second_clean_forward_moves_the_running_statistics_and_nothing_else() -> None:
     one, two = (TRADES(norm_net().double(), clean_forwards=n) for n in (1, 2))
     torch.testing.assert_close(gradients(one), gradients(two), rtol=1e-12, atol=1e-15)
