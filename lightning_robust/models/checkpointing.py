@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """`block(x)` that keeps x alone for the gradient and computes the rest again when it is asked for.
 
@@ -16,6 +17,7 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     (https://github.com/pytorch/pytorch/issues/96136), and a penalty in evaluation mode, whose gradient is taken once
     the net is back in training mode, would get another function's gradient. Here the recomputation runs in the mode of
     the first pass and leaves running statistics alone. Gradients of gradients work.
+    `torch.compile` leaves these blocks as they are.
 
     Args:
         block: a module without random layers (dropout would draw anew).

@@ -16,6 +16,7 @@ class PreActResNet(PreActNet):
         depth: 18 or 34 (two 3x3 convolutions a block), or 50 (bottlenecks).
         num_classes: number of logits.
         in_channels: channels of the images.
+        width: channels of the first stage (of its 3x3 convolutions); each later stage has twice as many.
         activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
         mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: none.
         std: likewise, > 0.
@@ -35,6 +36,7 @@ class PreActResNet(PreActNet):
         depth: int = 18,
         num_classes: int = 10,
         in_channels: int = 3,
+        width: int = 64,
         activation: Activation = "relu",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -44,9 +46,7 @@ class PreActResNet(PreActNet):
         if depth not in _STAGES:
             raise ValueError(f"PreActResNet's depth must be one of {', '.join(map(str, _STAGES))}, got {depth}.")
         pixels = Pixels(in_channels, mean, std, channels_last)
-        block, widths = (
-            (PreActBottleneck, (256, 512, 1024, 2048)) if depth == 50 else (PreActBlock, (64, 128, 256, 512))
-        )
-        counts = _STAGES[depth]
-        super().__init__(pixels, in_channels, 64, block, widths, counts, num_classes, activation, checkpointing)
+        block, outer = (PreActBottleneck, 4 * width) if depth == 50 else (PreActBlock, width)
+        widths, counts = [outer * 2**stage for stage in range(4)], _STAGES[depth]
+        super().__init__(pixels, in_channels, width, block, widths, counts, num_classes, activation, checkpointing)
         lay_out(self, channels_last)
