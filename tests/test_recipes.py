@@ -1,0 +1,236 @@
+"""The papers' recipes have the hyper-parameters of the authors' code (owner/name@commit in each file's header).
+
+The table was typed from those sources, not from the files.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from lightning_robust.types import to_float
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+PAPERS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("digits", "evaluation"))
+RN18, PRN18 = ("TorchvisionModel", "resnet18"), ("PreActResNet", 18)
+WRN34, WRN28, IAAT32 = ("WideResNet", 34, 10), ("WideResNet", 28, 10), ("IAATWideResNet", 32, 10)
+EMR34 = (*WRN34, "leaky_relu", "pool")
+
+
+class Recipe(NamedTuple):
+    """One line of the table: epochs count from 0; `drops` are those before which the rate falls, and by what factor."""
+
+    method: str
+    net: tuple[Any, ...]
+    attack: tuple[Any, ...]  # eps, step size, start, mode of the batch norms; 10 steps
+    sgd: tuple[Any, ...]  # rate, weight decay, "nesterov" if so; momentum 0.9
+    batch: int
+    epochs: int
+    drops: tuple[Any, ...]  # milestones and factor; none: a cosine
+    more: dict[str, Any] = {}  # noqa: RUF012
+
+
+NORMAL, UNIFORM = (0.031, 0.007, "normal", "eval"), (8 / 255, 2 / 255, "uniform", "train")
+SQUEEZE = (8 / 255, 2 / 255, "normal", "batch")
+RICE = ((0.1, 5e-4), 128, 200, (100, 150, 0.1))
+MART_SGD = ((0.01, 3.5e-3), 128, 120)
+IAAT_SGD = ((0.1, 5e-4), 256, 110, (70, 90, 100, 0.2))
+SELF = ((0.1, 5e-4, "nesterov"), 256, 200, ())
+IAAT_MORE = {"gamma": 1.9 / 255, "beta": 0.1, "warmup": 10, "probing": "all"}
+
+
+def mail(bias: float, slope: float, start: int) -> dict[str, Any]:
+    return {"reweighting": {"bias": bias, "slope": slope, "start_epoch": start}}
+
+
+def emr(weight: float, temperature: float, *milestones: int) -> dict[str, Any]:
+    return {"regularizers": {"weight": weight, "temperature": temperature, "milestones": list(milestones)}}
+
+
+def perturbed(gamma: float, start: int = 0, **more: Any) -> dict[str, Any]:
+    return {"weight_perturbation": {"gamma": gamma, "start_epoch": start, "restore": "after_step", **more}}
+
+
+RWP = {"threshold": 1.7, "steps": 10}
+TABLE: dict[str, Recipe] = {
+    "cifar10/at": Recipe("AT", PRN18, UNIFORM, *RICE),
+    "cifar10/trades": Recipe(
+        "TRADES", WRN34, NORMAL, (0.1, 2e-4), 128, 76, (74, 0.1), {"beta": 6, "clean_forwards": 2}
+    ),
+    "cifar10/mart": Recipe("MART", RN18, NORMAL, *MART_SGD, (74, 89, 99, 0.1), {"beta": 5}),
+    "cifar10/mail_at": Recipe(
+        "MAIL", RN18, NORMAL, *MART_SGD, (75, 90, 100, 0.1), {"bias": -0.5, "slope": 10, "start_epoch": 76}
+    ),
+    "cifar10/mail_trades": Recipe("TRADES", RN18, NORMAL, *MART_SGD, (75, 90, 100, 0.1), {"beta": 5, **mail(0, 2, 76)}),
+    "cifar10/awp": Recipe("AWP", PRN18, UNIFORM, *RICE, {"gamma": 0.01, "start_epoch": 0, "restore": "after_step"}),
+    "cifar10/rwp": Recipe("AT", PRN18, UNIFORM, *RICE, perturbed(0.01, **RWP)),
+    "cifar10/trades_awp": Recipe(
+        "TRADES",
+        WRN34,
+        (8 / 255, 2 / 255, "normal", "eval"),
+        (0.1, 5e-4),
+        128,
+        200,
+        (99, 149, 0.1),
+        {"beta": 6, **perturbed(0.005, 9)},
+    ),
+    "cifar10/rst": Recipe("TRADES", WRN28, NORMAL, *SELF, {"beta": 6}),
+    "cifar10/iaat": Recipe("IAAT", IAAT32, UNIFORM, *IAAT_SGD, IAAT_MORE),
+    "cifar10/iaat_at": Recipe("AT", IAAT32, UNIFORM, (0.1, 5e-4), 256, 200, (60, 120, 160, 0.2)),
+    "cifar10/emr_at": Recipe(
+        "EMR",
+        EMR34,
+        (0.0314, 0.00784, "uniform", "train"),
+        (0.1, 5e-4),
+        128,
+        100,
+        (60, 90, 0.1),
+        {"weight": 3 / 128, "temperature": 40, "milestones": [59, 89]},
+    ),
+    "cifar10/emr_trades": Recipe(
+        "TRADES",
+        EMR34,
+        (0.0314, 0.00784, "uniform", "train"),
+        (0.1, 1e-3),
+        128,
+        130,
+        (60, 120, 0.1),
+        {"beta": 12, "clean_forwards": 2, "ascend": "ce", **emr(1 / 128, 1, 59, 119)},
+    ),
+    "cifar10/emr_mail_at": Recipe(
+        "MAIL",
+        EMR34,
+        NORMAL,
+        (0.1, 2e-4),
+        128,
+        100,
+        (75, 90, 0.1),
+        {"bias": -0.07, "slope": 30, "start_epoch": 74, **emr(1 / 128, 0.1, 74, 89)},
+    ),
+    "cifar10/emr_mail_trades": Recipe(
+        "TRADES",
+        EMR34,
+        NORMAL,
+        (0.1, 2e-4),
+        128,
+        100,
+        (75, 90, 0.1),
+        {"beta": 5, **mail(0.05, 5, 74), **emr(1 / 128, 0.1, 74, 89)},
+    ),
+    "cifar10/st": Recipe("ST", RN18, SQUEEZE, (0.1, 5e-4), 128, 120, (79, 99, 0.1), {"beta": 6, "keep_roles": True}),
+    "cifar10/st_rst": Recipe("ST", WRN28, (0.031, 0.007, "uniform", "batch"), *SELF, {"beta": 6, "keep_roles": True}),
+    "cifar10/st_awp": Recipe(
+        "ST", RN18, SQUEEZE, (0.1, 5e-4), 128, 200, (99, 149, 0.1), {"beta": 6, **perturbed(0.005, 9)}
+    ),
+    "cifar10/st_rwp": Recipe(
+        "ST", RN18, SQUEEZE, (0.1, 5e-4), 128, 200, (99, 149, 0.1), {"beta": 6, **perturbed(0.005, 9, **RWP)}
+    ),
+    "cifar100/at": Recipe("AT", PRN18, UNIFORM, *RICE),
+    "cifar100/st": Recipe("ST", RN18, SQUEEZE, (0.1, 5e-4), 128, 120, (79, 99, 0.1), {"beta": 4, "keep_roles": True}),
+    "svhn/at": Recipe("AT", PRN18, (8 / 255, 1 / 255, "uniform", "train"), (0.01, 5e-4), 128, 200, (100, 150, 0.1)),
+    "svhn/st": Recipe(
+        "ST",
+        RN18,
+        (8 / 255, 1 / 255, "normal", "batch"),
+        (0.01, 5e-4),
+        128,
+        120,
+        (79, 99, 0.1),
+        {"beta": 6, "keep_roles": True},
+    ),
+}
+
+EXPECTED = {
+    "cifar10/at": {"82.92", "53.49", "84.93", "45.59"},
+    "cifar10/trades": {"84.92", "53.08"},
+    "cifar10/awp": {"81.18", "55.39", "81.65", "54.30"},
+    "cifar10/trades_awp": {"85.36", "56.17"},
+    "cifar10/rst": {"89.69", "59.53"},
+    "cifar10/st": {"83.39", "53.85"},
+    "cifar10/st_awp": {"83.03", "56.35"},
+    "cifar100/at": {"52.69", "28.15", "53.83", "21.87"},
+    "cifar100/st": {"57.86", "30.55"},
+    "svhn/at": {"89.81", "61.04", "89.70", "54.30"},
+}
+"""Published accuracies, in percent, of the sources that the headers name; all other recipes promise nothing."""
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def number(value: Any) -> Any:
+    return [number(v) for v in value] if isinstance(value, list) else to_float(value)
+
+
+def same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        found = found[0] if isinstance(found, list) else found
+        return all(same(found["init_args"].get(key, DEFAULTS.get(key)), value) for key, value in expected.items())
+    if isinstance(expected, bool | str):
+        return bool(found == expected)
+    return bool(number(found) == pytest.approx(expected))
+
+
+DEFAULTS = {"start_epoch": 0, "milestones": []}
+"""Of what a recipe leaves out."""
+
+
+@pytest.mark.parametrize("recipe", TABLE)
+def test_hyper_parameters_are_the_authors(recipe: str) -> None:
+    config, expected = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text()), TABLE[recipe]
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    net, attack, sgd = model["net"]["init_args"], model["attack"]["init_args"], model["optimizer"]["init_args"]
+    assert config["model"]["class_path"] == expected.method
+    assert model["net"]["class_path"] == expected.net[0]
+    keys = ("depth", "widen_factor", "activation", "shortcut")
+    described = [net["name"]] if "name" in net else [net[key] for key in keys if key in net]
+    assert described == list(expected.net[1:]) or (expected.net == IAAT32 and not described)  # its defaults
+    eps, step, start, bn = expected.attack
+    assert attack["threat"]["norm"] == "linf"
+    assert (to_float(attack["threat"]["eps"]), to_float(attack["step_size"])) == pytest.approx((eps, step))
+    assert (attack["steps"], attack.get("start", "uniform")) == (10, start)
+    assert model.get("attack_bn", "batch" if expected.method == "ST" else "eval") == bn
+    assert model["optimizer"]["class_path"] == "SGD"
+    assert (sgd["lr"], sgd["weight_decay"], sgd["momentum"]) == (*expected.sgd[:2], 0.9)
+    assert sgd.get("nesterov", False) == ("nesterov" in expected.sgd)
+    assert (data["batch_size"], config["trainer"]["max_epochs"]) == (expected.batch, expected.epochs)
+    *milestones, factor = expected.drops or (None,)
+    kind = {"milestones": milestones, "gamma": factor} if expected.drops else {"T_max": expected.epochs}
+    assert model["scheduler"]["init_args"] == kind
+    for key, value in expected.more.items():
+        assert same(model.get(key, DEFAULTS.get(key)), value), key
+
+
+def test_every_recipe_of_the_authors_is_in_the_table() -> None:
+    """All others say that none was published, or that they are the project's own."""
+    for path in PAPERS:
+        text = path.read_text()
+        own = "none published" in text or "the project's own" in text
+        assert (name(path) in TABLE) or own, path
+        assert not (own and name(path) in TABLE) or name(path) == "cifar10/st_rwp", path
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=name)
+def test_the_header_names_paper_source_and_selection(path: Path) -> None:
+    head = " ".join(line[2:] for line in path.read_text().splitlines() if line.startswith("# "))
+    assert re.search(r"arXiv \d{4}\.\d{5}|ICLR|adversarial weight perturbation|robust weight perturbation", head)
+    assert re.search(r"Hyper-parameters: .+ Selection: .+", head)
+    assert re.search(r"\w+/[\w-]+@[0-9a-f]{7}|none published", head)
+    promised = head.partition("Expected: ")[2]
+    assert set(re.findall(r"\d\d\.\d\d(?!\d)", promised)) == EXPECTED.get(name(path), set())
+    assert set(re.findall(r"(?<![\d./v])\d\d\.\d\d?(?!\d)", head.replace(promised, ""))) == set()
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=name)
+def test_selection_never_sees_the_test_set(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    assert config["evaluation"]["fit_attacks"]
+    assert config.get("checkpoint", {}).get("monitor", "val/worst_acc").startswith("val/")
+    threats = {
+        a["init_args"]["threat"]["eps"] for k in ("attacks", "fit_attacks") for a in config["evaluation"][k].values()
+    }
+    trained = config["model"]["init_args"].get("attack")
+    assert threats == {trained["init_args"]["threat"]["eps"]} if trained else len(threats) == 1
