@@ -1,6 +1,8 @@
 """Bad input is refused with one sentence that says what came and what to do."""
 
+import hashlib
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,4 +100,27 @@ def check_precision(precision: str) -> None:
         raise ValueError(
             f"precision {precision!r} stores images in half precision, where a radius of 8/255 is rounded away: use "
             "'16-mixed' or 'bf16-mixed'."
+        )
+
+
+def file_sha256(path: str | Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_sha256(path: str | Path, expected: str) -> None:
+    """A file must be the one that was meant, to the last byte.
+
+    Raises:
+        ValueError: for another file, a changed or a truncated one.
+    """
+    found = file_sha256(path)
+    if found != expected.lower():
+        raise ValueError(
+            f"{path} has the SHA-256 {found}, not {expected}: it is truncated, changed or another file. Fetch it again "
+            "and do not use this one."
         )

@@ -57,6 +57,11 @@ def crafting(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def for_inference(net: nn.Module) -> nn.Module:
+    """The net itself, from now on in evaluation mode."""
+    return net.eval()
+
+
 def quiet_logits(net: Net, x: Tensor, bn: AttackBN = "eval") -> Tensor:
     """The net's logits in the mode `bn`, without a gradient."""
     with crafting(net, bn), torch.no_grad():

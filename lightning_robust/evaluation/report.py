@@ -1,7 +1,6 @@
 """What an evaluation leaves behind: `robustness.json`, `samples.csv` and a table."""
 
 import csv
-import hashlib
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
+from lightning_robust.checks import file_sha256
 from lightning_robust.evaluation.evaluate import stages, worst
 from lightning_robust.evaluation.soundness import Check
 from lightning_robust.metrics.functional import wilson_interval
@@ -56,7 +56,7 @@ def robustness(
         "attacks": {name: _attack(columns, name, attack, seconds) for name, attack in attacks.items()},
         "worst": accuracy(int(worst(columns, attacks).sum()), n),
         "checks": [check._asdict() for check in checks],
-        "versions": {**{name: _version(name) for name in PACKAGES}, "python": platform.python_version()},
+        "versions": versions(),
     }
 
 
@@ -170,11 +170,12 @@ def checkpoint_identity(path: str | Path | None) -> dict[str, str] | None:
         return None
     if not Path(path).is_file():  # a sharded or remote checkpoint
         return {"path": str(path)}
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return {"path": str(path), "sha256": digest.hexdigest()}
+    return {"path": str(path), "sha256": file_sha256(path)}
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that a result depends on; None for what is not installed as a package."""
+    return {**{name: _version(name) for name in PACKAGES}, "python": platform.python_version()}
 
 
 def _version(package: str) -> str | None:

@@ -3,6 +3,7 @@
 from lightning_robust.models.iaat_wide_resnet import IAATWideResNet
 from lightning_robust.models.normalize import Normalize, normalized
 from lightning_robust.models.preact_resnet import PreActResNet
+from lightning_robust.models.pretrained import Pretrained, from_pretrained, load_weights
 from lightning_robust.models.robustbench import RobustBenchModel
 from lightning_robust.models.small import SmallConvNet
 from lightning_robust.models.timm_model import TimmModel
@@ -13,10 +14,13 @@ __all__ = [
     "IAATWideResNet",
     "Normalize",
     "PreActResNet",
+    "Pretrained",
     "RobustBenchModel",
     "SmallConvNet",
     "TimmModel",
     "TorchvisionModel",
     "WideResNet",
+    "from_pretrained",
+    "load_weights",
     "normalized",
 ]

@@ -14,6 +14,7 @@ from lightning_robust.modes import for_inference
 _PACKAGE = "lightning_robust.models"
 _NOT_BUILT = ("Normalize", "Pretrained", "RobustBenchModel")  # no nets of their own, or fetched from elsewhere
 _ELSEWHERE = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
+_BUILD_IT = "build the net yourself and use load_weights(net, source), or give it to Pretrained as `net`"
 
 
 class Pretrained(nn.Module):
@@ -78,8 +79,17 @@ def load_weights(
         ImportError: without safetensors or huggingface_hub (the extra `zoo`) where they are needed.
         ValueError: if there is nothing to load, it is damaged, is not what the checksum says, or does not fit the net.
     """
-    path, own = find_weights(source, revision, sha256), net.state_dict()
-    weights = read_weights(path)
+    path = find_weights(source, revision, sha256)
+    return fill(net, read_weights(path), str(path))
+
+
+def fill(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Module:
+    """Load the tensors into `net`, all of them or none, by name.
+
+    Raises:
+        ValueError: for names or shapes that are not the net's; `source` says whose they are.
+    """
+    own = net.state_dict()
     for prefix in ("module.", "model.", "net."):  # what wrappers put before every name
         if not own.keys() & weights.keys() and all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
@@ -91,7 +101,7 @@ def load_weights(
     kinds = {"missing": own.keys() - weights.keys(), "not in the net": weights.keys() - own.keys(), "shapes": shapes}
     faults = [f"{kind}: {_some(names)}" for kind, names in kinds.items() if names]
     if faults:
-        raise ValueError(f"The weights of {str(source)!r} do not fit {type(net).__name__} ({'; '.join(faults)}).")
+        raise ValueError(f"The weights of {source} do not fit {type(net).__name__} ({'; '.join(faults)}).")
     net.load_state_dict(weights)
     return net
 
@@ -104,10 +114,15 @@ def build(config: Any) -> nn.Module:
         ValueError: for any other class, and for settings that would fetch other weights or that the class refuses.
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("init_args", {}), Mapping):
-        raise ValueError("This export does not say which net it is of: build the net and use load_weights(net, source).")
-    cls, settings = _allowed(config.get("class_path")), dict(config.get("init_args", {}))
-    options = settings.get("options") or {}
-    outside = [name for part in (settings, options) for name in _ELSEWHERE if name in part and part[name]]
+        raise ValueError(f"The export's config.json describes no net: {_BUILD_IT}.")
+    cls, settings = net_class(config.get("class_path")), dict(config.get("init_args", {}))
+    if cls is None:
+        raise ValueError(
+            f"The export's config.json asks for {config.get('class_path')!r}, which is no net of {_PACKAGE}: nothing "
+            f"else is built from a file; {_BUILD_IT}."
+        )
+    parts = [part for part in (settings, settings.get("options")) if isinstance(part, Mapping)]
+    outside = [name for part in parts for name in _ELSEWHERE if part.get(name)]
     if outside:
         raise ValueError(f"The export's config.json asks for other weights ({', '.join(outside)}): refused.")
     try:
@@ -120,22 +135,21 @@ def _pretrained(source: str | Path, revision: str | None, sha256: str | None) ->
     path = find_weights(source, revision, sha256)
     config = read_config(path)
     if config is None:
-        raise ValueError(f"{str(source)!r} has no config.json: build the net and use load_weights(net, source).")
-    return load_weights(build(config.get("net")), path)
+        raise ValueError(f"{str(source)!r} has no config.json: {_BUILD_IT}.")
+    return fill(build(config.get("net")), read_weights(path), str(path))
 
 
-def _allowed(class_path: Any) -> type[nn.Module]:
-    """A class by its name: none is imported by a path that the file gives."""
+def short_name(class_path: Any) -> str:
+    """The name alone, for a class of this package; any other path as it is."""
     package, _, name = str(class_path).rpartition(".")
-    models = importlib.import_module(_PACKAGE)
-    ours = not package or f"{package}.".startswith(f"{_PACKAGE}.")
-    cls = getattr(models, name) if ours and name in models.__all__ and name not in _NOT_BUILT else None
-    if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
-        raise ValueError(
-            f"The export's config.json asks for {class_path!r}, which is no net of {_PACKAGE}: nothing else is built "
-            "from a file. Build the net yourself and use load_weights(net, source), or Pretrained's `net`."
-        )
-    return cls
+    return name if f"{package}.".startswith(f"{_PACKAGE}.") else str(class_path)
+
+
+def net_class(class_path: Any) -> type[nn.Module] | None:
+    """The class, if it is one of this package's nets: none is imported by a path that a file gives."""
+    models, name = importlib.import_module(_PACKAGE), short_name(class_path)
+    cls = getattr(models, name) if name in models.__all__ and name not in _NOT_BUILT else None
+    return cls if inspect.isclass(cls) and issubclass(cls, nn.Module) else None
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

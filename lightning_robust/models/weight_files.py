@@ -125,7 +125,9 @@ def zoo_package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
-        raise ImportError(f"This needs the package {package}: pip install 'lightning-robust[zoo]' ({error}).") from error
+        raise ImportError(
+            f"This needs the package {package}: pip install 'lightning-robust[zoo]' ({error})."
+        ) from error
 
 
 def _pull(repo_id: str, revision: str | None) -> Path:
@@ -134,11 +136,12 @@ def _pull(repo_id: str, revision: str | None) -> Path:
         return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
     except Exception as error:  # its releases raise what requests, httpx and their successors do
         raise ValueError(
-            f"{repo_id!r} is no folder here, and the Hugging Face Hub did not give it ({_first_line(error)}) Look at "
+            f"{repo_id!r} is no folder here, and the Hugging Face Hub did not give it ({first_line(error)}) Look at "
             "the name, connect once (its files then serve offline), log in with `hf auth login` if it is private, or "
             "give a folder."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error of another library, in short."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0].rstrip('.')}."

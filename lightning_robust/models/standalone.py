@@ -1,0 +1,63 @@
+"""A net's description that needs no other weights than its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torchvision
+
+from lightning_robust.models.pretrained import short_name
+from lightning_robust.models.weight_files import find_weights, read_config, zoo_package
+
+
+def standalone(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The same net, built without what it started from: no downloads, no other export.
+
+    Args:
+        config: `class_path` and `init_args` of the net, as a run's `config.yaml` has them.
+
+    Returns:
+        The description, classes of this package by their name alone; and what the names of the run's weights begin
+        with before the net's own: "net." for a `Pretrained` around it.
+
+    Raises:
+        ValueError: if what a `Pretrained` started from is no longer there.
+    """
+    name, settings = short_name(config["class_path"]), dict(config.get("init_args") or {})
+    if name == "Pretrained":
+        inner, prefix = standalone(settings.get("net") or _started_from(settings))
+        return inner, f"net.{prefix}"
+    if name == "TimmModel" and settings.get("pretrained"):
+        theirs = zoo_package("timm").get_pretrained_cfg(settings["name"])
+        settings = {**settings, "pretrained": False, **_statistics(settings, theirs.mean, theirs.std)}
+    if name == "TorchvisionModel" and settings.get("weights"):
+        weights = torchvision.models.get_model_weights(settings["name"])[settings["weights"]]
+        pixels = weights.transforms()
+        options = {**_implied(settings["name"], weights), **(settings.get("options") or {})}
+        settings = {**settings, "weights": None, "options": options, **_statistics(settings, pixels.mean, pixels.std)}
+    return {"class_path": name, "init_args": settings}, ""
+
+
+def _started_from(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    path = find_weights(settings["source"], settings.get("revision"), settings.get("sha256"))
+    net = (read_config(path) or {}).get("net")
+    if not net:
+        raise ValueError(f"{path} does not say which net it is of.")
+    return dict(net)
+
+
+def _statistics(settings: Mapping[str, Any], mean: Any, std: Any) -> dict[str, Any]:
+    """Those given, or those of the pretrained weights."""
+    if settings.get("mean") is None and settings.get("std") is None:
+        return {"mean": list(mean), "std": list(std)}
+    return {}
+
+
+def _implied(name: str, weights: Any) -> dict[str, Any]:
+    """What torchvision's builders set where they are given weights."""
+    if name in ("googlenet", "inception_v3"):
+        return {"transform_input": True}
+    if name.startswith("vit_"):
+        return {"image_size": weights.meta["min_size"][0]}
+    if name.startswith("maxvit_"):
+        return {"input_size": list(weights.meta["min_size"])}
+    return {}
