@@ -20,7 +20,7 @@ X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(4)
 
 
-@pytest.fixture(params=["wide_resnet", "preact_resnet", "iaat"])
+@pytest.fixture(params=["wide_resnet", "iaat", pytest.param("preact_resnet", marks=pytest.mark.slow)])
 def nets(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
     """The same net without and with checkpointing."""
     builds: dict[str, Callable[..., nn.Module]] = {

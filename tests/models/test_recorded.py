@@ -1,6 +1,8 @@
 """Nets against the authors' code: recorded logits of nets whose weights are a formula, and RobustBench where it is."""
 
+import gc
 import importlib.util
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,9 @@ RECORDED = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "preact_resnet50" else name for name in NETS]
+)
 def test_logits_are_those_of_the_authors_nets(name: str) -> None:
     with torch.no_grad():
         logits = fill(NETS[name]())(X)
@@ -114,6 +118,15 @@ def architectures(file: str) -> Any:
     return module
 
 
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Short names on the command line must not find RobustBench's classes in a later test."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.parametrize("name", ["preact_resnet18", "wide_resnet", "resnet18"])
 def test_logits_are_those_of_robustbench(name: str) -> None:
     """Weights map in the order in which both nets list them."""

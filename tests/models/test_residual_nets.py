@@ -23,6 +23,8 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "iaat": lambda **settings: IAATWideResNet(8, 1, **settings),
 }
 
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "preact_resnet50" else name for name in NETS]
+
 
 def randomised(net: nn.Module) -> nn.Module:
     """In evaluation mode, with running statistics that are not those of a fresh net."""
@@ -52,7 +54,7 @@ def test_the_image_is_halved_twice_or_thrice(name: str) -> None:
     assert [size for size, _ in itertools.groupby(sizes)] == ([32, 16, 8, 4] if "preact" in name else [32, 16, 8])
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_is_trained_and_every_pixel_seen(name: str) -> None:
     net, x = NETS[name](), torch.rand(4, 3, 16, 16, requires_grad=True)
     F.cross_entropy(net(x), torch.arange(4)).backward()
@@ -62,13 +64,13 @@ def test_every_parameter_is_trained_and_every_pixel_seen(name: str) -> None:
     assert all(n.num_batches_tracked == 1 for n in net.modules() if isinstance(n, nn.BatchNorm2d))
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_in_evaluation_each_sample_is_alone(name: str) -> None:
     net, x = randomised(NETS[name]()), torch.rand(5, 3, 16, 16)
     torch.testing.assert_close(net(x)[3:4], net(x[3:4]), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_weights_travel_without_the_statistics_of_the_pixels(name: str) -> None:
     plain, x = randomised(NETS[name]()), torch.rand(2, 3, 16, 16)
     buffer = io.BytesIO()
@@ -81,13 +83,16 @@ def test_weights_travel_without_the_statistics_of_the_pixels(name: str) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(net))(x), net(x))
 
 
-@pytest.mark.parametrize("build", [NETS["preact_resnet18"], NETS["preact_resnet50"], NETS["wide_resnet"]])
-def test_the_activation_is_the_one_that_was_asked_for(build: Callable[..., nn.Module]) -> None:
+@pytest.mark.parametrize(
+    "name", ["wide_resnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("preact_resnet18", "preact_resnet50"))]
+)
+def test_the_activation_is_the_one_that_was_asked_for(name: str) -> None:
+    build = NETS[name]
     x, logits = torch.rand(2, 3, 8, 8), []
     state = randomised(build()).state_dict()
     functions = {"relu": F.relu, "silu": F.silu, "softplus": F.softplus, "leaky_relu": lambda z: F.leaky_relu(z, 0.1)}
-    for name, function in functions.items():
-        net: Any = build(activation=name).eval()
+    for activation, function in functions.items():
+        net: Any = build(activation=activation).eval()
         net.load_state_dict(state)
         logits.append(net(x))
         for module in [net, *net.blocks]:
@@ -146,7 +151,7 @@ def test_what_cannot_be_built_is_told(build: Any, told: str) -> None:
         build()
 
 
-@pytest.mark.parametrize("name", [*NETS, "torchvision"])
+@pytest.mark.parametrize("name", [*NAMES, pytest.param("torchvision", marks=pytest.mark.slow)])
 def test_channels_last_is_a_matter_of_memory_alone(name: str) -> None:
     build: Callable[..., nn.Module] = NETS.get(name, lambda **s: TorchvisionModel("resnet18", small_images=True, **s))
     plain = randomised(build())

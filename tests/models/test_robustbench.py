@@ -1,6 +1,7 @@
 """RobustBench's zoo through a stand-in of its package: what is asked of it, and what is said where it cannot serve."""
 
 import enum
+import hashlib
 import sys
 import types
 from pathlib import Path
@@ -85,6 +86,35 @@ def test_a_name_that_is_not_there_is_told(asked: list[dict[str, Any]], name: str
     assert not asked
 
 
+def test_a_checkpoint_is_checked_before_it_is_read(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    file = tmp_path / "cifar10/Linf/Wong2020Fast.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    right = hashlib.sha256(b"weights").hexdigest()
+    RobustBenchModel("Wong2020Fast", folder=str(tmp_path), sha256=right)
+    assert len(asked) == 1
+    file.write_bytes(b"weightz")
+    with pytest.raises(ValueError, match=f"Wong2020Fast.pt has the SHA-256 .*, not {right}"):
+        RobustBenchModel("Wong2020Fast", folder=str(tmp_path), sha256=right)
+    assert len(asked) == 1
+
+
+def test_a_downloaded_checkpoint_is_checked_too(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(name: str, model_dir: str, dataset: str, threat_model: str) -> nn.Module:
+        file = Path(model_dir, dataset, threat_model, f"{name}.pt")
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"other")
+        return ZooNet()
+
+    with pytest.raises(ValueError, match="has no file .* to check"):
+        RobustBenchModel("Wong2020Fast", folder=str(tmp_path), sha256="0" * 64)
+    monkeypatch.setattr(sys.modules["robustbench.utils"], "load_model", download)
+    with pytest.raises(ValueError, match="has the SHA-256"):
+        RobustBenchModel("Wong2020Fast", folder=str(tmp_path), sha256="0" * 64)
+
+
 def test_without_the_package_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "robustbench", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-robust\[robustbench\]'"):
@@ -114,6 +144,12 @@ def test_it_is_tested_from_the_command_line(
         main(["test", "--config", str(ROOT / "configs/digits/standard.yaml"), *options])
     (config,) = tmp_path.glob("runs/Digits/Standard/*/config.yaml")
     net = yaml.safe_load(config.read_text())["model"]["init_args"]["net"]
-    assert net["init_args"] == {"name": "Wong2020Fast", "dataset": "cifar10", "threat": "Linf", "folder": "models"}
+    assert net["init_args"] == {
+        "name": "Wong2020Fast",
+        "dataset": "cifar10",
+        "threat": "Linf",
+        "folder": "models",
+        "sha256": None,
+    }
     assert (config.parent / "robustness.json").is_file()
     assert len(asked) == 1

@@ -35,7 +35,9 @@ PENALTIES: dict[str, Regularizer] = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("preact_resnet", "resnet18") else n for n in NETS]
+)
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_gradient_of_a_penalty_is_that_of_finite_differences(name: str, penalty: str) -> None:
     net = NETS[name]().double()

@@ -26,9 +26,12 @@ FAMILIES = [
     ),
     *("squeezenet1_0", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16", "wide_resnet50_2"),
 ]
+LARGE = {"densenet121", "efficientnet_b0", "efficientnet_v2_s", "inception_v3", "maxvit_t", "mobilenet_v2", "swin_v2_t"}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in FAMILIES]
+)
 def test_every_family_gives_as_many_logits_as_there_are_classes(name: str) -> None:
     with torch.device("meta"):
         net = TorchvisionModel(name, num_classes=7)
@@ -40,6 +43,7 @@ def test_every_family_gives_as_many_logits_as_there_are_classes(name: str) -> No
     assert sum(p.numel() for p in replaced.parameters()) == sum(p.numel() for p in net.parameters()) < before
 
 
+@pytest.mark.slow
 def test_regnets_too() -> None:
     assert TorchvisionModel("regnet_y_400mf", num_classes=7)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
 
@@ -88,7 +92,7 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_download")
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet"])
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", pytest.param("googlenet", marks=pytest.mark.slow)])
 def test_pretrained_weights_bring_their_normalisation_and_keep_their_layers(name: str) -> None:
     x = torch.rand(2, 3, 64, 64)
     whole: Any = TorchvisionModel(name, num_classes=1000, weights="DEFAULT").eval()
