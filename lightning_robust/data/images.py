@@ -63,7 +63,7 @@ class ImageFiles:
 def as_bytes(image: Any) -> Tensor:
     """Bytes [h w] or [h w c], in an array or a PIL image, as a tensor of bytes [c h w]."""
     x = torch.from_numpy(np.array(image))
-    return x.unsqueeze(0) if x.dim() == 2 else x.movedim(-1, 0).contiguous()
+    return x.unsqueeze(0) if x.dim() == 2 else x.movedim(-1, 0)
 
 
 def scaled(image: Any) -> Tensor:

@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100: what is read, how it is augmented, and what is refused."""
 
+import pickle
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -90,6 +91,8 @@ def test_workers_ranks_and_a_restart_change_no_draw(tmp_path: Path) -> None:
     assert equal({**begun, **rest}, alone)
     keys = [key for rank in (0, 1) for key in data.train_sampler(0, world_size=2, rank=rank)]
     assert equal({key[0]: data.train_set[key][0] for key in keys}, alone)
+    sent = pickle.loads(pickle.dumps(data.train_set))  # as to workers that are not forked
+    assert equal({key[0]: sent[key][0] for key in keys}, alone)
     torch.rand(5)  # draws elsewhere do not matter
     assert equal(by_position(data.train_dataloader()), alone)
     data.seed = 1
