@@ -25,6 +25,7 @@ from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
 from lightning_robust.parser import Parser
+from lightning_robust.strategies import fitting_ddp, processes
 
 _RUN = "LIGHTNING_ROBUST_RUN"  # hands the run's name to the processes that a strategy launches
 
@@ -98,6 +99,9 @@ class RobustCLI(LightningCLI):
         kwargs["default_root_dir"] = str(place / run)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
+        n = processes(given["accelerator"], given["devices"], given["num_nodes"])
+        if given["strategy"] == "auto" and n > 1:
+            kwargs["strategy"] = fitting_ddp(given["accumulate_grad_batches"])
         if given["logger"] in (None, True) and not given["fast_dev_run"]:
             kwargs["logger"] = _loggers(place, run)
         return super().instantiate_trainer(**kwargs)

@@ -13,7 +13,7 @@ FLOORS = {
     0: {"types", "threat", "modes", "schedules", "draws", "checks", "per_sample", "ranks"},
     1: {"losses"},
     2: {"attacks", "metrics"},
-    3: {"regularizers", "reweighting", "weight_perturbation", "models", "data", "evaluation"},
+    3: {"regularizers", "reweighting", "weight_perturbation", "models", "data", "evaluation", "strategies"},
     4: {"defenses", "callbacks"},
     5: {"cli", "parser", "robustbench", "weights", "model_card", "__main__"},
 }

@@ -19,6 +19,7 @@ from lightning_robust.losses import cross_entropy
 from lightning_robust.modes import AttackBN, disable_inference_mode, quiet_logits
 from lightning_robust.regularizers import Regularizer
 from lightning_robust.reweighting import Reweighting
+from lightning_robust.strategies import check_strategy
 from lightning_robust.types import Batch, Losses, Views, as_batch
 from lightning_robust.weight_perturbation import WeightPerturbation
 
@@ -177,8 +178,15 @@ class Defense(LightningModule, ABC):
         return logits
 
     def setup(self, stage: str) -> None:
-        """Refuse precisions that round the radius away, and let attacks run in every loop."""
+        """Refuse precisions that round the radius away and strategies that do not fit, and let attacks run."""
         check_precision(str(self.trainer.precision))
+        if stage == "fit":
+            check_strategy(
+                self.trainer.strategy,
+                self.trainer.accumulate_grad_batches,
+                regularized=bool(self.regularizers),
+                perturbed=self.weight_perturbation is not None,
+            )
         disable_inference_mode(self.trainer)
 
     def configure_model(self) -> None:

@@ -13,6 +13,7 @@ import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (short names)
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
+from lightning_robust.strategies import fitting_ddp
 from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
 
 RECIPES = sorted(Path(__file__).parents[2].glob("configs/digits/*.yaml"))
@@ -54,7 +55,9 @@ def trained(recipe: Path, ranks: int, accumulate: int) -> tuple[list[Tensor], di
         "precision": "64-true",
         "accumulate_grad_batches": accumulate,
     }
-    trainer = ddp_trainer(ranks, **settings) if ranks > 1 else quiet_trainer(**settings)
+    trainer = (
+        ddp_trainer(ranks, fitting_ddp(accumulate)._ddp_kwargs, **settings) if ranks > 1 else quiet_trainer(**settings)
+    )
     trainer.fit(defense, data)
     assert trainer.global_step == EPOCHS * BATCHES // accumulate
     weights = [value.detach().clone() for value in defense.net.state_dict().values()]

@@ -1,0 +1,61 @@
+"""Which of Lightning's strategies fit a defense, and the one that is taken where none is named."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+
+
+def processes(accelerator: Any, devices: Any, num_nodes: int) -> int:
+    """How many processes a trainer with these settings runs, as far as it can be told before it is built."""
+    if devices in ("auto", -1, "-1"):
+        each = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 1
+    elif isinstance(devices, str):
+        each = len(devices.split(",")) if "," in devices else int(devices)
+    else:
+        each = devices if isinstance(devices, int) else len(devices)
+    return max(each, 1) * num_nodes
+
+
+def fitting_ddp(accumulate_grad_batches: int = 1) -> DDPStrategy:
+    """DDP as it suits a defense: the training graph is the same in every step, and every parameter is in it.
+
+    But where gradients accumulate, a static graph crashes or leaves ranks apart
+    (https://github.com/pytorch/pytorch/pull/187732).
+    """
+    return DDPStrategy(
+        static_graph=accumulate_grad_batches == 1, gradient_as_bucket_view=True, find_unused_parameters=False
+    )
+
+
+def check_strategy(strategy: Any, accumulate_grad_batches: int, regularized: bool, perturbed: bool) -> None:
+    """Refuse a strategy under which the training would be wrong.
+
+    Args:
+        strategy: the trainer's.
+        accumulate_grad_batches: the trainer's.
+        regularized: whether the method differentiates input gradients.
+        perturbed: whether it moves the weights within a step.
+
+    Raises:
+        ValueError: for sharded weights, with the reason, and for a static graph where gradients accumulate.
+    """
+    if isinstance(strategy, SHARDED):
+        if regularized:
+            why = "sharded weights have no second derivatives (https://github.com/pytorch/pytorch/issues/172543)"
+        elif perturbed:
+            why = "the perturbation is relative to the norms of whole weights, and each process has a part of them"
+        else:
+            why = (
+                "attacks run the net several times before the backward pass, which sharded weights do not withstand "
+                "(https://github.com/pytorch/pytorch/issues/136861)"
+            )
+        raise ValueError(f"{type(strategy).__name__} does not fit: {why}. Use ddp; checkpointing nets save memory.")
+    static = isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph", False)
+    if static and accumulate_grad_batches > 1:
+        raise ValueError(
+            "With static_graph DDP does not accumulate gradients over batches "
+            "(https://github.com/pytorch/pytorch/pull/187732): leave static_graph out."
+        )
