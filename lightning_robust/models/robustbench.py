@@ -4,9 +4,12 @@ import difflib
 import importlib
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
+
+from lightning_robust.checks import check_sha256
 
 
 class RobustBenchModel(nn.Module):
@@ -21,10 +24,12 @@ class RobustBenchModel(nn.Module):
         dataset: "cifar10", "cifar100" or "imagenet".
         threat: what it is listed under: "Linf", "L2" or "corruptions".
         folder: where checkpoints are kept.
+        sha256: of the checkpoint, to be sure which it is. A file that is already there is checked before it is read;
+            one that is downloaded is read as tensors and plain values alone (torch's default) and then checked.
 
     Raises:
         ImportError: without the package robustbench (the extra `robustbench`).
-        ValueError: for a name that is not in this part of the zoo.
+        ValueError: for a name that is not in this part of the zoo, or a checkpoint that is not the one meant.
 
     Paper: Croce et al. 2021 (arXiv 2010.09670).
     Reference: RobustBench/robustbench@78fcc9e.
@@ -36,6 +41,7 @@ class RobustBenchModel(nn.Module):
         dataset: Literal["cifar10", "cifar100", "imagenet"] = "cifar10",
         threat: Literal["Linf", "L2", "corruptions"] = "Linf",
         folder: str = "models",
+        sha256: str | None = None,
     ) -> None:
         super().__init__()
         zoo = _zoo()
@@ -45,7 +51,14 @@ class RobustBenchModel(nn.Module):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f": it has {', '.join(known) or 'none'}."
             raise ValueError(f"RobustBench has no model {name!r} for {dataset} and {threat}{hint}")
+        file = Path(folder, dataset, threat, f"{name}.pt")
+        if sha256 is not None and file.exists():
+            check_sha256(file, sha256)
         self.net: nn.Module = zoo.load_model(name, model_dir=folder, dataset=dataset, threat_model=threat)
+        if sha256 is not None:
+            if not file.exists():
+                raise ValueError(f"{name} has no file {file} to check: timm keeps it elsewhere, or it is an ensemble.")
+            check_sha256(file, sha256)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [b c h w] in [0, 1] to logits [b k]."""

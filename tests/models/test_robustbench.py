@@ -94,7 +94,7 @@ def test_a_checkpoint_is_checked_before_it_is_read(asked: list[dict[str, Any]], 
     RobustBenchModel("Wong2020Fast", folder=str(tmp_path), sha256=right)
     assert len(asked) == 1
     file.write_bytes(b"weightz")
-    with pytest.raises(ValueError, match=f"Wong2020Fast.pt has the SHA-256 .*, not {right}"):
+    with pytest.raises(ValueError, match=f"Wong2020Fast\\.pt has the SHA-256 .*, not {right}"):
         RobustBenchModel("Wong2020Fast", folder=str(tmp_path), sha256=right)
     assert len(asked) == 1
 
@@ -108,7 +108,7 @@ def test_a_downloaded_checkpoint_is_checked_too(
         file.write_bytes(b"other")
         return ZooNet()
 
-    with pytest.raises(ValueError, match="has no file .* to check"):
+    with pytest.raises(ValueError, match=r"has no file .* to check"):
         RobustBenchModel("Wong2020Fast", folder=str(tmp_path), sha256="0" * 64)
     monkeypatch.setattr(sys.modules["robustbench.utils"], "load_model", download)
     with pytest.raises(ValueError, match="has the SHA-256"):
