@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, random_start
 from lightning_robust.draws import Draws
 from lightning_robust.modes import AttackBN, input_gradient, ordinary
+from lightning_robust.ranks import synchronised
 from lightning_robust.threat import Norm, Threat, column
 from lightning_robust.types import Net, Objective, Radius, to_float
 
@@ -42,7 +43,8 @@ class PGD(Attack):
 
     Raises:
         ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start or loss, random
-            targets of fewer than two classes, without `targeted`, or when called with reference logits.
+            targets of fewer than two classes, without `targeted`, or when called with reference logits; for restarts
+            where SyncBatchNorm would wait for ever.
 
     Paper: Madry et al. 2018 (arXiv 1706.06083), section 2.1; FGSM: Goodfellow et al. 2015 (arXiv 1412.6572);
     R-FGSM: Wong et al. 2020 (arXiv 2001.03994), algorithm 3; MI-FGSM: Dong et al. 2018 (arXiv 1710.06081), algorithm 1.
@@ -98,6 +100,11 @@ class PGD(Attack):
         draws: Draws | None = None,
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`."""
+        if self.restarts > 1 and bn != "eval" and synchronised(net):
+            raise ValueError(
+                "Restarts run on other samples on each rank, which SyncBatchNorm in training mode waits for: set "
+                "attack_bn to eval, or restarts to 1."
+            )
         objective = objective or LOSSES[self.loss]
         radius = column(self.threat.eps if eps is None else eps, x)
         if step_size is None:

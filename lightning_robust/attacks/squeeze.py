@@ -3,14 +3,14 @@
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_robust.attacks.base import counted, craft, random_start
 from lightning_robust.attacks.pgd import PGD, Start
 from lightning_robust.draws import Draws
 from lightning_robust.losses import at_least_fp32, js_divergence, squared_l2, symmetric_kl
 from lightning_robust.modes import AttackBN, input_gradient
-from lightning_robust.ranks import world_size
+from lightning_robust.ranks import synchronised
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
 
@@ -91,7 +91,7 @@ def squeeze(
         x_adv, x_col = starts
         with torch.no_grad():
             clean = net(x)
-        always = bn != "eval" and _synchronised(net)  # then all ranks must run the same forwards
+        always = bn != "eval" and synchronised(net)  # then all ranks must run the same forwards
         for _ in counted(steps):
             views = torch.stack([x, x_col, x_adv])
             extremes, clean_chosen = Extremes(y, y), False
@@ -131,8 +131,3 @@ class Collaborative(PGD):
         momentum: float = 0.0,
     ) -> None:
         super().__init__(threat, steps, step_size, start, momentum=momentum, targeted=True)
-
-
-def _synchronised(net: Net) -> bool:
-    modules = net.modules() if world_size() > 1 and isinstance(net, nn.Module) else ()
-    return any(isinstance(module, nn.SyncBatchNorm) for module in modules)

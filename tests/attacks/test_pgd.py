@@ -12,6 +12,7 @@ from lightning_robust.attacks.pgd import TARGETS, other_classes
 from lightning_robust.draws import Draws
 from lightning_robust.losses import cross_entropy, kl_divergence, margin
 from lightning_robust.threat import Threat
+from tests.ddp import process_group, run_ddp
 from tests.toys import best_linear_gain, conv_net, linear_net
 
 NORMS = ["linf", "l2", "l1"]
@@ -322,3 +323,19 @@ def test_the_plain_function_is_the_class(net):
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PGD(**settings)
+
+
+def test_restarts_do_not_wait_for_ranks_that_need_none():
+    """Where batch norms wait for each other, a rank whose samples are all broken would leave the others waiting."""
+
+    def on(rank):
+        net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4), nn.Flatten(), nn.Linear(256, 4))
+        attack = PGD(Threat("linf", 0.1), steps=1, restarts=2)
+        alone = attack(net, images(), Y, bn="train")
+        with process_group():
+            attack(net, images(), Y)
+            with pytest.raises(ValueError, match="SyncBatchNorm in training mode waits for: set attack_bn to eval"):
+                attack(net, images(), Y, bn="train")
+        return alone
+
+    assert len(run_ddp(on)) == 2
