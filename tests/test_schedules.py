@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_robust.schedules import Steps
+from lightning_robust.schedules import Linear, Stages, Steps
 
 
 def test_steps_equals_torchs_multi_step_rate():
@@ -22,3 +22,18 @@ def test_steps_without_milestones_is_constant():
 def test_steps_refuses_milestones_that_do_not_increase(milestones):
     with pytest.raises(ValueError, match="Milestones must increase, got"):
         Steps(1.0, milestones)
+
+
+def test_linear_goes_straight_to_its_end_and_stays():
+    assert [Linear(2, 8, 3)(epoch) for epoch in range(5)] == [2, 4, 6, 8, 8]
+    assert Linear(0, "8/255", 2)(1) == pytest.approx(4 / 255)
+    with pytest.raises(ValueError, match="epochs must be >= 1, got 0"):
+        Linear(0, 1, 0)
+
+
+def test_stages_change_at_their_milestones():
+    assert [Stages([128, 192, 224], [2, 3])(epoch) for epoch in range(5)] == [128, 128, 192, 224, 224]
+    assert Stages(["1/255"], [])(7) == 1 / 255
+    for values, milestones in (([1, 2], []), ([1], [1]), ([1, 2, 3], [2, 2])):
+        with pytest.raises(ValueError, match="Stages needs increasing milestones and one value more"):
+            Stages(values, milestones)

@@ -135,6 +135,14 @@ class PGD(Attack):
         other.steps = steps
         return other
 
+    def with_eps(self, eps: float) -> "PGD":
+        """The same attack with another radius, and a step size, if it has one, in the same proportion to it."""
+        other, threat = copy.copy(self), self.threat
+        other.threat = Threat(threat.norm, eps, threat.lower, threat.upper, threat.box_first)
+        if self.step_size is not None and threat.eps and eps:
+            other.step_size = self.step_size * eps / threat.eps
+        return other
+
     def _climb(
         self, net: Net, x: Tensor, target: Tensor, objective: Objective, eps: Tensor, step: Tensor, x_adv: Tensor
     ) -> Tensor:

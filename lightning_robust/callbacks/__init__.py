@@ -1,6 +1,7 @@
 """Callbacks that add attacks to any LightningModule."""
 
 from lightning_robust.callbacks.adversarial_inputs import AdversarialInputs
+from lightning_robust.callbacks.attack_strength import AttackStrength
 from lightning_robust.callbacks.corruption_accuracy import CorruptionAccuracy
 from lightning_robust.callbacks.curves import Curves
 from lightning_robust.callbacks.effective_margins import EffectiveMargins
@@ -10,6 +11,7 @@ from lightning_robust.callbacks.robust_evaluation import RobustEvaluation, Unsou
 
 __all__ = [
     "AdversarialInputs",
+    "AttackStrength",
     "CorruptionAccuracy",
     "Curves",
     "EffectiveMargins",

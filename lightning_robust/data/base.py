@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from lightning_robust.data.sampling import EpochSampler, Indexed, ResumableLoader
 from lightning_robust.data.splits import by_class, labels
 from lightning_robust.draws import derive_seed, global_seed
+from lightning_robust.schedules import Schedule
 
 
 class RobustDataModule(LightningDataModule, ABC):
@@ -27,6 +29,8 @@ class RobustDataModule(LightningDataModule, ABC):
         num_workers: loading processes on each device.
         seed: of the training order and augmentation; by default that of `seed_everything`.
         split_seed: of the validation split.
+        resolution: pixels of the training images on each side, by epoch, rounded; they are resized on the device, and
+            small ones train faster (Tan & Le 2021, arXiv 2104.00298). By default they stay as they are.
         stratified: whether each class gives the same share of its samples for validation; otherwise chance decides.
 
     Raises:
@@ -44,6 +48,7 @@ class RobustDataModule(LightningDataModule, ABC):
         seed: int | None = None,
         split_seed: int = 0,
         stratified: bool = False,
+        resolution: Schedule | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
@@ -55,6 +60,7 @@ class RobustDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.split_seed = split_seed
         self.stratified = stratified
+        self.resolution = resolution
 
     @abstractmethod
     def train_data(self, augment: bool) -> Dataset[Any]:
@@ -91,6 +97,15 @@ class RobustDataModule(LightningDataModule, ABC):
         if stage in (None, "test", "predict"):
             self.test_set = Indexed(self.test_data())
             self._sized(self.test_set, "test")
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Resize training images to this epoch's resolution."""
+        if self.resolution is None or self.trainer is None or not self.trainer.training:
+            return batch
+        size, (x, *rest) = round(self.resolution(self.trainer.current_epoch)), batch
+        if x.shape[2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
+        return [x, *rest]
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled by (seed, epoch), resumable mid-epoch."""
