@@ -16,6 +16,7 @@ import timm
 import torch
 import torchvision
 import yaml
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -259,6 +260,8 @@ def test_a_recipe_starts_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     export_weights(str(last), "out")
     (tmp_path / "start").rename(tmp_path / "gone")
     assert json.loads(Path("out/config.json").read_text())["net"] == SMALL
+    with safe_open("out/model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(start.state_dict())
     back = from_pretrained("out")
     assert torch.equal(back.state_dict()["head.weight"], weights["net.net.head.weight"])
 
