@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,27 @@ def test_without_an_evaluation_the_card_says_so(place: Path, tmp_path: Path) -> 
     assert "%" not in card.split("## Use")[0]
     with pytest.raises(ValueError, match="is of other weights: its checkpoint has the SHA-256"):
         export_weights(str(last), folder, evaluation=str(report_of(place)))
+
+
+def test_the_newest_test_of_these_weights_counts(place: Path, tmp_path: Path) -> None:
+    """Later ones of the validation set, of other weights, or that cannot be read do not."""
+    runs = tmp_path / "AT"
+    shutil.copytree(place, runs)
+    report = json.loads(report_of(place).read_text())
+    others = [
+        {"stage": "test", "seed": 5},
+        {"stage": "validate", "seed": 6},
+        {"checkpoint": {"sha256": "0" * 64}, "seed": 7},
+        {"checkpoint": None, "seed": 8},
+        None,
+    ]
+    for number, other in enumerate(others):
+        path = runs / f"later-{number}/robustness.json"
+        path.parent.mkdir()
+        path.write_text("" if other is None else json.dumps({**report, **other}))
+        os.utime(path, (2e9 + number, 2e9 + number))
+    folder = export_weights(str(best(runs)), str(tmp_path / "out"))
+    assert json.loads(Path(folder, "robustness.json").read_text())["seed"] == 5
 
 
 def test_a_given_evaluation_counts(place: Path, tmp_path: Path) -> None:
