@@ -1,8 +1,9 @@
-"""The command line: `lightning-robust fit|validate|test|predict --config <recipe>.yaml`."""
+"""The command line: `lightning-robust fit|validate|test|predict|plan --config <recipe>.yaml`."""
 
 import hashlib
 import os
 import sys
+import tempfile
 import uuid
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
 from lightning_robust.parser import Parser
+from lightning_robust.plan import RobustTrainer
 from lightning_robust.strategies import fitting_ddp, processes
 
 _RUN = "LIGHTNING_ROBUST_RUN"  # hands the run's name to the processes that a strategy launches
@@ -38,17 +40,24 @@ class RobustCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
-        super().__init__(
-            Defense,
-            RobustDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-            args=args,
-        )
+        with tempfile.TemporaryDirectory() as self._scratch:
+            super().__init__(
+                Defense,
+                RobustDataModule,
+                trainer_class=RobustTrainer,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True},
+                parser_class=Parser,
+                args=args,
+            )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and `plan`."""
+        return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Evaluation and checkpointing have their own sections in a config."""
@@ -67,7 +76,7 @@ class RobustCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check that the checkpoint is there; unlike Lightning, let the config win over what the file stored."""
         command = self.config.get("subcommand")
-        if not command:
+        if command in (None, "plan"):
             return
         path = self.config[command].get("ckpt_path")
         # Lightning would unpickle anything from a URL: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
@@ -96,6 +105,9 @@ class RobustCLI(LightningCLI):
         given = self._get(self.config_init, "trainer")
         place = Path(given["default_root_dir"] or "runs", type(self.datamodule).__name__, type(self.model).__name__)
         run = self._run_name(place)
+        if self.subcommand == "plan":  # leaves nothing
+            place = Path(self._scratch)
+            kwargs.update(enable_progress_bar=False, enable_model_summary=False)
         kwargs["default_root_dir"] = str(place / run)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run

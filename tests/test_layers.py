@@ -15,7 +15,7 @@ FLOORS = {
     2: {"attacks", "metrics"},
     3: {"regularizers", "reweighting", "weight_perturbation", "models", "data", "evaluation", "strategies"},
     4: {"defenses", "callbacks"},
-    5: {"cli", "parser", "robustbench", "weights", "model_card", "__main__"},
+    5: {"cli", "parser", "robustbench", "weights", "model_card", "plan", "__main__"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 TOGETHER = {0, 5}  # floors whose modules may import each other; elsewhere siblings do not

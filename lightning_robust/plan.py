@@ -1,0 +1,308 @@
+"""How long a recipe will take on the machine at hand, from a few of its steps: `lightning-robust plan`."""
+
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lightning_robust.attacks.base import Attack, watching
+from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.draws import Draws
+from lightning_robust.evaluation.evaluate import stages
+from lightning_robust.modes import quiet_logits
+from lightning_robust.types import as_batch
+
+PROBES = 5
+"""Epochs of which a few steps are measured, from all parts of the recipe: methods change after their warm-up."""
+
+
+def now() -> float:
+    """Seconds, after the device's queued work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@dataclass
+class Epoch:
+    """Seconds of a measured epoch."""
+
+    began: float
+    ends: list[float] = field(default_factory=list)  # of its steps
+    attack: float = 0.0  # of all of them, in the attack
+    validation: float = 0.0
+    rest: float = 0.0  # after the last step, but for validation
+
+    @property
+    def step(self) -> float:
+        """Of a step, loading and logging included; the first one of an epoch waits for the loader to start."""
+        gaps = [b - a for a, b in pairwise(self.ends)]
+        return statistics.median(gaps) if gaps else self.ends[0] - self.began
+
+    def whole(self, steps: int, validations: float) -> float:
+        """Of the epoch with so many steps, and so many times the validation that was measured."""
+        first = self.ends[0] - self.began
+        return first + (steps - 1) * self.step + validations * self.validation + self.rest
+
+
+class Stopwatch(Callback):
+    """Measures a few steps of epochs spread over the recipe, then ends the fit.
+
+    A label is the net's own prediction, so that methods and attacks which leave wrong samples alone have all the work
+    that they would have with a trained net.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        count = min(PROBES, epochs)
+        # the first epoch is measured for what comes once alone: compiling, starting the loading processes
+        self.chosen = sorted({0, *(int((i + 0.5) * epochs / count) for i in range(count))})
+        self.measured: list[Epoch] = []
+        self.began, self.aside = now(), 0.0
+
+    def clock(self) -> float:
+        """Seconds, less what was spent on labels."""
+        return now() - self.aside
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Time the attacks."""
+        generate = pl_module.generate
+
+        def timed(batch: Any) -> Any:
+            began = self.clock()
+            views = generate(batch)
+            self.measured[-1].attack += self.clock() - began
+            return views
+
+        pl_module.generate = timed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """The epoch before, if any, is over."""
+        self._settle()
+        self.measured.append(Epoch(self.clock()))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Replace the labels."""
+        began = now()
+        given = as_batch(batch)
+        given.y.copy_(quiet_logits(pl_module, given.x).argmax(1))
+        self.aside += now() - began
+
+    on_validation_batch_start = on_train_batch_start
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        """Note the time."""
+        self.measured[-1].ends.append(self.clock())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Note the time."""
+        if self.measured:
+            self.measured[-1].validation -= self.clock()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Note the time."""
+        if self.measured:
+            self.measured[-1].validation += self.clock()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Go on with the next of the chosen epochs."""
+        if len(self.measured) == len(self.chosen):
+            trainer.should_stop = True
+            return
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        progress.processed, progress.completed = self.chosen[len(self.measured)], self.chosen[len(self.measured)] - 1
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """The last epoch is over."""
+        self._settle()
+        del pl_module.generate
+
+    def _settle(self) -> None:
+        if self.measured:
+            last = self.measured[-1]
+            last.rest = self.clock() - last.ends[-1] - last.validation
+
+
+class _Enough(Exception):
+    """An attack has run long enough to be extrapolated."""
+
+
+def attack_seconds(attack: Attack, net: Any, x: Tensor, limit: float = 10.0) -> float:
+    """Of an attack on these images [b c h w], labelled as the net predicts; after `limit` seconds extrapolated.
+
+    An upper bound: of a trained net some samples are misclassified or broken early, and leave.
+    """
+    y, began, share = quiet_logits(net, x).argmax(1), now(), 0.0
+
+    def listen(done: int, total: int) -> None:
+        nonlocal share
+        if now() - began > limit:
+            share = done / total
+            raise _Enough
+
+    try:
+        with watching(listen):
+            attack(net, x, y, draws=Draws(0, torch.arange(len(x), device=x.device)))
+    except _Enough:
+        return (now() - began) / share
+    return now() - began
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will take, in seconds on the devices at hand.
+
+    Args:
+        epochs: of the recipe.
+        steps: of each epoch.
+        devices: at hand.
+        step: of a training step, the mean over epochs spread over the recipe.
+        attack_share: of a step.
+        images_per_second: in training, on all devices.
+        fit: the whole, validation included.
+        memory: peak in MiB: of a GPU, or of the process.
+        attacks: on the test set, an upper bound.
+    """
+
+    epochs: int
+    steps: int
+    devices: int
+    step: float
+    attack_share: float
+    images_per_second: float
+    fit: float
+    memory: float
+    attacks: dict[str, float]
+
+    @property
+    def test(self) -> float:
+        """Of all attacks."""
+        return sum(self.attacks.values())
+
+    def table(self, devices: Sequence[int]) -> Table:
+        """For the screen: on the devices at hand, and on others of their kind."""
+        kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        table = Table(title=f"{self.epochs} epochs of {self.steps} steps on {self.devices} x {kind}")
+        table.add_column("what")
+        table.add_column("takes", justify="right")
+        table.add_row("a training step", f"{1000 * self.step:.1f} ms, {self.attack_share:.0%} of it the attack")
+        table.add_row("images a second", f"{self.images_per_second:.1f}")
+        table.add_row("peak memory", f"{self.memory:.0f} MiB")
+        for name, seconds in {"fit": self.fit, **{f"test: {k}": v for k, v in self.attacks.items()}}.items():
+            table.add_row(name, _words(seconds))
+        for n in devices:
+            scaled = self.devices / n
+            words = f"fit {_words(scaled * self.fit)}, test {_words(scaled * self.test)}"
+            table.add_row(f"on {n} device{'s' * (n > 1)}, none waiting", words)
+        return table
+
+
+def _words(seconds: float) -> str:
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+class RobustTrainer(Trainer):
+    """Lightning's trainer, which can also say how long a recipe would take."""
+
+    def plan(
+        self,
+        model: Any,
+        datamodule: Any,
+        steps: int = 20,
+        devices: Sequence[int] = (1, 8),
+        seconds: float = 10.0,
+    ) -> Plan:
+        """Measure a few steps on this machine, and print how long the recipe will take; leaves nothing.
+
+        Args:
+            model: the defense; afterwards its weights are of no use.
+            datamodule: the data, which must be there.
+            steps: training steps that are measured in each of six epochs.
+            devices: numbers of devices of this kind for which hours are printed.
+            seconds: after which an attack of the evaluation is extrapolated.
+
+        Raises:
+            ValueError: for a recipe without `max_epochs`.
+        """
+        epochs = self.max_epochs
+        if epochs is None or epochs < 1:
+            raise ValueError("A plan needs the number of epochs: set trainer.max_epochs.")
+        limits = self.limit_train_batches, self.limit_val_batches
+        every = self.check_val_every_n_epoch or 1
+        self.limit_train_batches, self.limit_val_batches = (_least(limit, steps) for limit in limits)
+        self.check_val_every_n_epoch, self.num_sanity_val_steps = 1, 0
+        stopwatch = Stopwatch(epochs)
+        self.callbacks.append(stopwatch)  # type: ignore[attr-defined]
+        self.fit(model, datamodule=datamodule)
+        self.callbacks.remove(stopwatch)  # type: ignore[attr-defined]
+        first, probes = stopwatch.measured[0], stopwatch.measured[1:] or stopwatch.measured
+        full = [_batches(limit, len(loader)) for limit, loader in zip(limits, self._loaders(), strict=True)]
+        seen = self.num_training_batches, sum(self.num_val_batches)
+        usual = statistics.mean(probe.whole(int(seen[0]), 1) for probe in probes)
+        once = first.began - stopwatch.began + max(first.whole(int(seen[0]), 1) - usual, 0.0)
+        epoch = statistics.mean(probe.whole(full[0], full[1] / max(seen[1], 1) / every) for probe in probes)
+        step = statistics.mean(probe.step for probe in probes)
+        plan = Plan(
+            epochs=epochs,
+            steps=full[0],
+            devices=self.world_size,
+            step=step,
+            attack_share=sum(probe.attack for probe in probes) / sum(probe.ends[-1] - probe.began for probe in probes),
+            images_per_second=datamodule.batch_size * self.world_size / step,
+            fit=once + epochs * epoch,
+            memory=_peak_memory(),
+            attacks=self._attacks(model, datamodule, seconds),
+        )
+        if self.is_global_zero:
+            Console().print(plan.table(devices))
+        return plan
+
+    def _loaders(self) -> tuple[Any, Any]:
+        loader = self.val_dataloaders
+        return self.train_dataloader, loader[0] if isinstance(loader, list) else loader
+
+    def _attacks(self, model: Any, datamodule: Any, seconds: float) -> dict[str, float]:
+        """Seconds of each attack on the test set, on the devices at hand."""
+        evaluation = next((c for c in self.callbacks if isinstance(c, RobustEvaluation)), None)  # type: ignore[attr-defined]
+        datamodule.setup("test")
+        loader = datamodule.test_dataloader()
+        x = as_batch(next(iter(loader))).x.to(self.strategy.root_device)
+        model.to(self.strategy.root_device)
+        share, found = len(loader.sampler) / len(x), {}
+        for name, attack in (evaluation.attacks if evaluation else {}).items():
+            for stage, part in stages(name, attack).items():
+                found[stage] = share * attack_seconds(part, model, x, seconds)
+        return found
+
+
+def _least(limit: int | float, steps: int) -> int | float:
+    """What Lightning is to be limited to: a number of batches, or a share if that is all of them or none."""
+    return min(limit, steps) if isinstance(limit, int) or limit > 1 else (steps if limit else 0)
+
+
+def _batches(limit: int | float, n: int) -> int:
+    """How many of n batches Lightning's limit leaves."""
+    return int(n * limit) if isinstance(limit, float) and limit <= 1 else min(n, int(limit))
+
+
+def _peak_memory() -> float:
+    """MiB: of the GPU if there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
