@@ -27,7 +27,7 @@ def run_ddp(fn: Callable[[int], Any], ranks: int = 2, timeout: float = 60.0) -> 
     Raises:
         AssertionError: with each failed rank's traceback, or if the ranks do not end in time (they are then killed).
     """
-    port = _free_port()
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         processes = [fork.Process(target=_rank, args=(fn, rank, ranks, port, folder)) for rank in range(ranks)]
@@ -95,7 +95,8 @@ def _wait(processes: list[Any], timeout: float) -> str:
     return f"ranks {late} had not ended after {timeout:g} s" if late else ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
