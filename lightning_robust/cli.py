@@ -116,7 +116,15 @@ class RobustCLI(LightningCLI):
             kwargs["strategy"] = fitting_ddp(given["accumulate_grad_batches"])
         if given["logger"] in (None, True) and not given["fast_dev_run"]:
             kwargs["logger"] = _loggers(place, run)
-        return super().instantiate_trainer(**kwargs)
+        best = self._get(self.config_init, "checkpoint")
+        last, best.save_last = best.save_last, None
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        if last and trainer.checkpoint_callbacks:
+            # `save_last` writes only where the best one changed, so a killed run would go on from the best:
+            # https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.6/src/lightning/pytorch/callbacks/model_checkpoint.py
+            keeper = ModelCheckpoint(best.dirpath, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+            trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
+        return trainer
 
     def before_validate(self) -> None:
         """`RobustEvaluation` prints the table."""

@@ -200,3 +200,20 @@ def test_two_processes_train_and_test_in_one_folder(folder: Path) -> None:
     report = json.loads((the_run(folder, "Digits/AT/test-*") / "robustness.json").read_text())
     assert (report["n"], report["devices"]) == (450, 2)
     the_run(folder, "Digits/AT/fit-*")
+
+
+def test_the_last_checkpoint_is_the_last_epochs_though_the_best_is_older(folder: Path) -> None:
+    """Killed after an epoch that was no better, a run goes on from there and not from the best epoch."""
+    still = "--model.optimizer.init_args.lr=0.0"  # no epoch is better than the first
+    main(["fit", "--config", AT, *QUICK, "--trainer.max_epochs=3", still])
+    (best,) = folder.rglob("best-*.ckpt")
+    (last,) = folder.rglob("last*.ckpt")
+    assert [torch.load(path, weights_only=True)["global_step"] for path in (best, last)] == [2, 6]
+    main(["fit", "--config", AT, *QUICK, "--trainer.max_epochs=4", still, "--ckpt_path", str(last)])
+    assert torch.load(last, weights_only=True)["global_step"] == 8
+    assert len(list(folder.rglob("*.ckpt"))) == 2
+
+
+def test_the_last_checkpoint_can_be_left_out(folder: Path) -> None:
+    main(["fit", "--config", AT, *QUICK, "--checkpoint.save_last=false"])
+    assert [path.name[:4] for path in folder.rglob("*.ckpt")] == ["best"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.draws import Draws
+from lightning_robust.folded import exact, unsure
 from lightning_robust.losses import cross_entropy, dlr, margin
 from lightning_robust.modes import AttackBN, crafting, full_precision, ordinary
 from lightning_robust.threat import Threat
@@ -24,6 +25,10 @@ _listener: ContextVar[Listener | None] = ContextVar("attack_progress", default=N
 _portion: ContextVar[tuple[int, int]] = ContextVar("attack_portion", default=(0, 1))
 
 
+FORWARD_ROOM = 4
+"""How many times as many images fit where no gradient is taken, since no layer's output has to be kept."""
+
+
 class Attack(ABC):
     """Finds, within a threat model, examples on which a net errs.
 
@@ -34,8 +39,15 @@ class Attack(ABC):
         threat: the perturbations allowed.
     """
 
+    gradients: bool = True
+    """Whether it takes gradients."""
+
     def __init__(self, threat: Threat | None = None) -> None:
         self.threat = threat or Threat()
+
+    def fitting(self, batch_size: int) -> int:
+        """How many images it may take at a time where `batch_size` fit with their gradients."""
+        return batch_size * (1 if self.gradients else FORWARD_ROOM)
 
     @abstractmethod
     def __call__(
@@ -95,12 +107,15 @@ def _part(value: Any, which: Tensor) -> Any:
 def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
     """Which samples [b] the net errs on, given its logits; under autocast only those on which it errs in fp32 too.
 
-    So a search in half precision claims no success that is not one.
+    So a search in half precision claims no success that is not one; nor does one on a `Folded` net.
     """
     wrong = logits.argmax(1) != y
-    if torch.is_autocast_enabled(x_adv.device.type) and wrong.any():
-        with full_precision(x_adv):
-            wrong[wrong.clone()] = net(x_adv[wrong]).argmax(1) != y[wrong]
+    half, judge = torch.is_autocast_enabled(x_adv.device.type), exact(net)
+    if (half or judge is not net) and wrong.any():
+        doubtful = wrong if half else wrong & unsure(logits, y)
+        if doubtful.any():
+            with full_precision(x_adv):
+                wrong[doubtful.clone()] = judge(x_adv[doubtful]).argmax(1) != y[doubtful]
     return wrong
 
 

@@ -97,6 +97,8 @@ class Square(Attack):
     on 32 x 32 pixels it makes no measurable difference.
     """
 
+    gradients = False
+
     def __init__(
         self,
         threat: Threat | None = None,

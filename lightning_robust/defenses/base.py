@@ -206,9 +206,7 @@ class Defense(LightningModule, ABC):
         schedule: dict[str, Any] = {"scheduler": self._scheduler(optimizer), "interval": self._interval}
         if self._lr_batch_size is not None and isinstance(schedule["scheduler"], (OneCycleLR, CyclicLR)):
             kind = type(schedule["scheduler"]).__name__
-            raise ValueError(
-                f"{kind} sets rates of its own, which lr_batch_size does not scale: leave one out."
-            )
+            raise ValueError(f"{kind} sets rates of its own, which lr_batch_size does not scale: leave one out.")
         if isinstance(schedule["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
             schedule["monitor"] = getattr(schedule["scheduler"], "monitor", "val/worst_acc")
         return {"optimizer": optimizer, "lr_scheduler": schedule}
