@@ -208,17 +208,17 @@ class Plan:
 
 
 def _words(seconds: float) -> str:
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 120
-        else f"{seconds / 60:.1f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    for most, unit, word in ((120, 1, "s"), (7200, 60, "min")):
+        if seconds < most:
+            return f"{seconds / unit:.1f} {word}"
+    return f"{seconds / 3600:.1f} h"
 
 
 class RobustTrainer(Trainer):
     """Lightning's trainer, which can also say how long a recipe would take."""
+
+    planned: Plan | None = None
+    """What `plan` found last."""
 
     def plan(
         self,
@@ -252,13 +252,13 @@ class RobustTrainer(Trainer):
         self.fit(model, datamodule=datamodule)
         self.callbacks.remove(stopwatch)  # type: ignore[attr-defined]
         first, probes = stopwatch.measured[0], stopwatch.measured[1:] or stopwatch.measured
-        full = [_batches(limit, len(loader)) for limit, loader in zip(limits, self._loaders(), strict=True)]
+        full = [_batches(limit, n) for limit, n in zip(limits, self._batches(), strict=True)]
         seen = self.num_training_batches, sum(self.num_val_batches)
         usual = statistics.mean(probe.whole(int(seen[0]), 1) for probe in probes)
         once = first.began - stopwatch.began + max(first.whole(int(seen[0]), 1) - usual, 0.0)
         epoch = statistics.mean(probe.whole(full[0], full[1] / max(seen[1], 1) / every) for probe in probes)
         step = statistics.mean(probe.step for probe in probes)
-        plan = Plan(
+        self.planned = Plan(
             epochs=epochs,
             steps=full[0],
             devices=self.world_size,
@@ -270,12 +270,14 @@ class RobustTrainer(Trainer):
             attacks=self._attacks(model, datamodule, seconds),
         )
         if self.is_global_zero:
-            Console().print(plan.table(devices))
-        return plan
+            Console().print(self.planned.table(devices))
+        return self.planned
 
-    def _loaders(self) -> tuple[Any, Any]:
-        loader = self.val_dataloaders
-        return self.train_dataloader, loader[0] if isinstance(loader, list) else loader
+    def _batches(self) -> tuple[int, int]:
+        """Of an epoch and of a validation without limits."""
+        train: Any = self.train_dataloader
+        val: Any = self.val_dataloaders or ()
+        return len(train), sum(len(loader) for loader in (val if isinstance(val, (list, tuple)) else (val,)))
 
     def _attacks(self, model: Any, datamodule: Any, seconds: float) -> dict[str, float]:
         """Seconds of each attack on the test set, on the devices at hand."""

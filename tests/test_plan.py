@@ -61,6 +61,7 @@ def trainer(**settings: Any) -> RobustTrainer:
         ({"check_val_every_n_epoch": 2}, 6, 5),
         ({"limit_train_batches": 4}, 4, 10),
         ({"limit_train_batches": 0.5, "limit_val_batches": 1}, 3, 5),
+        ({"limit_val_batches": 0}, 6, 0),
     ],
 )
 def test_every_part_of_the_recipe_counts_as_often_as_it_comes(

@@ -1,0 +1,70 @@
+"""Does `lightning-robust plan` say how long a recipe takes? Planned against measured.
+
+python benchmarks/plan.py [--recipes [at,iaat]]
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+from harness import Row, write
+from jsonargparse import auto_cli
+from recipes import CONFIGS, quiet
+
+from lightning_robust.cli import RobustCLI
+from lightning_robust.plan import RobustTrainer
+
+RECIPES = ["standard", "at", "trades", "mart_awp", "emr_at", "iaat", "st", "rst"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+
+
+class _CLI(RobustCLI):
+    def before_fit(self) -> None:
+        """Start the clock."""
+        self.began = time.perf_counter()
+
+    def after_fit(self) -> None:
+        """Stop it."""
+        self.seconds = time.perf_counter() - self.began
+
+
+def measure(recipe: str, folder: str) -> Row:
+    """Plan the recipe, then train it; by the wall clock, as a user would."""
+    config = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
+    config["trainer"]["default_root_dir"] = folder
+    file = Path(folder, f"{recipe}.yaml")
+    file.write_text(yaml.safe_dump(config))
+    began = time.perf_counter()
+    trainer = _CLI(["plan", "--config", str(file), "--seconds=1", *QUIET]).trainer
+    spent = time.perf_counter() - began
+    assert isinstance(trainer, RobustTrainer)
+    assert trainer.planned is not None
+    took = _CLI(["fit", "--config", str(file), *QUIET]).seconds
+    return {
+        "recipe": recipe,
+        "planned, s": round(trainer.planned.fit, 1),
+        "took, s": round(took, 1),
+        "planned / took": round(trainer.planned.fit / took, 3),
+        "planning, s": round(spent, 1),
+    }
+
+
+def main(recipes: list[str] = RECIPES) -> None:
+    """Measure, print the table, and leave it in results/plan.{csv,md}.
+
+    Args:
+        recipes: names of files in configs/digits.
+    """
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure(recipe, folder) for recipe in recipes]
+    far = [str(row["recipe"]) for row in rows if abs(float(row["planned / took"]) - 1) > 0.25]
+    caption = "Seconds of `fit` by the wall clock. Required: within 25 %. " + (
+        f"Not met: {', '.join(far)}." if far else "All met."
+    )
+    print(write("plan", "Planned and measured", rows, caption))
+
+
+if __name__ == "__main__":
+    auto_cli(main)
