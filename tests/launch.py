@@ -1,0 +1,67 @@
+"""Jobs started by torchrun, as on a cluster."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.ddp import free_port
+
+DRIVER = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from lightning import Callback
+from lightning_robust.cli import RobustCLI
+
+class Dies(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        now = trainer.global_rank, trainer.current_epoch, batch_idx
+        if dies and now == (1, *map(int, dies)) and not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    arguments, dies = sys.argv[1:], None
+    if "dies" in arguments:  # and then epoch and batch
+        at = arguments.index("dies")
+        arguments, dies = arguments[:at], arguments[at + 1 :]
+    del sys.argv[1:]
+    cli = RobustCLI([*arguments, "--trainer.callbacks+=__main__.Dies"])
+    found = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    weights = {name: value.cpu() for name, value in cli.model.state_dict().items() if name.startswith("net.")}
+    radii = cli.model.radii.values if hasattr(cli.model, "radii") else torch.zeros(0)
+    torch.save((found, weights, radii, cli.trainer.log_dir), f"{arguments[0]}-{os.environ['RANK']}.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+"""
+
+
+def named(job: str) -> list[str]:
+    """A job of two processes that is found again by its name."""
+    where = f"--rdzv_endpoint=127.0.0.1:{free_port()}"
+    return ["--nnodes=1", "--nproc_per_node=2", "--rdzv_backend=c10d", f"--rdzv_id={job}", where]
+
+
+def launch(folder: Path, options: list[str], command: list[str]) -> "subprocess.Popen[str]":
+    (folder / "driver.py").write_text(DRIVER)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    # the addresses of processes that died: https://github.com/pytorch/pytorch/issues/135712
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *options, "driver.py", *command]
+    return subprocess.Popen(
+        torchrun, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def results(folder: Path, command: str) -> list[Any]:
+    return [torch.load(folder / f"{command}-{rank}.pt", weights_only=True) for rank in (0, 1)]
