@@ -8,6 +8,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # nets so small are slower with more thread
 from collections.abc import Iterator
 
 import hypothesis
+
+# typing keeps the first of equal unions: after foolbox's `float | int`, Lightning's `int | float` would read 1 as 100 %
+import lightning  # noqa: F401
 import pytest
 import torch
 from beartype import BeartypeConf, beartype

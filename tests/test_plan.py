@@ -101,7 +101,7 @@ def test_an_attack_is_extrapolated_after_its_time(monkeypatch: pytest.MonkeyPatc
     assert clock.seconds - began < 15
 
 
-def test_the_evaluation_is_of_the_whole_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_evaluation_is_of_the_whole_test_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = Clock(monkeypatch)
 
     class Ticking(PGD):
@@ -110,7 +110,7 @@ def test_the_evaluation_is_of_the_whole_test_set(monkeypatch: pytest.MonkeyPatch
             return super().__call__(net, x, *args, **settings)
 
     evaluation = RobustEvaluation({"pgd": Ticking(Threat(eps=0.1), steps=1)}, fit_attacks={}, figure_samples=0)
-    plan = trainer(callbacks=[evaluation]).plan(Slow(clock), Few(n=8, batch_size=4, test_size=11), steps=2)
+    plan = trainer(callbacks=[evaluation], default_root_dir=tmp_path).plan(Slow(clock), Few(n=8, batch_size=4, test_size=11), steps=2)
     assert plan.attacks == {"pgd": pytest.approx(22)}
     assert plan.test == pytest.approx(22)
 
