@@ -27,7 +27,6 @@ from lightning_robust.attacks import PGD, AutoAttack
 from lightning_robust.data import Digits
 from lightning_robust.defenses import AT, ST, Defense, Standard
 from lightning_robust.draws import Draws
-from lightning_robust.folded import Folded, folded
 from lightning_robust.models import SmallConvNet
 from lightning_robust.modes import quiet_logits
 from lightning_robust.threat import Norm, Threat
@@ -140,11 +139,13 @@ def trained(name: NetName, folder: Path) -> nn.Module:
 
 
 def ours(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None, bf16: bool = False) -> Attack:
-    """The package's; with `bf16`, the search runs in it."""
+    """The package's; with `bf16`, the search runs in it, on images in the memory format channels_last."""
     whole = AutoAttack(case.threat, batch_size=case.batch)
     attack = whole if stage is None else whole.stages[stage]
 
     def run(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        if bf16:
+            x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
             return attack(net, x, y, draws=Draws(seed, index))
 
@@ -225,15 +226,6 @@ class Metered(nn.Module):
         self.seconds += time.perf_counter() - self.began
 
 
-def metered(case: Case) -> tuple[nn.Module, Metered]:
-    """The net as the package's evaluation searches on it, and what adds up the seconds of its passes."""
-    net = folded(case.net, case.x)
-    if not isinstance(net, Folded):
-        raise RuntimeError(f"{case.name}: the net could not be folded.")
-    meter = Metered(net.quick).eval()
-    return Folded(case.net, meter).eval(), meter
-
-
 class _Mark(torch.autograd.Function):
     """The identity, whose backward pass calls a function."""
 
@@ -289,11 +281,13 @@ def percent(part: Tensor) -> float:
 
 def whole_version(case: Case, others: list[str]) -> list[Row]:
     """One line for each precision of our search: accuracies, agreement, and times in one interleaved run."""
-    net, meter = metered(case)
-    arms = {"ours": Whole(case, ours(case, net), meter)}
+    metered = Metered(case.net).eval()
+    arms = {"ours": Whole(case, ours(case, metered), metered)}
     if case.name == "colours AT":
-        half, meter = metered(case)
-        arms["bf16"] = Whole(case, ours(case, half, bf16=True), meter)
+        like = SmallConvNet(CLASSES, 3, width=32)
+        like.load_state_dict(case.net.state_dict())
+        half = Metered(like.eval().to(memory_format=torch.channels_last)).eval()
+        arms["bf16"] = Whole(case, ours(case, half, bf16=True), half)
     arms.update({name: Whole(case, OTHERS[name](case, case.net)) for name in others})
     seconds = interleave(arms, ROUNDS[case.name.split()[0]])
     clean = percent(quiet_logits(case.net, case.x).argmax(1) == case.y)

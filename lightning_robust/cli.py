@@ -105,7 +105,8 @@ class RobustCLI(LightningCLI):
         given = self._get(self.config_init, "trainer")
         place = Path(given["default_root_dir"] or "runs", type(self.datamodule).__name__, type(self.model).__name__)
         run = self._run_name(place)
-        if self.subcommand == "plan":  # leaves nothing
+        planning = self.subcommand == "plan"  # leaves nothing
+        if planning:
             place = Path(self._scratch)
             kwargs.update(enable_progress_bar=False, enable_model_summary=False)
         kwargs["default_root_dir"] = str(place / run)
@@ -114,16 +115,16 @@ class RobustCLI(LightningCLI):
         n = processes(given["accelerator"], given["devices"], given["num_nodes"])
         if given["strategy"] == "auto" and n > 1:
             kwargs["strategy"] = fitting_ddp(given["accumulate_grad_batches"])
-        if given["logger"] in (None, True) and not given["fast_dev_run"]:
+        if (planning or given["logger"] in (None, True)) and not given["fast_dev_run"]:
             kwargs["logger"] = _loggers(place, run)
         best = self._get(self.config_init, "checkpoint")
         last, best.save_last = best.save_last, None
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         if last and trainer.checkpoint_callbacks:
-            # `save_last` writes only where the best one changed, so a killed run would go on from the best:
-            # https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.6/src/lightning/pytorch/callbacks/model_checkpoint.py
-            keeper = ModelCheckpoint(best.dirpath, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-            trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
+            trainer.callbacks.append(_keeper(best))  # type: ignore[attr-defined]
+        for checkpoint in trainer.checkpoint_callbacks if planning else ():
+            if isinstance(checkpoint, ModelCheckpoint):
+                checkpoint.dirpath = None
         return trainer
 
     def before_validate(self) -> None:
@@ -164,6 +165,24 @@ class RobustCLI(LightningCLI):
             return f"slurm-{os.environ['SLURM_JOB_ID']}"
         job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
         return None if job == "none" else f"torchrun-{job}"
+
+
+def _keeper(best: ModelCheckpoint) -> ModelCheckpoint:
+    """Writes `last.ckpt` after each epoch, or at the steps or times at which the best one is looked for.
+
+    `save_last` writes only where the best one changed, so a killed run would go on from the best:
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.6/src/lightning/pytorch/callbacks/model_checkpoint.py
+    """
+    steps, interval = best._every_n_train_steps or None, best._train_time_interval
+    epochs = None if steps or interval else True
+    return ModelCheckpoint(
+        best.dirpath,
+        "last",
+        every_n_train_steps=steps,
+        train_time_interval=interval,
+        save_on_train_epoch_end=epochs,
+        enable_version_counter=False,
+    )
 
 
 def _rank() -> int:

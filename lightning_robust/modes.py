@@ -148,12 +148,6 @@ class Steady(nn.Module):
         super().__init__()
         self.net = net
 
-    @property
-    def exact(self) -> Any:
-        """The same of the net whose word counts (see `Folded`)."""
-        inner = getattr(self.net, "exact", self.net)
-        return self if inner is self.net else Steady(inner)
-
     def forward(self, x: Tensor) -> Tensor:
         """The net's logits."""
         b = len(x)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import lightning_robust.plan
-from lightning_robust.attacks import PGD
+from lightning_robust.attacks import FAB, PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.cli import main
 from lightning_robust.defenses import AT
@@ -110,9 +110,24 @@ def test_the_evaluation_is_of_the_whole_test_set(monkeypatch: pytest.MonkeyPatch
             return super().__call__(net, x, *args, **settings)
 
     evaluation = RobustEvaluation({"pgd": Ticking(Threat(eps=0.1), steps=1)}, fit_attacks={}, figure_samples=0)
-    plan = trainer(callbacks=[evaluation], default_root_dir=tmp_path).plan(Slow(clock), Few(n=8, batch_size=4, test_size=11), steps=2)
+    plan = trainer(callbacks=[evaluation], default_root_dir=tmp_path).plan(
+        Slow(clock), Few(n=8, batch_size=4, test_size=11), steps=2
+    )
     assert plan.attacks == {"pgd": pytest.approx(22)}
     assert plan.test == pytest.approx(22)
+
+
+def test_an_attack_of_its_own_looks_for_the_nearest_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, net = Clock(monkeypatch), plain_net()
+
+    def slow(x: Tensor) -> Tensor:
+        clock.seconds += 1
+        out: Tensor = net(x)
+        return out
+
+    attack, x = FAB(Threat(eps=9.0), steps=7), torch.rand(4, 1, 4, 4)
+    assert attack_seconds(attack, slow, x, limit=99, nearest=True) == 1 + 7 * 2
+    assert attack_seconds(attack, slow, x, limit=99) < 8
 
 
 def test_without_a_number_of_epochs_there_is_no_plan() -> None:
@@ -125,9 +140,11 @@ def test_the_command_prints_a_table_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     quick = ["--steps=2", "--seconds=0.1", "--devices=[1,4]", "--trainer.accelerator=cpu", "--trainer.max_epochs=7"]
-    main(["plan", "--config", str(CONFIG), *quick])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "last.ckpt").write_text("a checkpoint of another run")
+    main(["plan", "--config", str(CONFIG), *quick, "--checkpoint.dirpath=mine"])
     printed = capsys.readouterr().out
     assert "7 epochs of 19 steps on 1 x CPU" in printed
     for row in ("a training step", "images a second", "peak memory", "fit", "test: pgd50", "on 4 devices"):
         assert row in printed
-    assert list(tmp_path.iterdir()) == []
+    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["a checkpoint of another run"]

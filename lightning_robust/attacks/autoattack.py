@@ -26,7 +26,6 @@ class AutoAttack(Ensemble):
         threat: the perturbations allowed: linf, l2 or l1.
         version: "standard", "rapid", "rand" or "plus".
         batch_size: see `Ensemble`.
-        fold: see `Ensemble`.
 
     Raises:
         ValueError: for an unknown version.
@@ -37,15 +36,11 @@ class AutoAttack(Ensemble):
     """
 
     def __init__(
-        self,
-        threat: Threat | None = None,
-        version: Version = "standard",
-        batch_size: int | None = None,
-        fold: bool = True,
+        self, threat: Threat | None = None, version: Version = "standard", batch_size: int | None = None
     ) -> None:
         if version not in get_args(Version):
             raise ValueError(f"Unknown version {version!r}: choose one of {', '.join(get_args(Version))}.")
-        super().__init__(_attacks(threat or Threat(), version), batch_size, fold)
+        super().__init__(_attacks(threat or Threat(), version), batch_size)
         self.version = version
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lightning_robust.draws import Draws
-from lightning_robust.folded import exact, unsure
 from lightning_robust.losses import cross_entropy, dlr, margin
 from lightning_robust.modes import AttackBN, crafting, full_precision, ordinary
 from lightning_robust.threat import Threat
@@ -107,15 +106,12 @@ def _part(value: Any, which: Tensor) -> Any:
 def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
     """Which samples [b] the net errs on, given its logits; under autocast only those on which it errs in fp32 too.
 
-    So a search in half precision claims no success that is not one; nor does one on a `Folded` net.
+    So a search in half precision claims no success that is not one.
     """
     wrong = logits.argmax(1) != y
-    half, judge = torch.is_autocast_enabled(x_adv.device.type), exact(net)
-    if (half or judge is not net) and wrong.any():
-        doubtful = wrong if half else wrong & unsure(logits, y)
-        if doubtful.any():
-            with full_precision(x_adv):
-                wrong[doubtful.clone()] = judge(x_adv[doubtful]).argmax(1) != y[doubtful]
+    if torch.is_autocast_enabled(x_adv.device.type) and wrong.any():
+        with full_precision(x_adv):
+            wrong[wrong.clone()] = net(x_adv[wrong]).argmax(1) != y[wrong]
     return wrong
 
 

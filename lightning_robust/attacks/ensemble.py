@@ -8,7 +8,6 @@ from torch import Tensor
 from lightning_robust.attacks.base import Attack, craft, misclassified
 from lightning_robust.attacks.runs import room_for
 from lightning_robust.draws import Draws
-from lightning_robust.folded import exact, folded
 from lightning_robust.modes import AttackBN, Steady, full_precision
 from lightning_robust.types import Net, Objective, Radius
 
@@ -21,13 +20,12 @@ class Ensemble(Attack):
         batch_size: images at a time, at most (four times as many where no gradient is taken); the survivors of all
             batches fill the next stage's, and so do several targets or restarts of a sample. By default as many as
             there are samples.
-        fold: search on the net with its batch norms folded, where that can be done (see `Folded`).
 
     Raises:
         ValueError: for no attacks, different threat models, or a batch size < 1.
     """
 
-    def __init__(self, attacks: Mapping[str, Attack], batch_size: int | None = None, fold: bool = True) -> None:
+    def __init__(self, attacks: Mapping[str, Attack], batch_size: int | None = None) -> None:
         threats = list(dict.fromkeys(attack.threat for attack in attacks.values()))
         if len(threats) != 1:
             raise ValueError(
@@ -38,7 +36,7 @@ class Ensemble(Attack):
             raise ValueError(f"batch_size must be >= 1, got {batch_size}.")
         super().__init__(threats[0])
         self.attacks = dict(attacks)
-        self.batch_size, self.fold = batch_size, fold
+        self.batch_size = batch_size
 
     @property
     def stages(self) -> dict[str, Attack]:
@@ -62,7 +60,7 @@ class Ensemble(Attack):
         draws: Draws | None = None,
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`. What no attack breaks is returned as it is."""
-        size, net = self.batch_size or max(len(x), 1), Steady(folded(net, x) if self.fold and bn == "eval" else net)
+        size, net = self.batch_size or max(len(x), 1), Steady(net)
         with craft(net, x, target, bn, draws) as (x, y, draws), room_for(size):
             x_adv = x.clone()
             left = _standing(net, x, y, torch.arange(len(x), device=x.device), size)
@@ -93,7 +91,6 @@ def _rows(value: Radius | None, which: Tensor) -> Radius | None:
 @torch.no_grad()
 def _standing(net: Net, x: Tensor, y: Tensor, among: Tensor, size: int) -> Tensor:
     """Which of these samples are classified correctly, in fp32."""
-    judge = exact(net)
     with full_precision(x):
-        wrong = [misclassified(judge, x[some], judge(x[some]), y[some]) for some in torch.split(among, size)]
+        wrong = [misclassified(net, x[some], net(x[some]), y[some]) for some in torch.split(among, size)]
     return among[~torch.cat(wrong)] if len(among) else among

@@ -112,7 +112,7 @@ class PGD(Attack):
         step = column(step_size, x)
         with craft(net, x, target, bn, draws) as (x, target, draws):
             if self.random_targets is not None:
-                target = other_classes(target, self.random_targets, draws.fork(TARGETS))
+                target = self.aimed(target, draws)[1]
             begin = random_start(x, self.threat, self.start, radius, draws) if start is None else ordinary(start)
             x_adv = self._climb(net, x, target, objective, radius, step, begin)
             for _ in range(1, self.restarts):
@@ -128,6 +128,14 @@ class PGD(Attack):
                 better = solved | (new > value[left])
                 x_adv = x_adv.index_copy(0, left[better], again[better])
         return x_adv.detach()
+
+    def aimed(self, y: Tensor, draws: Draws) -> tuple["PGD", Tensor]:
+        """With random targets the attack on given ones, and targets drawn for labels y [b]; else as it is, and y."""
+        if self.random_targets is None:
+            return self, y
+        other = copy.copy(self)
+        other.random_targets = None
+        return other, other_classes(y, self.random_targets, draws.fork(TARGETS))
 
     def with_steps(self, steps: int) -> "PGD":
         """The same attack with another number of steps."""

@@ -41,7 +41,7 @@ class Runs:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The rows of each batch: positions of samples, and numbers of runs."""
-        samples, room = torch.nonzero(self.first)[:, 0], max(len(self.first), _room.get())
+        samples, room = torch.nonzero(self.first)[:, 0], max(len(self.first), _room.get(), 1)
         row = samples.repeat(self.count)
         run = torch.arange(self.count, device=row.device).repeat_interleave(len(samples))
         total = -(-len(row) // room)

@@ -11,6 +11,8 @@ from lightning_robust.schedules import Schedule
 class AttackStrength(Callback):
     """Sets radius and steps of a defense's training attack at the start of each epoch; evaluation stays as it is.
 
+    Radii that a method has for each sample (IAAT, after its warm-up) follow the method's own rule.
+
     A step size that the attack was given keeps its proportion to the radius. What was set depends on the epoch alone,
     so a resumed run goes on as it would have; at the end the attack is the one it was.
 

@@ -66,8 +66,6 @@ class RobustEvaluation(Callback):
         seed: of the random numbers.
         batch_size: samples attacked at a time; by default as many as the loader gives.
         precision: "bf16" searches under autocast, where only what is misclassified in fp32 too counts as a success.
-        fold: in `validate` and `test`, search on the net with its batch norms folded, where that can be done; what
-            counts is the net's own word.
         checks: in `validate` and `test`, samples on which the evaluation itself is checked; 0 for no checks.
         strict: end with an error where a check does not pass; the command line then ends with status 3.
         state_dir: where an unfinished evaluation is kept; by default `unfinished` in the trainer's root directory.
@@ -88,7 +86,6 @@ class RobustEvaluation(Callback):
         seed: int = 0,
         batch_size: int | None = None,
         precision: Precision = "fp32",
-        fold: bool = True,
         checks: int = 64,
         strict: bool = False,
         state_dir: str | None = None,
@@ -109,7 +106,7 @@ class RobustEvaluation(Callback):
         self.attacks = attacks
         self.fit_attacks = attacks if fit_attacks is None else fit_attacks
         self.fit_samples, self.seed, self.batch_size, self.precision = fit_samples, seed, batch_size, precision
-        self.fold, self.checks, self.strict, self.state_dir = fold, checks, strict, state_dir
+        self.checks, self.strict, self.state_dir = checks, strict, state_dir
         self.figure_samples, self.figure_every_n_epochs = figure_samples, figure_every_n_epochs
         for names in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(names))  # refuses names that clash
@@ -209,7 +206,7 @@ class RobustEvaluation(Callback):
             loader = self._loaders.setdefault(i, Collected())
             attacks = self.fit_attacks if fitting else self.attacks
             size = self.batch_size or max(gather_objects(loader.largest))
-            run = Evaluation(attacks, self.seed, size, self.precision, self.fold and not fitting)
+            run = Evaluation(attacks, self.seed, size, self.precision)
             loader.samples.settle()
             run.prepare(loader.samples)
             save: Callable[[], None] = lambda: None  # noqa: E731
@@ -230,13 +227,7 @@ class RobustEvaluation(Callback):
         """Take up what an earlier, killed evaluation had found; gives the function that saves."""
         attacks = {name: describe(attack) for name, attack in self.attacks.items()}
         stage = "test" if trainer.testing else "validate"
-        settings = {
-            "stage": stage,
-            "attacks": attacks,
-            "seed": self.seed,
-            "precision": self.precision,
-            "fold": self.fold,
-        }
+        settings = {"stage": stage, "attacks": attacks, "seed": self.seed, "precision": self.precision}
         name = gather_objects(fingerprint(net, settings))[0]  # batch norms of other ranks may have seen other samples
         folder = Path(self.state_dir or Path(trainer.default_root_dir, "unfinished"), f"{name}-{i}")
         state = loader.state = State(folder)
@@ -264,7 +255,7 @@ class RobustEvaluation(Callback):
         return [check for part in gather_objects(found) for check in part]
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
-        settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision, "fold": self.fold}
+        settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}
         return {**evaluated_in(trainer), **settings}
 
     def _leave(self, trainer: Trainer, loader: "Collected", directory: Path, suffix: str) -> None:

@@ -1,15 +1,19 @@
 """IAAT: every training sample has a radius of its own, as large as the net can bear there."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from lightning_robust.attacks.pgd import PGD
 from lightning_robust.defenses.at import AT
 from lightning_robust.draws import Draws
 from lightning_robust.modes import quiet_logits
 from lightning_robust.per_sample import PerSample
 from lightning_robust.types import Batch, Views, to_float
+
+Aim: TypeAlias = tuple[PGD, Tensor]
+"""The attack, and for each sample its label, or the class to lead to."""
 
 
 class IAAT(AT):
@@ -88,12 +92,13 @@ class IAAT(AT):
         index = self._index(batch)
         right = self._withstands(batch.x, batch.y)
         draws, start, steps = self.draws(batch), None, None
+        aim = self.attack.aimed(batch.y, draws)  # one target for all that is asked of a sample
         if self.current_epoch < self.warmup:
             eps = self.attack.threat.eps * right
         else:
             present = self.radii[index]
             probe = self._probe_open if self.probing == "lazy" else self._probe_all
-            raised_ok, present_ok, reached = probe(batch, right, present, draws)
+            raised_ok, present_ok, reached = probe(batch, aim, right, present, draws)
             lowered = torch.where(present_ok, present, present - self.gamma)
             target = torch.where(raised_ok, present + self.gamma, lowered)
             eps = self.beta * (target * right).clamp_min(0) + (1 - self.beta) * present
@@ -102,33 +107,37 @@ class IAAT(AT):
         if self.cap is not None:
             eps = eps.clamp_max(self.cap)
         self.radii[index] = eps
-        return Views(self._attack(batch.x, batch.y, eps, draws.fork(2), start, steps))
+        return Views(self._attack(aim, batch.x, eps, draws.fork(2), start, steps))
 
-    def _probe_all(self, batch: Batch, right: Tensor, present: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def _probe_all(
+        self, batch: Batch, aim: Aim, right: Tensor, present: Tensor, draws: Draws
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Whether each sample withstands the raised radius, and the present one; and the strongest example met."""
-        at_present = self._attack(batch.x, batch.y, present, draws.fork(0))
-        at_raised = self._attack(batch.x, batch.y, present + self.gamma, draws.fork(1))
+        at_present = self._attack(aim, batch.x, present, draws.fork(0))
+        at_raised = self._attack(aim, batch.x, present + self.gamma, draws.fork(1))
         present_ok = self._withstands(at_present, batch.y)
         return self._withstands(at_raised, batch.y), present_ok, at_raised
 
-    def _probe_open(self, batch: Batch, right: Tensor, present: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def _probe_open(
+        self, batch: Batch, aim: Aim, right: Tensor, present: Tensor, draws: Draws
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `_probe_all`, but each probe only where its answer matters; elsewhere it is False."""
         raised_ok, present_ok, reached = torch.zeros_like(right), torch.zeros_like(right), batch.x.clone()
         for number, radius, answer in ((1, present + self.gamma, raised_ok), (0, present, present_ok)):
             some = torch.nonzero(right & ~raised_ok)[:, 0]
             if len(some):
-                x_adv = self._attack(batch.x[some], batch.y[some], radius[some], draws.fork(number)[some])
+                x_adv = self._attack((aim[0], aim[1][some]), batch.x[some], radius[some], draws.fork(number)[some])
                 answer[some] = self._withstands(x_adv, batch.y[some])
                 reached[some] = x_adv
         return raised_ok, present_ok, reached
 
     def _attack(
-        self, x: Tensor, y: Tensor, eps: Tensor, draws: Draws, start: Tensor | None = None, steps: int | None = None
+        self, aim: Aim, x: Tensor, eps: Tensor, draws: Draws, start: Tensor | None = None, steps: int | None = None
     ) -> Tensor:
-        least = self.attack.step_size or 0.0
-        step = (2 * eps / max(self.attack.steps, 1)).clamp_min(least)
-        attack = self.attack if steps is None else self.attack.with_steps(steps)
-        return attack(self.net, x, y, eps=eps, step_size=step, start=start, bn=self.attack_bn, draws=draws)
+        attack, target = aim
+        step = (2 * eps / max(attack.steps, 1)).clamp_min(attack.step_size or 0.0)
+        attack = attack if steps is None else attack.with_steps(steps)
+        return attack(self.net, x, target, eps=eps, step_size=step, start=start, bn=self.attack_bn, draws=draws)
 
     def _withstands(self, x: Tensor, y: Tensor) -> Tensor:
         return quiet_logits(self.net, x, self.attack_bn).argmax(1) == y

@@ -28,7 +28,7 @@ class ST(Defense):
         kwargs: see `Defense`. The attack's steps, step size and start are used.
 
     Raises:
-        ValueError: for a negative beta or an unknown discrepancy.
+        ValueError: for a negative beta, an unknown discrepancy, or an attack with settings that are not used.
 
     Paper: Li et al. 2023 (arXiv 2205.11156), equation 6 and algorithm 1.
     Reference: qizhangli/ST-AT@82fc69f, which implements the symmetric KL alone; "js" and "l2" follow the paper's names.
@@ -50,6 +50,11 @@ class ST(Defense):
         if beta < 0 or discrepancy not in DISCREPANCIES:
             raise ValueError(
                 f"ST needs beta >= 0 and a discrepancy among {', '.join(DISCREPANCIES)}, got {beta}, {discrepancy!r}."
+            )
+        if self.attack.targeted or self.attack.momentum or self.attack.restarts > 1:
+            raise ValueError(
+                "ST moves both examples in its own way: of the attack it takes threat, steps, step_size and start; "
+                "leave targeted, momentum and restarts out."
             )
         self.beta, self.discrepancy, self.keep_roles = beta, discrepancy, keep_roles
 

@@ -14,7 +14,6 @@ from lightning_robust.attacks.runs import room_for
 from lightning_robust.checks import check_examples
 from lightning_robust.draws import Draws
 from lightning_robust.evaluation.samples import Samples, gather_objects
-from lightning_robust.folded import exact, folded
 from lightning_robust.modes import Steady, full_precision, quiet_logits
 from lightning_robust.types import Net
 
@@ -46,20 +45,12 @@ class Evaluation:
         batch_size: samples attacked at a time; those that stand after a stage are pooled into full batches again.
         precision: of the search: "bf16" runs the attacks under autocast, where each counts as a success only what is
             misclassified in fp32 too. The verdict is given in fp32 in any case.
-        fold: search on the net with its batch norms folded, where that can be done (see `Folded`); verdicts are the
-            net's own.
     """
 
     def __init__(
-        self,
-        attacks: Mapping[str, Attack],
-        seed: int = 0,
-        batch_size: int = 128,
-        precision: Precision = "fp32",
-        fold: bool = True,
+        self, attacks: Mapping[str, Attack], seed: int = 0, batch_size: int = 128, precision: Precision = "fp32"
     ) -> None:
         self.attacks, self.seed, self.batch_size, self.precision = dict(attacks), seed, batch_size, precision
-        self.fold = fold
         self.seconds: dict[str, float] = {}
         self.examples: dict[str, dict[int, Tensor]] = {name: {} for name in attacks}  # (x, x_adv) [2 c h w] by index
 
@@ -108,7 +99,6 @@ class Evaluation:
         Raises:
             ValueError: if an attack leaves its threat model.
         """
-        search: Net | None = None
         for name, attack in self.attacks.items():
             for number, (stage, part) in enumerate(stages(name, attack).items()):
                 size = part.fitting(self.batch_size)
@@ -121,9 +111,7 @@ class Evaluation:
                     for k in range(max(gather_objects(len(batches)))):
                         rows = batches[k] if k < len(batches) else todo[:0]
                         if len(rows):
-                            if search is None:
-                                search = Steady(folded(net, samples["x"][:1].to(device)) if self.fold else net)
-                            self._attack(search, samples, rows, name, number, part, device)
+                            self._attack(net, samples, rows, name, number, part, device)
                             save()
                         standing = sum(gather_objects(int(worst(samples.columns, self.attacks).sum())))
                         now = time.perf_counter()
@@ -141,6 +129,7 @@ class Evaluation:
         self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, attack: Attack, device: torch.device
     ) -> None:
         """One batch of one stage."""
+        net = Steady(net)
         x, y, index = (samples[column][rows].to(device) for column in ("x", "y", "index"))
         draws = Draws(self.seed, index)
         if self.attacks[name].stages:
@@ -151,7 +140,7 @@ class Evaluation:
             with room_for(self.batch_size):
                 x_adv = find(net, x, y, draws=draws)
         with full_precision(x):
-            predicted = quiet_logits(exact(net), x_adv).argmax(1)
+            predicted = quiet_logits(net, x_adv).argmax(1)
         size = attack.threat.distance(x_adv.double(), x.double())
         wrong = predicted != y
         if nearest:

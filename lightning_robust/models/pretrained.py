@@ -127,7 +127,7 @@ def build(config: Any) -> nn.Module:
         raise ValueError(f"The export's config.json asks for other weights ({', '.join(outside)}): refused.")
     try:
         return cls(**settings)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"The export's config.json does not describe a {cls.__name__}: {error}") from error
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_robust.attacks import APGD, FAB, PGD, AutoAttack, Ensemble, Square, autoattack
-from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.base import FORWARD_ROOM, Attack
 from lightning_robust.draws import Draws
 from lightning_robust.threat import Threat
 from tests.toys import conv_net
@@ -127,3 +127,19 @@ class TestAutoAttack:
         x_adv = autoattack(net, x, y, "linf", 0.3, version="rapid")
         assert (net(x_adv).argmax(1) != y).all()
         assert all(isinstance(stage, APGD) for stage in AutoAttack(THREAT, "rapid").stages.values())
+
+
+def test_attacks_without_gradients_take_more_images_at_a_time():
+    assert Square().fitting(10) == FORWARD_ROOM * 10
+    assert APGD().fitting(10) == FAB().fitting(10) == 10
+    sizes = {False: [], True: []}
+
+    def net(x):
+        sizes[torch.is_grad_enabled()].append(len(x))
+        return 1e-3 * x.flatten(1)[:, :4] + torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    threat = Threat(eps=1e-3)
+    attack = Ensemble({"apgd": APGD(threat, steps=2), "square": Square(threat, queries=3)}, batch_size=8)
+    attack(net, torch.rand(48, 1, 4, 4), torch.zeros(48, dtype=torch.long))
+    assert max(sizes[True]) == 8
+    assert max(sizes[False]) == 32

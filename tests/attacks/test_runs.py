@@ -33,7 +33,8 @@ def test_there_is_room_for_the_batch_or_for_more():
         assert rows(Runs(needed, 3)) == [[(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)], [(2, 2)]]
     with room_for(1):
         assert rows(Runs(needed, 1)) == [[(1, 0), (2, 0)]]
-    assert rows(Runs(torch.zeros(3, dtype=torch.bool), 3)) == []
+    for b in (3, 0):
+        assert rows(Runs(torch.zeros(b, dtype=torch.bool), 3)) == []
 
 
 def test_a_settled_sample_is_not_run_again():
@@ -108,6 +109,11 @@ def test_neither_do_the_nearest_examples(net, name):
         with room_for(room):
             found.append(attack.nearest(net, X, y, draws=Draws(0, torch.arange(12)), enough=0.01))
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_empty_batch_gives_an_empty_batch(net, name):
+    assert ATTACKS[name](net, X[:0], torch.zeros(0, dtype=torch.long)).shape == (0, 3, 8, 8)
 
 
 def test_the_batches_are_full(net):

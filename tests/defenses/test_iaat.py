@@ -202,7 +202,7 @@ def test_lazy_probing_attacks_only_where_the_answer_is_open(monkeypatch: pytest.
     defense.radii[batch.index] = torch.full((8,), 0.04)
     sizes = []
     attack = defense._attack
-    monkeypatch.setattr(defense, "_attack", lambda x, *args: (sizes.append(len(x)), attack(x, *args))[1])
+    monkeypatch.setattr(defense, "_attack", lambda aim, x, *args: (sizes.append(len(x)), attack(aim, x, *args))[1])
     defense.generate(batch)
     # the raised radius for the 7 that are right, the present one for the 3 that fell at 0.07, then the whole batch
     assert sizes == [7, 3, 8]
@@ -328,3 +328,31 @@ def test_settings_out_of_range_are_refused(settings: Any) -> None:
 def test_radii_may_be_written_as_fractions() -> None:
     defense = made(gamma="1.9/255", cap="16/255")
     assert (defense.gamma, defense.cap) == (1.9 / 255, 16 / 255)
+
+
+@pytest.mark.parametrize("probing", ["lazy", "all"])
+def test_all_that_is_asked_of_a_sample_in_a_step_leads_to_one_random_class(
+    probing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defense = IAAT(
+        plain_net(),
+        attack=PGD(Threat(eps=0.1), steps=2, targeted=True, random_targets=3),
+        gamma=0.02,
+        warmup=1,
+        probing=probing,
+    )
+    seen: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    call = PGD.__call__
+
+    def watched(self: PGD, net: Any, x: Tensor, target: Tensor, **settings: Any) -> Tensor:
+        assert self.targeted
+        assert self.random_targets is None
+        for image, goal in zip(x, target.tolist(), strict=True):
+            key = (defense.current_epoch, hash(image.numpy().tobytes()))
+            seen.setdefault(key, set()).add((goal, 0))
+        return call(self, net, x, target, **settings)
+
+    monkeypatch.setattr(PGD, "__call__", watched)
+    quiet_trainer(max_epochs=3, limit_val_batches=0).fit(defense, Few(n=24, batch_size=8))
+    assert len(seen) == 3 * 24
+    assert all(len(goals) == 1 for goals in seen.values())

@@ -127,3 +127,9 @@ def test_training_narrows_the_gap(discrepancy: Any, beta: float) -> None:
 def test_settings_out_of_range_are_refused(settings: Any) -> None:
     with pytest.raises(ValueError, match=r"ST needs beta >= 0 and a discrepancy among symmetric_kl, js, l2, got"):
         ST(plain_net(), **settings)
+
+
+@pytest.mark.parametrize("settings", [{"targeted": True, "random_targets": 3}, {"momentum": 0.9}, {"restarts": 2}])
+def test_settings_of_the_attack_that_are_not_used_are_refused(settings: Any) -> None:
+    with pytest.raises(ValueError, match="of the attack it takes threat, steps, step_size and start"):
+        ST(plain_net(), attack=PGD(start="normal", **settings))
