@@ -42,6 +42,7 @@ def prepare(config: Path, folder: Path) -> list[str]:
         labelled = data["init_args"].get("labelled", data)["class_path"]
         write(labelled, folder, **(sizes if labelled == "ImageNet" else {}))
         args += ["--data.init_args.batch_size=4", f"--data.init_args.val_size={20 if labelled != 'CIFAR100' else 100}"]
+        args += ["--data.init_args.num_workers=0"]  # more than the machine has cores would be warned of
         args += NARROW.get(net.get("init_args", {}).get("name", kind), [])
     if "images" in data.get("init_args", {}):
         image = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
