@@ -3,7 +3,7 @@
 import resource
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lightning_robust.attacks.base import Attack, watching
-from lightning_robust.attacks.minimum_norm import MinimumNorm
+from lightning_robust.attacks.base import watching
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.draws import Draws
-from lightning_robust.evaluation.evaluate import stages
+from lightning_robust.evaluation.evaluate import searching, stages
 from lightning_robust.modes import quiet_logits
 from lightning_robust.types import as_batch
 
@@ -138,11 +137,10 @@ class _Enough(Exception):
     """An attack has run long enough to be extrapolated."""
 
 
-def attack_seconds(attack: Attack, net: Any, x: Tensor, limit: float = 10.0, nearest: bool = False) -> float:
+def attack_seconds(attack: Callable[..., Tensor], net: Any, x: Tensor, limit: float = 10.0) -> float:
     """Of an attack on these images [b c h w], labelled as the net predicts; after `limit` seconds extrapolated.
 
-    With `nearest`, an attack that looks for the nearest example looks on within the radius, as it does where it is no
-    stage of another. An upper bound: of a trained net some samples are misclassified or broken early, and leave.
+    An upper bound: of a trained net some samples are misclassified or broken early, and leave.
     """
     y, began, share = quiet_logits(net, x).argmax(1), now(), 0.0
 
@@ -152,10 +150,9 @@ def attack_seconds(attack: Attack, net: Any, x: Tensor, limit: float = 10.0, nea
             share = done / total
             raise _Enough
 
-    find = attack.nearest if nearest and isinstance(attack, MinimumNorm) else attack
     try:
         with watching(listen):
-            find(net, x, y, draws=Draws(0, torch.arange(len(x), device=x.device)))
+            attack(net, x, y, draws=Draws(0, torch.arange(len(x), device=x.device)))
     except _Enough:
         return (now() - began) / share
     return now() - began
@@ -292,7 +289,7 @@ class RobustTrainer(Trainer):
         share, found = len(loader.sampler) / len(x), {}
         for name, attack in (evaluation.attacks if evaluation else {}).items():
             for stage, part in stages(name, attack).items():
-                found[stage] = share * attack_seconds(part, model, x, seconds, nearest=not attack.stages)
+                found[stage] = share * attack_seconds(searching(part, attack), model, x, seconds)
         return found
 
 

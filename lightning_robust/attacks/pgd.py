@@ -111,8 +111,7 @@ class PGD(Attack):
             step_size = 2.5 * radius / max(self.steps, 1) if self.step_size is None else self.step_size
         step = column(step_size, x)
         with craft(net, x, target, bn, draws) as (x, target, draws):
-            if self.random_targets is not None:
-                target = self.aimed(target, draws)[1]
+            _, target = self.aimed(target, draws)
             begin = random_start(x, self.threat, self.start, radius, draws) if start is None else ordinary(start)
             x_adv = self._climb(net, x, target, objective, radius, step, begin)
             for _ in range(1, self.restarts):

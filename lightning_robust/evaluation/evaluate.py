@@ -135,15 +135,14 @@ class Evaluation:
         if self.attacks[name].stages:
             draws = draws.fork(number)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            nearest = isinstance(attack, MinimumNorm) and not self.attacks[name].stages
-            find = attack.nearest if isinstance(attack, MinimumNorm) and nearest else attack
+            find = searching(attack, self.attacks[name])
             with room_for(self.batch_size):
                 x_adv = find(net, x, y, draws=draws)
         with full_precision(x):
             predicted = quiet_logits(net, x_adv).argmax(1)
         size = attack.threat.distance(x_adv.double(), x.double())
         wrong = predicted != y
-        if nearest:
+        if find is not attack:  # the nearest, of whatever size
             size = torch.where(wrong, size, torch.inf)
             wrong &= size <= attack.threat.eps
         else:
@@ -155,6 +154,11 @@ class Evaluation:
         samples[f"{name}/size"][rows] = size.cpu()
         for i in torch.nonzero(samples["shown"][rows])[:, 0].tolist():
             self.examples[name][int(index[i])] = torch.stack([x[i], x_adv[i]]).cpu()
+
+
+def searching(part: Attack, whole: Attack) -> Callable[..., Tensor]:
+    """How an attack is called: on its own it looks for the nearest example if it can, as a stage for one in the ball."""
+    return part.nearest if isinstance(part, MinimumNorm) and not whole.stages else part
 
 
 def stages(name: str, attack: Attack) -> dict[str, Attack]:
