@@ -117,7 +117,11 @@ class RobustCLI(LightningCLI):
             kwargs["strategy"] = fitting_ddp(given["accumulate_grad_batches"])
         if (planning or given["logger"] in (None, True)) and not given["fast_dev_run"]:
             kwargs["logger"] = _loggers(place, run)
+        best = self._get(self.config_init, "checkpoint")
+        last, best.save_last = best.save_last, None
         trainer: Trainer = super().instantiate_trainer(**kwargs)
+        if last and trainer.checkpoint_callbacks:
+            trainer.callbacks.append(_keeper(best))  # type: ignore[attr-defined]
         for checkpoint in trainer.checkpoint_callbacks if planning else ():
             if isinstance(checkpoint, ModelCheckpoint):
                 checkpoint.dirpath = None
@@ -161,6 +165,24 @@ class RobustCLI(LightningCLI):
             return f"slurm-{os.environ['SLURM_JOB_ID']}"
         job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
         return None if job == "none" else f"torchrun-{job}"
+
+
+def _keeper(best: ModelCheckpoint) -> ModelCheckpoint:
+    """Writes `last.ckpt` after each epoch, or at the steps or times at which the best one is looked for.
+
+    `save_last` writes only where the best one changed, so a killed run would go on from the best:
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.6/src/lightning/pytorch/callbacks/model_checkpoint.py
+    """
+    steps, interval = best._every_n_train_steps or None, best._train_time_interval
+    epochs = None if steps or interval else True
+    return ModelCheckpoint(
+        best.dirpath,
+        "last",
+        every_n_train_steps=steps,
+        train_time_interval=interval,
+        save_on_train_epoch_end=epochs,
+        enable_version_counter=False,
+    )
 
 
 def _rank() -> int:

@@ -202,6 +202,27 @@ def test_two_processes_train_and_test_in_one_folder(folder: Path) -> None:
     the_run(folder, "Digits/AT/fit-*")
 
 
+def test_the_last_checkpoint_is_the_last_epochs_though_the_best_is_older(folder: Path) -> None:
+    """Killed after an epoch that was no better, a run goes on from there and not from the best epoch."""
+    still = "--model.optimizer.init_args.lr=0.0"  # no epoch is better than the first
+    main(["fit", "--config", AT, *QUICK, "--trainer.max_epochs=3", still])
+    (best,) = folder.rglob("best-*.ckpt")
+    (last,) = folder.rglob("last*.ckpt")
+    assert [torch.load(path, weights_only=True)["global_step"] for path in (best, last)] == [2, 6]
+    main(["fit", "--config", AT, *QUICK, "--trainer.max_epochs=4", still, "--ckpt_path", str(last)])
+    assert torch.load(last, weights_only=True)["global_step"] == 8
+    assert len(list(folder.rglob("*.ckpt"))) == 2
+
+
+def test_the_last_checkpoint_comes_as_often_as_the_best_is_looked_for(folder: Path) -> None:
+    every = ["--checkpoint.every_n_train_steps=1", "--checkpoint.monitor=null", "--checkpoint.filename=best-{step}"]
+    main(["fit", "--config", AT, *QUICK, "--trainer.limit_val_batches=0", *every])
+    (last,) = folder.rglob("last*.ckpt")
+    state = torch.load(last, weights_only=True)
+    assert state["global_step"] == 2
+    assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] < 2  # before the epoch's end
+
+
 def test_the_last_checkpoint_can_be_left_out(folder: Path) -> None:
     main(["fit", "--config", AT, *QUICK, "--checkpoint.save_last=false"])
     assert [path.name[:4] for path in folder.rglob("*.ckpt")] == ["best"]
