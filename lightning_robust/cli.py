@@ -149,13 +149,12 @@ class RobustCLI(LightningCLI):
         folder = Path(self._get(self.config, "ckpt_path") or "").resolve().parent
         if self.subcommand == "fit" and folder.name == "checkpoints" and folder.parents[1] == place.resolve():
             return folder.parent.name  # a resumed run goes on in its own folder
+        if job := self._job():  # the same on each of its processes, whatever their environment has from elsewhere
+            config = self._parser(self.subcommand).dump(self.config[self.subcommand])
+            return f"{self.subcommand}-{job}-{hashlib.sha256(config.encode()).hexdigest()[:6]}"
         if _RUN in os.environ and _rank():
             return os.environ[_RUN]
-        unique = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
-        if job := self._job():
-            config = self._parser(self.subcommand).dump(self.config[self.subcommand])
-            unique = f"{job}-{hashlib.sha256(config.encode()).hexdigest()[:6]}"
-        os.environ[_RUN] = f"{self.subcommand}-{unique}"
+        os.environ[_RUN] = f"{self.subcommand}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
         return os.environ[_RUN]
 
     @staticmethod

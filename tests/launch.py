@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests.ddp import free_port
@@ -51,6 +52,7 @@ def launch(folder: Path, options: list[str], command: list[str]) -> "subprocess.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     # the addresses of processes that died: https://github.com/pytorch/pytorch/issues/135712
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    environment["LIGHTNING_ROBUST_RUN"] = "fit-elsewhere"  # a run that this process may have made before
     torchrun = [sys.executable, "-m", "torch.distributed.run", *options, "driver.py", *command]
     return subprocess.Popen(
         torchrun, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -58,9 +60,18 @@ def launch(folder: Path, options: list[str], command: list[str]) -> "subprocess.
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
-    output, _ = process.communicate(timeout=300)
+    output = ended(process)
     assert process.returncode == 0, output[-4000:]
     return output
+
+
+def ended(process: "subprocess.Popen[str]") -> str:
+    """What it printed; a job that hangs is stopped, and its test fails."""
+    try:
+        return process.communicate(timeout=300)[0]
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun ends its processes
+        pytest.fail(f"hung: {process.communicate()[0][-4000:]}")
 
 
 def results(folder: Path, command: str) -> list[Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.ddp import free_port
-from tests.launch import finish, launch, named, results
+from tests.launch import ended, finish, launch, named, results
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -77,7 +77,7 @@ def test_a_process_that_dies_ends_the_job_and_the_restart_goes_on(two_processes:
     options = named("dies")
     command = ["fit", *QUICK, "--trainer.devices=2", "dies", "1", "2"]
     killed = launch(tmp_path, options, command)
-    output, _ = killed.communicate(timeout=300)
+    output = ended(killed)
     assert killed.returncode != 0
     assert "SIGKILL" in output
     assert not list(tmp_path.glob("fit-*.pt"))
