@@ -157,7 +157,7 @@ class Evaluation:
 
 
 def searching(part: Attack, whole: Attack) -> Callable[..., Tensor]:
-    """How an attack is called: on its own it looks for the nearest example if it can, as a stage for one in the ball."""
+    """How it is called: on its own it looks for the nearest example if it can, as a stage for one in the ball."""
     return part.nearest if isinstance(part, MinimumNorm) and not whole.stages else part
 
 
