@@ -140,6 +140,16 @@ TABLE: dict[str, Recipe] = {
         (79, 99, 0.1),
         {"beta": 6, "keep_roles": True},
     ),
+    "imagenet/free_at": Recipe(
+        "FreeAT",
+        ("TorchvisionModel", "resnet50"),
+        (4 / 255, 4 / 255, "uniform", "eval"),
+        (0.1, 1e-4),
+        64,
+        23,  # 90 / 4
+        (8, 16, 0.1),
+        {"replays": 4, "lr_batch_size": 256},
+    ),
 }
 
 EXPECTED = {
@@ -191,7 +201,7 @@ def test_hyper_parameters_are_the_authors(recipe: str) -> None:
     eps, step, start, bn = expected.attack
     assert attack["threat"]["norm"] == "linf"
     assert (to_float(attack["threat"]["eps"]), to_float(attack["step_size"])) == pytest.approx((eps, step))
-    assert (attack["steps"], attack.get("start", "uniform")) == (10, start)
+    assert (attack.get("steps", 10), attack.get("start", "uniform")) == (10, start)
     assert model.get("attack_bn", "batch" if expected.method == "ST" else "eval") == bn
     assert model["optimizer"]["class_path"] == "SGD"
     assert (sgd["lr"], sgd["weight_decay"], sgd["momentum"]) == (*expected.sgd[:2], 0.9)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
-from lightning_robust.defenses import AT, IAAT, ST, Defense
+from lightning_robust.defenses import AT, IAAT, ST, Defense, FreeAT
 from lightning_robust.threat import Threat
 from lightning_robust.weight_perturbation import AWP
 from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
@@ -36,12 +36,15 @@ def defense(method: str = "AT") -> Defense:
         return IAAT(norm_net(), gamma=0.05, beta=0.5, warmup=1, **given)
     if method == "ST":
         return ST(norm_net(), weight_perturbation=AWP(0.05, start_epoch=1), **given)
+    if method == "FreeAT":
+        return FreeAT(norm_net(), replays=2, **given)
     return AT(norm_net(), attack_bn="train", **given)
 
 
 def memory(module: Defense) -> list[Tensor]:
-    """Weights, running statistics, and the radii if there are some."""
-    return [*weights(module), *([module.radii.values.clone()] if isinstance(module, IAAT) else [])]
+    """Weights, running statistics, and the radii or the noise if there are some."""
+    own = [module.radii.values] if isinstance(module, IAAT) else [module.noise] if isinstance(module, FreeAT) else []
+    return [*weights(module), *(value.clone() for value in own)]
 
 
 def weights(module: torch.nn.Module) -> list[Tensor]:
@@ -93,7 +96,7 @@ def never_killed(method: str, ranks: int) -> list[list[Tensor]]:
         return run(Path(folder), ranks, [], method=method)
 
 
-@pytest.mark.parametrize("method", ["AT", "IAAT", "ST"])
+@pytest.mark.parametrize("method", ["AT", "FreeAT", "IAAT", "ST"])
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("killed", "saved"), [(11, 9), (13, 12)], ids=["mid-epoch", "epoch's end"])
 # its warning of sharding is for strategies that shard:

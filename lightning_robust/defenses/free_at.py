@@ -1,0 +1,99 @@
+"""Free adversarial training: the gradient that trains the net also moves the noise."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_robust.defenses.at import AT
+from lightning_robust.ranks import world_size
+from lightning_robust.threat import Threat
+from lightning_robust.types import Batch, Views
+
+
+class FreeAT(AT):
+    """`CE(f(x + d), y)`, `replays` optimizer steps on each batch; each one's gradient moves the noise d.
+
+        d <- project(d + step_size * steepest(gradient)) into the ball around 0
+
+    There is no attack before a step, so `replays` steps cost what as many of standard training do. d belongs to the
+    place in the batch, not to the sample, and outlasts batch and epoch; it starts at 0, and again when the images
+    change their size. It is stored in checkpoints under "noise" [ranks b c h w]; a device of which none is stored
+    starts with another's.
+
+    A schedule that counts steps counts batches here, and so do Lightning's `global_step` and `max_steps`.
+
+    Args:
+        net: images [b c h w] in [0, 1] to logits [b k].
+        replays: optimizer steps on each batch, >= 1 (the paper's m).
+        kwargs: see `Defense`. The attack's threat and step size (by default the radius) are used.
+
+    Raises:
+        ValueError: for fewer than one replay, an attack with settings that are not used, or where gradients accumulate.
+
+    Paper: Shafahi et al. 2019 (arXiv 1904.12843), algorithm 1.
+    Reference: mahyarnajibi/FreeAdversarialTraining@e185c84.
+    """
+
+    def __init__(self, net: nn.Module, replays: int = 4, **kwargs: Any) -> None:
+        super().__init__(net, **kwargs)
+        if replays < 1:
+            raise ValueError(f"FreeAT needs replays >= 1, got {replays}.")
+        if self.attack.targeted or self.attack.momentum or self.attack.restarts > 1:
+            raise ValueError(
+                "FreeAT moves its noise in its own way: of the attack it takes threat and step_size; leave targeted, "
+                "momentum and restarts out."
+            )
+        self.replays = replays
+        self.noise = torch.zeros(0)  # no buffer: each rank's is its own
+        self._added = torch.zeros(0)
+
+    def generate(self, batch: Batch) -> Views:
+        """The images with the noise added, which waits for its gradient."""
+        b, *shape = batch.x.shape
+        if list(self.noise.shape[1:]) != shape:
+            self.noise = batch.x.new_zeros(0, *shape)
+        more = self.noise.new_zeros(max(b - len(self.noise), 0), *shape)
+        self.noise = torch.cat([self.noise, more]).to(batch.x)
+        self._added = self.noise[:b].clone().requires_grad_()
+        threat = self.attack.threat
+        return Views((batch.x + self._added).clamp(threat.lower, threat.upper))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's backward pass, whose gradient moves the noise."""
+        super().backward(loss, *args, **kwargs)
+        assert self._added.grad is not None
+        gradient = torch.nan_to_num(self._added.grad, nan=0.0, posinf=0.0, neginf=0.0)
+        used, threat = self._added.detach(), self.attack.threat
+        step = threat.eps if self.attack.step_size is None else self.attack.step_size
+        ball = Threat(threat.norm, threat.eps, -math.inf, math.inf)
+        self.noise[: len(used)] = ball.project(used + step * ball.steepest(gradient), torch.zeros_like(used))
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, **kwargs: Any
+    ) -> None:
+        """Lightning's optimizer step, whose closure trains on the batch, once for each replay."""
+        for _ in range(self.replays):
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure, **kwargs)
+
+    def setup(self, stage: str) -> None:
+        """Refuse what `Defense` does, and gradients that accumulate over batches."""
+        super().setup(stage)
+        if stage == "fit" and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError("FreeAT takes its steps on one batch: set accumulate_grad_batches to 1.")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store every rank's noise (only this rank's when another may have failed: it would wait for ever)."""
+        super().on_save_checkpoint(checkpoint)
+        noise = [self.noise]
+        if world_size() > 1 and not self.trainer.interrupted:
+            noise = [torch.empty_like(self.noise) for _ in range(world_size())]
+            torch.distributed.all_gather(noise, self.noise)
+        checkpoint["noise"] = torch.stack(noise).cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take this rank's noise."""
+        super().on_load_checkpoint(checkpoint)
+        noise = checkpoint["noise"]
+        self.noise = noise[self.global_rank % len(noise)].clone()
