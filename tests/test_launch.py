@@ -1,5 +1,7 @@
 """Real launches by torchrun: two processes, two nodes, a process that dies."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from tests.ddp import free_port
-from tests.launch import ended, finish, launch, named, results
+from tests.launch import LOOPBACK, Host, cabled, ended, finish, launch, named, results
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -62,12 +64,16 @@ def test_they_evaluate_each_sample_once(two_processes: Path) -> None:
     assert len(samples.read_text().splitlines()) == 1 + 450
 
 
-def test_two_nodes_are_two_processes(two_processes: Path, tmp_path: Path) -> None:
-    two = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+@pytest.mark.parametrize("hosts", [lambda: nullcontext([LOOPBACK] * 2), cabled], ids=["loopback", "namespaces"])
+def test_two_nodes_are_two_processes(
+    two_processes: Path, tmp_path: Path, hosts: Callable[[], AbstractContextManager[list[Host]]]
+) -> None:
     command = ["fit", *QUICK[:-1], "--trainer.devices=1", "--trainer.num_nodes=2"]
-    nodes = [launch(tmp_path, [*two, f"--node_rank={node}"], command) for node in (0, 1)]
-    for node in nodes:
-        finish(node)
+    with hosts() as places:
+        two = [f"--master_addr={places[0].address}", f"--master_port={free_port()}", "--nnodes=2", "--nproc_per_node=1"]
+        nodes = [launch(tmp_path, [*two, f"--node_rank={node}"], command, places[node]) for node in (0, 1)]
+        for node in nodes:
+            finish(node)
     first, second = results(tmp_path, "fit")
     assert_same(first, second)
     assert_same(first, results(two_processes, "fit")[0])
