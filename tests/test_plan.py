@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import lightning_robust.plan
+import lightning_robust.stopwatch
 from lightning_robust.attacks import FAB, PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.cli import main
 from lightning_robust.defenses import AT
-from lightning_robust.plan import RobustTrainer, attack_seconds
+from lightning_robust.plan import RobustTrainer
+from lightning_robust.stopwatch import attack_seconds
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 from tests.few import Few, plain_net
@@ -26,7 +27,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 100.0
-        monkeypatch.setattr(lightning_robust.plan, "now", lambda: self.seconds)
+        monkeypatch.setattr(lightning_robust.stopwatch, "now", lambda: self.seconds)
 
 
 class Slow(AT):
