@@ -1,6 +1,5 @@
 """Command-line errors in one line: which key, what is wrong with it, and the nearest right name."""
 
-import difflib
 import importlib
 import inspect
 import re
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.names import instead
 
 _SECTIONS = {"trainer": Trainer, "evaluation": RobustEvaluation, "checkpoint": ModelCheckpoint}
 _NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>")
@@ -58,25 +58,18 @@ def _suggest(text: str, owner: str | None, lines: list[tuple[int, str]] | None =
     option = re.match(r"Option '(.+)' is not accepted", text)
     if option and owner:
         name = option[1].split(".")[0]
-        return f"{owner.rpartition('.')[2]} has no setting {name!r}{_nearest(name, _settings(_load(owner)))}"
+        return f"{owner.rpartition('.')[2]} has no setting {name!r}{instead(name, _settings(_load(owner)))}"
     section = re.match(r"(?:Subcommand '.+' does not accept option '|unrecognized arguments: --)(\w+)\.(\w+)", text)
     if section and section[1] in _SECTIONS:
-        return f"{section[1]} has no setting {section[2]!r}{_nearest(section[2], _settings(_SECTIONS[section[1]]))}"
+        return f"{section[1]} has no setting {section[2]!r}{instead(section[2], _settings(_SECTIONS[section[1]]))}"
     if section and section[1] not in _SECTIONS:
-        return f"there is no section {section[1]!r}{_nearest(section[1], [*_SECTIONS, 'model', 'data'])}"
+        return f"there is no section {section[1]!r}{instead(section[1], [*_SECTIONS, 'model', 'data'])}"
     named = re.match(r"Expected a dot import path string: (.+)", text)
     if named:
         kinds = re.findall(r"<class '([\w.]+)'>", " ".join(t for _, t in lines or [] if t.startswith("Subtypes:")))
         names = [kind.__name__ for path in kinds if path != "NoneType" for kind in _descendants(_load(path))]
-        return f"there is no class {named[1]!r}{_nearest(named[1], names)}"
+        return f"there is no class {named[1]!r}{instead(named[1], names)}"
     return text
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; it may be one of {', '.join(sorted(set(names)))}." if 0 < len(names) <= 30 else ""
 
 
 def _settings(cls: Any) -> list[str]:

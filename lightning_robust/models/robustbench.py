@@ -1,6 +1,5 @@
 """Nets of RobustBench's model zoo."""
 
-import difflib
 import importlib
 import sys
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lightning_robust.checks import check_sha256
+from lightning_robust.names import instead
 
 
 class RobustBenchModel(nn.Module):
@@ -48,9 +48,7 @@ class RobustBenchModel(nn.Module):
         enums = importlib.import_module("robustbench.model_zoo.enums")
         known = zoo.all_models[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(threat), {})
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f": it has {', '.join(known) or 'none'}."
-            raise ValueError(f"RobustBench has no model {name!r} for {dataset} and {threat}{hint}")
+            raise ValueError(f"RobustBench has no model {name!r} for {dataset} and {threat}{instead(name, known)}")
         file = Path(folder, dataset, threat, f"{name}.pt")
         if sha256 is not None and file.exists():
             check_sha256(file, sha256)

@@ -1,6 +1,5 @@
 """timm's classification nets by name."""
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.names import instead
 
 
 class TimmModel(nn.Module):
@@ -46,9 +46,7 @@ class TimmModel(nn.Module):
         super().__init__()
         timm = _timm()
         if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-            raise ValueError(f"timm has no net {name!r}{hint}")
+            raise ValueError(f"timm has no net {name!r}{instead(name, timm.list_models())}")
         self.net: nn.Module = timm.create_model(
             name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **(options or {})
         )

@@ -1,6 +1,5 @@
 """Torchvision's classification nets by name."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.names import instead
 
 
 class TorchvisionModel(nn.Module):
@@ -51,7 +51,7 @@ class TorchvisionModel(nn.Module):
         super().__init__()
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
-            raise ValueError(f"torchvision has no net {name!r}{_nearest(name, known)}")
+            raise ValueError(f"torchvision has no net {name!r}{instead(name, known)}")
         pretrained = _weights(name, weights)
         if pretrained is not None and mean is None and std is None:
             mean, std = pretrained.transforms().mean, pretrained.transforms().std
@@ -72,7 +72,7 @@ def _weights(name: str, weights: str | None) -> Any:
         return None
     known = torchvision.models.get_model_weights(name).__members__
     if weights not in known:
-        raise ValueError(f"torchvision has no weights {weights!r} for {name}: it has {', '.join(known) or 'none'}.")
+        raise ValueError(f"torchvision has no weights {weights!r} for {name}{instead(weights, known)}")
     return known[weights]
 
 
@@ -106,8 +106,3 @@ def _begin_gently(name: str, net: nn.Module) -> None:
     net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.maxpool = nn.Identity()
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f": it has {', '.join(known)}."

@@ -75,8 +75,8 @@ def test_the_zoo_is_asked_for_the_net_and_its_logits_are_passed_on(asked: list[d
     ("name", "threat", "told"),
     [
         ("Wong2020fast", "Linf", "no model 'Wong2020fast' for cifar10 and Linf; did you mean 'Wong2020Fast'?"),
-        ("Mine", "Linf", "no model 'Mine' for cifar10 and Linf: it has Wong2020Fast, Rice2020Overfitting."),
-        ("Wong2020Fast", "L2", "no model 'Wong2020Fast' for cifar10 and L2: it has none."),
+        ("Mine", "Linf", "no model 'Mine' for cifar10 and Linf; there are Rice2020Overfitting, Wong2020Fast."),
+        ("Wong2020Fast", "L2", "no model 'Wong2020Fast' for cifar10 and L2; there are none."),
     ],
 )
 def test_a_name_that_is_not_there_is_told(asked: list[dict[str, Any]], name: str, threat: Any, told: str) -> None:

@@ -121,8 +121,8 @@ def test_pretrained_weights_with_a_small_stem() -> None:
     [
         ({"name": "resnet_18"}, "no net 'resnet_18'; did you mean 'resnet18'"),
         ({"name": "raft_large"}, "no net 'raft_large'"),  # torchvision's, but no classifier
-        ({"name": "quux"}, "no net 'quux': it has alexnet, "),
-        ({"name": "resnet18", "weights": "BEST"}, "no weights 'BEST' for resnet18: it has IMAGENET1K_V1, DEFAULT"),
+        ({"name": "quux"}, "no net 'quux'; there are alexnet, "),
+        ({"name": "resnet18", "weights": "BEST"}, "no weights 'BEST' for resnet18; there are DEFAULT, IMAGENET1K_V1"),
         ({"name": "vgg11_bn", "small_images": True}, "ResNets only, not for vgg11_bn: leave it out"),
     ],
 )

@@ -1,0 +1,12 @@
+"""Misspelt names."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def instead(name: str, known: Iterable[str]) -> str:
+    """How an error about an unknown name ends: with the nearest known one, or all of them if they are not too many."""
+    known = sorted(set(known))
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {', '.join(known) or 'none'}." if len(known) <= 150 else "."
