@@ -14,6 +14,7 @@ from typing import Any
 
 import torch.distributed
 from lightning import Trainer
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
 from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
+from lightning_robust.checkpoints import AtomicCheckpointIO
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
 from lightning_robust.parser import Parser
@@ -110,6 +112,10 @@ class RobustCLI(LightningCLI):
             place = Path(self._scratch)
             kwargs.update(enable_progress_bar=False, enable_model_summary=False)
         kwargs["default_root_dir"] = str(place / run)
+        plugins = given["plugins"] or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
         n = processes(given["accelerator"], given["devices"], given["num_nodes"])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_robust.attacks import PGD
 from lightning_robust.checks import file_sha256
+from lightning_robust.errors import first_line
 from lightning_robust.evaluation.report import versions, write_json
 from lightning_robust.model_card import model_card
 from lightning_robust.models.pretrained import build, fill, net_class
@@ -20,7 +21,6 @@ from lightning_robust.models.weight_files import (
     CONFIG,
     WEIGHTS,
     find_weights,
-    first_line,
     read_checkpoint,
     read_config,
     tensors,
@@ -49,11 +49,12 @@ def export_weights(
 
     Raises:
         ImportError: without safetensors (the extra `zoo`).
+        OSError: if the folder cannot be written.
         ValueError: for a file that is no checkpoint of a defense, weights that do not fit the net it describes, or an
             evaluation of other weights.
     """
     library = zoo_package("safetensors.torch")
-    checkpoint, run = read_checkpoint(ckpt_path), Path(ckpt_path).resolve().parents[1]
+    checkpoint, run = read_checkpoint(ckpt_path), Path(ckpt_path).resolve().parent.parent
     if "defense" not in checkpoint:
         raise ValueError(f"{ckpt_path} was not written in training a defense of lightning_robust.")
     net, weights = _net(checkpoint, tensors(checkpoint, ckpt_path))
@@ -66,7 +67,11 @@ def export_weights(
     place.mkdir(parents=True, exist_ok=True)
     # copies: tensors that share their memory, or lie in another order, are stored like any others
     copies = {key: value.clone().contiguous() for key, value in weights.items()}
-    library.save_file(copies, place / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+    try:
+        library.save_file(copies, place / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+    except Exception as error:  # its own class of errors has no public name
+        (place / f"{WEIGHTS}.tmp").unlink(missing_ok=True)
+        raise OSError(f"{place / WEIGHTS} was not written ({first_line(error)})") from error
     os.replace(place / f"{WEIGHTS}.tmp", place / WEIGHTS)
     settings = (net or {}).get("init_args", {})
     config = {
@@ -123,7 +128,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; `args` instead of the process's own, to call it from Python."""
     try:
         print(auto_cli({"export": export_weights, "push": push_weights}, args=args, as_positional=False))
-    except (ImportError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -149,7 +154,7 @@ def _report(path: str | Path, digest: str) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads(Path(path).read_text())
         of = (report["checkpoint"] or {}).get("sha256")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as a robustness.json: {error}.") from error
     if of != digest:
         raise ValueError(f"{str(path)!r} is of other weights: its checkpoint has the SHA-256 {of}, this one {digest}.")

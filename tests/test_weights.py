@@ -276,7 +276,7 @@ def test_what_is_no_checkpoint_of_a_defense_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="was not written in training a defense"):
         export_weights(str(tmp_path / "a.pt"), str(tmp_path / "out"))
-    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint: .*No such file"):
+    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint \(.*No such file"):
         export_weights(str(tmp_path / "none.ckpt"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -382,6 +382,33 @@ def test_the_readmes_commands_work(
     exec(code, names)
     assert names["logits"].shape == (2, 10)
     assert hub.calls[-1][0] == "snapshot_download"
+
+
+def test_what_cannot_be_written_is_told(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["export", "--ckpt_path", str(best(place)), "--folder"]
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"^error: .*File exists"):
+        main([*command, str(tmp_path / "file")])
+    folder = export_weights(str(best(place)), str(tmp_path / "out"))
+    before = Path(folder, "model.safetensors").read_bytes()
+
+    def full(tensors: Any, file: Path, **kwargs: Any) -> None:
+        file.write_bytes(b"half")
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(SystemExit, match=r"^error: .*model.safetensors was not written .*No space left"):
+        main([*command, folder])
+    assert Path(folder, "model.safetensors").read_bytes() == before
+    assert not list(Path(folder).glob("*.tmp"))
+
+
+def test_a_foreign_report_beside_the_run_is_passed_over(place: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(place, tmp_path / "copy"))
+    odd = best(copied).parents[2] / "test-odd" / "robustness.json"
+    odd.parent.mkdir()
+    odd.write_text('{"checkpoint": "x.ckpt"}')
+    assert export_weights(str(best(copied)), str(tmp_path / "out"))
 
 
 def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

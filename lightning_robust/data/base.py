@@ -1,5 +1,6 @@
 """The data module every dataset shares: splits, samplers and loaders."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lightning_robust.data.sampling import EpochSampler, Indexed, ResumableLoader
@@ -34,7 +36,8 @@ class RobustDataModule(LightningDataModule, ABC):
         stratified: whether each class gives the same share of its samples for validation; otherwise chance decides.
 
     Raises:
-        ValueError: in `setup`, for an empty dataset, a split that leaves nothing, or a stratified one without labels.
+        ValueError: in `setup`, for an empty dataset, a split that leaves nothing, or a stratified one without labels;
+            afterwards, for a checkpoint to go on from that held out other samples.
     """
 
     num_classes: int
@@ -61,6 +64,7 @@ class RobustDataModule(LightningDataModule, ABC):
         self.split_seed = split_seed
         self.stratified = stratified
         self.resolution = resolution
+        self._held_out: str | None = None
 
     @abstractmethod
     def train_data(self, augment: bool) -> Dataset[Any]:
@@ -92,11 +96,31 @@ class RobustDataModule(LightningDataModule, ABC):
             generator = torch.Generator().manual_seed(derive_seed(self.split_seed))
             shuffled = torch.randperm(n, generator=generator)
             order = (by_class(shuffled, labels(plain)) if self.stratified else shuffled).tolist()
-            self.val_set = Indexed(Subset(plain, sorted(order[: self.val_size])))
+            held_out = sorted(order[: self.val_size])
+            self._held_out = f"{self.val_size} of {n}: {hashlib.sha256(repr(held_out).encode()).hexdigest()[:12]}"
+            self.val_set = Indexed(Subset(plain, held_out))
             self.train_set = Indexed(Subset(whole, sorted(order[self.val_size :])))
         if stage in (None, "test", "predict"):
             self.test_set = Indexed(self.test_data())
             self._sized(self.test_set, "test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which samples are held out."""
+        return {"split": self._held_out} if self._held_out else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on, or to validate, with samples held out that were trained on.
+
+        Raises:
+            ValueError: if the checkpoint's split is another one.
+        """
+        theirs, running = state_dict.get("split"), self.trainer.state.fn if self.trainer is not None else None
+        if running in (TrainerFn.FITTING, TrainerFn.VALIDATING) and theirs not in (None, self._held_out):
+            raise ValueError(
+                f"The checkpoint held out other samples for validation ({theirs}) than these data ({self._held_out}): "
+                "use the val_size, split_seed and stratified of its config.yaml. To train its net on other data, start "
+                "from its weights (`net: {class_path: Pretrained}`)."
+            )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Resize training images to this epoch's resolution."""
@@ -114,7 +138,7 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def train_sampler(self, seed: int, world_size: int, rank: int) -> EpochSampler:
         """The order of training."""
-        return EpochSampler(self.train_set, seed, world_size, rank)
+        return EpochSampler(self.train_set, seed, world_size, rank, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The held-out samples, each once."""

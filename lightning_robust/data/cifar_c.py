@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_robust.data.arrays import check_classes, read_array
 from lightning_robust.data.corruptions import CorruptedTestSet, Corruptions
 from lightning_robust.data.images import Images
 
@@ -24,6 +25,7 @@ class CIFAR10C(CorruptedTestSet):
     def test_data(self) -> Corruptions:
         """The images of every corruption and severity, read from disk as they are needed."""
         labels, parts = self._array("labels"), {}
+        check_classes(labels, self.num_classes, len(labels), self._path("labels"))
         for name in self.corruptions:
             images, n = self._array(name), len(labels) // 5
             if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
@@ -33,8 +35,6 @@ class CIFAR10C(CorruptedTestSet):
                     f"{self._path(name)} has {len(images)} images and labels.npy {len(labels)}: both must have five "
                     "severities of as many."
                 )
-            if labels.max() >= self.num_classes:
-                raise ValueError(f"{self._path('labels')} has labels up to {labels.max()}: {self.num_classes} classes.")
             rows = {s: slice((s - 1) * n, s * n) for s in self.severities}
             parts.update({(name, s): Images(images[rows[s]], labels[rows[s]]) for s in self.severities})
         return Corruptions(parts)
@@ -46,10 +46,7 @@ class CIFAR10C(CorruptedTestSet):
         path = self._path(name)
         if not path.is_file():
             raise self._missing(path)
-        try:
-            return np.load(path, mmap_mode="r")
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is not a whole file of a NumPy array: {error}") from error
+        return read_array(path)
 
 
 class CIFAR100C(CIFAR10C):

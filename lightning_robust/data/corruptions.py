@@ -44,8 +44,8 @@ class CorruptedTestSet(RobustDataModule):
         kwargs: see `RobustDataModule`; the settings of training are not used.
 
     Raises:
-        ValueError: for a severity outside 1 to 5; in `setup`, for files that are missing or of another form, and in
-            order to train.
+        ValueError: for no corruptions, no severities or one outside 1 to 5; in `setup`, for files that are missing or
+            of another form, and in order to train.
     """
 
     def __init__(
@@ -57,11 +57,13 @@ class CorruptedTestSet(RobustDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_batch_size=eval_batch_size, **kwargs)
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.corruptions = list(COMMON_CORRUPTIONS) if corruptions is None else corruptions
         self.severities = list(SEVERITIES) if severities is None else severities
-        if not set(self.severities) <= set(SEVERITIES):
-            raise ValueError(f"Severities lie between 1 and 5, got {self.severities}.")
+        if not self.corruptions or not self.severities or not set(self.severities) <= set(SEVERITIES):
+            raise ValueError(
+                f"There must be corruptions, and severities between 1 and 5; got {self.corruptions}, {self.severities}."
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files; `validate` is on the same images as `test`."""

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torchvision.datasets
-from torchvision.datasets.imagenet import ARCHIVE_META
+from torchvision.datasets.imagenet import ARCHIVE_META, META_FILE, load_meta_file
 
 from lightning_robust.data.augmentation import central_crop, resized_crop_and_flip
-from lightning_robust.data.images import ImageFiles
+from lightning_robust.data.images import ImageFiles, class_files
 from lightning_robust.data.stored import Stored
+from lightning_robust.errors import first_line
 
 
 class ImageNet(Stored):
@@ -58,12 +59,31 @@ class ImageNet(Stored):
 
     def prepare_data(self) -> None:
         """Unpack the archives of what is not there yet."""
-        for split in ("train", "val"):
-            if not (self.root / split).is_dir() and (self.root / ARCHIVE_META[split][0]).is_file():
-                try:
-                    torchvision.datasets.ImageNet(self.root, split)
-                except RuntimeError as error:
-                    raise ValueError(f"ImageNet's archives in {str(self.root)!r} are no use: {error}") from error
+        if any(self._packed(split) for split in ("train", "val")):
+            with self.alone():
+                for split in filter(self._packed, ("train", "val")):
+                    self._unpack(split)
+
+    def _packed(self, split: str) -> bool:
+        return not (self.root / split).is_dir() and (self.root / ARCHIVE_META[split][0]).is_file()
+
+    def _unpack(self, split: str) -> None:
+        meta = self.root / META_FILE
+        try:
+            if meta.is_file():
+                load_meta_file(str(self.root))
+        except Exception as error:  # what is damaged makes the reader fail in any way
+            raise ValueError(
+                f"{meta} is damaged ({first_line(error)}) Delete it; the devkit has what it holds."
+            ) from error
+        try:
+            torchvision.datasets.ImageNet(self.root, split)
+        except Exception as error:  # of the archives, the disk
+            raise ValueError(
+                f"ImageNet's archives in {str(self.root)!r} were not unpacked ({first_line(error)}) They must be the "
+                f"published ones, and there must be room for the images. Delete {self.root / split} before it is tried "
+                "again."
+            ) from error
 
     def transform(self, augment: bool) -> Callable[[Any], Any]:
         """A random part to train, the central one to evaluate."""
@@ -79,11 +99,8 @@ class ImageNet(Stored):
                 f"{folder} has {len(classes)} folders of classes: there must be `num_classes` of them, "
                 f"{self.num_classes}, and train and val must have the same."
             )
-        try:
-            samples = torchvision.datasets.ImageFolder(str(folder)).samples
-        except FileNotFoundError as error:
-            raise ValueError(f"{folder} lacks images: {error}") from error
-        return ImageFiles(folder, (str(Path(path).relative_to(folder)) for path, _ in samples)), [y for _, y in samples]
+        names, labels = class_files(folder)
+        return ImageFiles(folder, names), labels
 
     def _classes(self, folder: Path) -> tuple[str, ...]:
         if not folder.is_dir():

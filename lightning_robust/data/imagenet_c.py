@@ -1,16 +1,9 @@
 """ImageNet under common corruptions, from the published folders."""
 
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import default_loader
-from torchvision.transforms.v2 import functional as F
-
 from lightning_robust.data.corruptions import CorruptedTestSet, Corruptions
+from lightning_robust.data.images import ImageFiles, Images, class_files
 
 
 class ImageNetC(CorruptedTestSet):
@@ -51,20 +44,5 @@ class ImageNetC(CorruptedTestSet):
         classes = sorted(path.name for path in first.iterdir() if path.is_dir())
         if len(classes) != self.num_classes:
             raise ValueError(f"{first} has {len(classes)} folders of classes, but num_classes is {self.num_classes}.")
-        files = [(str(Path(path).relative_to(first)), label) for path, label in ImageFolder(str(first)).samples]
-        return Corruptions({group: _Files(folder, files) for group, folder in folders.items()})
-
-
-class _Files(Dataset[tuple[Tensor, int]]):
-    """Image files below a folder, with labels."""
-
-    def __init__(self, root: Path, files: list[tuple[str, int]]) -> None:
-        self.root, self.files = root, files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        name, label = self.files[i]
-        image = F.pil_to_tensor(default_loader(str(self.root / name)))
-        return F.to_dtype(image, torch.float32, scale=True), label
+        names, labels = class_files(first)
+        return Corruptions({group: Images(ImageFiles(folder, names), labels) for group, folder in folders.items()})

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
 
 
 class Images(Dataset[tuple[Any, int]]):
@@ -56,8 +57,21 @@ class ImageFiles:
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
-        except OSError as error:
+        except Exception as error:  # of each format's own, and of images so large that they must be a trap
             raise ValueError(f"{path} is not a whole image: {error}") from error
+
+
+def class_files(folder: Path) -> tuple[list[str], list[int]]:
+    """The image files in folders of classes, below `folder`, and their labels: numbers of the folders, by name.
+
+    Raises:
+        ValueError: if there are none, or none in one of the folders.
+    """
+    try:
+        samples = ImageFolder(str(folder)).samples
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} lacks images: {error}") from error
+    return [str(Path(path).relative_to(folder)) for path, _ in samples], [y for _, y in samples]
 
 
 def as_bytes(image: Any) -> Tensor:

@@ -1,5 +1,6 @@
 """Loading that is the same on any number of processes and after a restart."""
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,9 +28,10 @@ class Indexed(Dataset[tuple[Any, Any, int]]):
         return len(self.dataset)
 
     def __getitem__(self, key: Key) -> tuple[Any, Any, int]:
-        if isinstance(key, int):
-            x, y = self.dataset[key][:2]
-            return x, y, key
+        if not isinstance(key, tuple):
+            index = range(len(self))[operator.index(key)]  # of NumPy's and torch's integers too, and from the end
+            x, y = self.dataset[index][:2]
+            return x, y, index
         index, seed = key
         state = torch.default_generator.get_state()  # torch.manual_seed would seed every device, for a millisecond
         try:
@@ -51,11 +53,17 @@ class EpochSampler(DistributedSampler[Any]):
         seed: of the permutation.
         world_size: number of ranks.
         rank: this one.
+        batch_size: samples a step on each rank. A last batch of a single one sits out too: batch norms cannot take it,
+            and it would move the weights as far as a whole one.
     """
 
-    def __init__(self, dataset: Dataset[Any], seed: int, world_size: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], seed: int, world_size: int = 1, rank: int = 0, batch_size: int = 1
+    ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed, drop_last=True)
         self.num_samples = len(dataset) // world_size  # type: ignore[arg-type]
+        if self.num_samples % batch_size == 1 and self.num_samples > 1:
+            self.num_samples -= 1
         self.skip = 0
 
     def __iter__(self) -> Iterator[Any]:

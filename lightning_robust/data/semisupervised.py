@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from lightning_robust.data.arrays import check_bytes, check_classes, read_array
 from lightning_robust.data.base import RobustDataModule
 from lightning_robust.data.images import Images
 from lightning_robust.data.sampling import EpochSampler, Indexed, MixedSampler
@@ -46,7 +47,7 @@ class SemiSupervised(RobustDataModule):
         kwargs: see `RobustDataModule`.
 
     Raises:
-        ValueError: for missing arrays or different lengths.
+        ValueError: for arrays that are missing or of another form.
 
     Paper: Carmon et al. 2019 (arXiv 1905.13736), robust self-training.
     Reference: yaircarmon/semisup-adv@3f05b28 (batch 256, fraction 0.5).
@@ -81,10 +82,10 @@ class SemiSupervised(RobustDataModule):
         """The images with pseudo-labels; no held-out sample has a part in them."""
         if self.images is None:
             return self.labelled.unlabelled_data(labelled)
-        image = _array(self.images, "image")
-        label = _array(self.labels or self.images, "label")
-        if len(image) != len(label):
-            raise ValueError(f"{len(image)} images in {self.images} but {len(label)} labels in {self.labels}.")
+        image = self._unlabelled(self.images)
+        source = Path(self.labels or self.images).expanduser()
+        label = read_array(source, "label")
+        check_classes(label, self.num_classes, len(image), source)
         return Images(image, label, self.labelled.transform(augment=True))
 
     def setup(self, stage: str | None = None) -> None:
@@ -95,7 +96,7 @@ class SemiSupervised(RobustDataModule):
             self.count = len(labelled)
             self.train_set = Indexed(ConcatDataset([Plain(labelled), Plain(self.pseudo_labelled(labelled))]))
         if stage == "predict" and self.images is not None:
-            image = _array(self.images, "image")
+            image = self._unlabelled(self.images)
             unknown = np.zeros(len(image), dtype=np.int64)
             self.predict_set = Indexed(Images(image, unknown, self.labelled.transform(augment=False)))
 
@@ -109,11 +110,9 @@ class SemiSupervised(RobustDataModule):
             raise ValueError("There is no file of unlabelled images to predict: set SemiSupervised's `images`.")
         return self._eval_loader(self.predict_set)
 
-
-def _array(path: str, name: str) -> Any:
-    if not Path(path).is_file():
-        raise ValueError(f"There is no file {path!r}: SemiSupervised expects an .npz archive with {name!r}.")
-    with np.load(path, allow_pickle=False) as archive:
-        if name not in archive:
-            raise ValueError(f"{path} holds {sorted(archive)} but no {name!r}.")
-        return archive[name]
+    @staticmethod
+    def _unlabelled(images: str) -> Any:
+        path = Path(images).expanduser()
+        image = read_array(path, "image")
+        check_bytes(image, path)
+        return image

@@ -1,12 +1,16 @@
 """What published datasets in a folder share: splits that are read once, and one clear error for what is not there."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from torch.utils.data import Dataset
 
+from lightning_robust.data.arrays import check_classes
 from lightning_robust.data.base import RobustDataModule
 from lightning_robust.data.images import Images
 
@@ -41,11 +45,9 @@ class Stored(RobustDataModule):
         if split not in self._splits:
             image, label = self.read(split)
             label = np.asarray(label)
-            if len(image) != len(label) or not np.isin(label, range(self.num_classes)).all():
-                raise ValueError(
-                    f"The {split} set in {self.root} has {len(image)} images and {len(label)} labels, of the classes "
-                    f"{np.unique(label)}: {type(self).__name__} needs one of {self.num_classes} for each image."
-                )
+            check_classes(
+                label, self.num_classes, len(image), f"The {split} set of {type(self).__name__} in {self.root}"
+            )
             self._splits[split] = image, label
         return Images(*self._splits[split], self.transform(augment))
 
@@ -56,6 +58,13 @@ class Stored(RobustDataModule):
     def test_data(self) -> Dataset[Any]:
         """The test set."""
         return self.images("test")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, no other node that shares the folder fetches or unpacks anything into it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / ".lock"):
+            yield
 
     def missing(self, path: Path) -> ValueError:
         """The error for a file or folder that is not there."""

@@ -56,11 +56,11 @@ class TinyImageNet(Stored):
 
     def _annotated(self, wnids: list[str]) -> list[tuple[str, int]]:
         there, rows = set(self._names("val/images")), self._lines("val/val_annotations.txt")
-        listed = [(f"val/images/{name}", wnid) for name, wnid, *_ in map(str.split, rows)]
-        if there != {name for name, _ in listed} or not {wnid for _, wnid in listed} <= set(wnids):
+        listed = [(f"val/images/{name}", wnid) for name, wnid, *_ in (f"{row} - -".split() for row in rows)]
+        if sorted(there) != sorted(name for name, _ in listed) or not {wnid for _, wnid in listed} <= set(wnids):
             raise ValueError(
                 f"{self.folder / 'val'} has {len(there)} images, and val_annotations.txt lists {len(listed)}: they "
-                f"must be the same ones, each of a class of wnids.txt. {self.remedy}"
+                f"must be the same ones, each once and of a class of wnids.txt. {self.remedy}"
             )
         number = {wnid: k for k, wnid in enumerate(wnids)}
         return [(name, number[wnid]) for name, wnid in listed]
@@ -76,4 +76,4 @@ class TinyImageNet(Stored):
         path = self.folder / below
         if not path.is_file():
             raise self.missing(path)
-        return [line for line in path.read_text().splitlines() if line.strip()]
+        return [line for line in path.read_text(errors="replace").splitlines() if line.strip()]

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -123,7 +122,7 @@ def _useful(extra: Mapping[str, Any], restored: set[int]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
+    except Exception:  # what is damaged makes the reader fail in any way
         warnings.warn(f"{path} cannot be read: what it held of an unfinished evaluation is done again.", stacklevel=2)
         return None
     return content

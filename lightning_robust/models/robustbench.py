@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lightning_robust.checks import check_sha256
-from lightning_robust.names import instead
+from lightning_robust.errors import instead
 
 
 class RobustBenchModel(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_robust.models.normalize import Normalize
+from lightning_robust.models.pixels import Pixels
 
 
 class SmallConvNet(nn.Module):
@@ -14,8 +14,11 @@ class SmallConvNet(nn.Module):
         num_classes: number of logits.
         in_channels: channels of the images.
         width: channels of the first convolution; the others have 2 and 4 times as many.
-        mean: pixel mean of each channel, for the normalisation inside the net.
-        std: pixel standard deviation of each channel.
+        mean: pixel mean of each channel, for the normalisation inside the net; 0.5 where std is not given either.
+        std: pixel standard deviation of each channel, likewise.
+
+    Raises:
+        ValueError: for statistics that do not fit the channels.
     """
 
     def __init__(
@@ -27,7 +30,9 @@ class SmallConvNet(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.normalize = Normalize(mean or [0.5] * in_channels, std or [0.5] * in_channels)
+        if mean is None and std is None:
+            mean = std = [0.5] * in_channels
+        self.pixels = Pixels(in_channels, mean, std)
         self.features = nn.Sequential(
             *self._block(in_channels, width, stride=1),
             *self._block(width, 2 * width, stride=2),
@@ -42,5 +47,5 @@ class SmallConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [b c h w] in [0, 1] to logits [b k]."""
-        logits: Tensor = self.head(self.features(self.normalize(x)).mean((2, 3)))
+        logits: Tensor = self.head(self.features(self.pixels(x)).mean((2, 3)))
         return logits

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_robust.errors import first_line, instead
 from lightning_robust.models.pixels import Pixels, lay_out
-from lightning_robust.names import instead
 
 
 class TimmModel(nn.Module):
@@ -29,7 +29,8 @@ class TimmModel(nn.Module):
 
     Raises:
         ImportError: without the package timm (the extra `zoo`).
-        ValueError: for a name that timm does not have, or statistics that do not fit the channels.
+        ValueError: for a name that timm does not have, options or weights with which it does not build it, or
+            statistics that do not fit the channels.
     """
 
     def __init__(
@@ -47,12 +48,24 @@ class TimmModel(nn.Module):
         timm = _timm()
         if not timm.is_model(name):
             raise ValueError(f"timm has no net {name!r}{instead(name, timm.list_models())}")
-        self.net: nn.Module = timm.create_model(
-            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **(options or {})
-        )
+        settings = {"num_classes": num_classes, "in_chans": in_channels, **(options or {})}
+        try:
+            self.net: nn.Module = timm.create_model(name, pretrained=pretrained, **settings)
+        except Exception as error:  # of timm, of the connection, of what is damaged
+            from_hub = (
+                " Its weights are downloaded once: connect, or look at timm's name of them." if pretrained else ""
+            )
+            raise ValueError(
+                f"timm could not build {name!r} with {settings} ({first_line(error)}){from_hub}"
+            ) from error
         if pretrained and mean is None and std is None:
             config: Any = self.net.pretrained_cfg
             mean, std = config["mean"], config["std"]
+            if len(mean) != in_channels:
+                raise ValueError(
+                    f"The weights of {name} were trained on {len(mean)} channels, so their mean and std do not fit "
+                    f"{in_channels}: give mean and std."
+                )
         self.pixels = Pixels(in_channels, mean, std, channels_last)
         lay_out(self, channels_last)
 

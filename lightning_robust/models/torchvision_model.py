@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
+from lightning_robust.errors import first_line, instead
 from lightning_robust.models.pixels import Pixels, lay_out
-from lightning_robust.names import instead
 
 
 class TorchvisionModel(nn.Module):
@@ -73,7 +74,15 @@ def _weights(name: str, weights: str | None) -> Any:
     known = torchvision.models.get_model_weights(name).__members__
     if weights not in known:
         raise ValueError(f"torchvision has no weights {weights!r} for {name}{instead(weights, known)}")
-    return known[weights]
+    found = known[weights]
+    try:  # the builders load the file as a pickle that may run code, so first as one that must not
+        found.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except Exception as error:  # of the connection, or of what is damaged
+        raise ValueError(
+            f"The weights {weights} of {name} were not loaded ({first_line(error)}) They are downloaded once, to "
+            f"{torch.hub.get_dir()}/checkpoints: connect, or delete the file there if it is not whole."
+        ) from error
+    return found
 
 
 def _build(name: str, num_classes: int, weights: Any, options: dict[str, Any]) -> nn.Module:

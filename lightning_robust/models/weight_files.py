@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.checks import check_sha256
+from lightning_robust.errors import first_line
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The files of an exported net, in a folder or in a repository of the Hugging Face Hub."""
@@ -91,8 +92,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run code."
         ) from error
-    except (EOFError, OSError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}.") from error
+    except Exception as error:  # what is no checkpoint at all makes the reader fail in any way
+        raise ValueError(f"{path} cannot be read as a checkpoint ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}.")
     return content
@@ -108,9 +109,11 @@ def tensors(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor
     """
     content = next((checkpoint[key] for key in ("state_dict", "model_state_dict", "model") if key in checkpoint), None)
     found = checkpoint if content is None else content
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        found = {}
     if "defense" in checkpoint:
         found = {name.removeprefix("net."): value for name, value in found.items() if name.startswith("net.")}
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    if not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} holds no weights, neither at its top nor under `state_dict`.")
     return dict(found)
 
@@ -140,8 +143,3 @@ def _pull(repo_id: str, revision: str | None) -> Path:
             "the name, connect once (its files then serve offline), log in with `hf auth login` if it is private, or "
             "give a folder."
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """An error of another library, in short."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0].rstrip('.')}."

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,3 +193,24 @@ def test_augmentation_is_for_training_only() -> None:
     assert min(float(data.train_set[i][0].min()) for i in range(6)) >= 10
     assert max(float(data.val_set[i][0].max()) for i in range(4)) <= 1
     assert (data.batch_size, data.eval_batch_size) == (128, 128)
+
+
+@pytest.mark.parametrize("settings", [{"split_seed": 1}, {"val_size": 5}, {"stratified": True}])
+def test_a_checkpoint_that_held_out_other_samples_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Its validation would be on images that were trained on, and IAAT's radii those of others."""
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(Standard(plain_net()), Few(20, val_size=4))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    given: dict[str, Any] = {"ckpt_path": tmp_path / "a.ckpt", "weights_only": True}
+    for run in (quiet_trainer(max_epochs=2).fit, quiet_trainer().validate):
+        other = Few(20 - settings.get("val_size", 4) + 4, **{"val_size": 4, **settings})
+        with pytest.raises(ValueError, match=r"held out other samples .*\(4 of 24: .*start from its weights"):
+            run(Standard(plain_net()), datamodule=other, **given)
+    quiet_trainer().test(Standard(plain_net()), datamodule=other, **given)  # the same for all
+    quiet_trainer(max_epochs=2).fit(Standard(plain_net()), datamodule=Few(20, val_size=4), **given)
+
+
+def test_a_last_batch_of_one_image_sits_out() -> None:
+    data = Few(9, batch_size=4)
+    data.setup("fit")
+    assert [len(batch[1]) for batch in data.train_dataloader()] == [4, 4]

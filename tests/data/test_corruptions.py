@@ -153,7 +153,7 @@ def test_a_file_that_is_missing_at_one_severity_is_named(tmp_path: Path) -> None
     missing.unlink()
     data = ImageNetC(str(tmp_path), ["fog", "snow"], num_classes=2)
     data.setup("test")
-    with pytest.raises(FileNotFoundError, match="ILSVRC2012_val_00000001"):
+    with pytest.raises(ValueError, match="ILSVRC2012_val_00000001"):
         [data.test_set[i] for i in range(len(data.test_set))]
 
 
@@ -175,13 +175,43 @@ def test_an_array_of_another_form_is_refused(array: np.ndarray, told: str, tmp_p
 def test_a_broken_file_and_the_labels_of_cifar_100_are_refused(tmp_path: Path) -> None:
     cifar_c(tmp_path)
     np.save(tmp_path / "labels.npy", np.full(5 * N, 99, dtype=np.uint8))
-    assert "labels.npy has labels up to 99: 10 classes" in refused(CIFAR10C(str(tmp_path)))
+    assert (
+        "labels.npy has 15 images and uint8 labels [15] from 99 to 99: each image needs a class number below 10"
+        in refused(CIFAR10C(str(tmp_path)))
+    )
     CIFAR100C(str(tmp_path)).setup("test")
     (tmp_path / "fog.npy").write_bytes((tmp_path / "fog.npy").read_bytes()[:200])
-    assert "fog.npy is not a whole file of a NumPy array" in refused(CIFAR100C(str(tmp_path)))
+    assert "fog.npy cannot be read as a NumPy array" in refused(CIFAR100C(str(tmp_path)))
 
 
-@pytest.mark.parametrize("severities", [[0], [1, 6]])
+@pytest.mark.parametrize("severities", [[0], [1, 6], []])
 def test_severities_that_do_not_exist_are_refused(severities: list[int]) -> None:
-    with pytest.raises(ValueError, match="Severities lie between 1 and 5"):
+    with pytest.raises(ValueError, match="severities between 1 and 5; got"):
         CIFAR10C("elsewhere", severities=severities)
+
+
+def test_no_corruptions_are_refused() -> None:
+    with pytest.raises(ValueError, match="There must be corruptions"):
+        ImageNetC("elsewhere", corruptions=[])
+
+
+def test_a_damaged_image_and_an_empty_class_are_named(tmp_path: Path) -> None:
+    imagenet_c(tmp_path)
+    image = tmp_path / "fog" / "1" / CLASSES[1] / "ILSVRC2012_val_00000001.JPEG"
+    image.write_bytes(image.read_bytes()[:-20])
+    data = ImageNetC(str(tmp_path), ["fog"], num_classes=2)
+    data.setup("test")
+    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000001.JPEG is not a whole image"):
+        [data.test_set[i] for i in range(len(data.test_set))]
+    for path in (tmp_path / "fog" / "1" / CLASSES[1]).iterdir():
+        path.unlink()
+    assert "lacks images" in refused(data)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"), [(np.zeros((15, 1), np.uint8), "[15, 1]"), (np.full(15, -1), "from -1 to -1")]
+)
+def test_labels_of_another_form_are_refused(labels: np.ndarray, told: str, tmp_path: Path) -> None:
+    cifar_c(tmp_path)
+    np.save(tmp_path / "labels.npy", labels)
+    assert told in refused(CIFAR10C(str(tmp_path)))

@@ -3,15 +3,18 @@
 import shutil
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from lightning_robust.data import ImageNet, SemiSupervised
 from tests.data.files import checksums_of, pack_imagenet, save_jpeg, write_imagenet
 from tests.data.pictures import by_position, equal, expected, fit_and_test
+from tests.ddp import run_ddp
 
 
 def imagenet(root: Path, stage: str = "fit", **settings: int) -> ImageNet:
@@ -82,7 +85,7 @@ def test_training_takes_random_parts(tmp_path: Path) -> None:
 
 def test_workers_ranks_and_a_restart_change_no_draw(tmp_path: Path) -> None:
     write_imagenet(tmp_path)
-    data = imagenet(tmp_path, batch_size=2, val_size=2)
+    data = imagenet(tmp_path, batch_size=5, val_size=2)
     alone = by_position(data.train_dataloader())
     assert len(alone) == 10
     assert all(x.shape == (3, 32, 32) for x in alone.values())
@@ -90,8 +93,8 @@ def test_workers_ranks_and_a_restart_change_no_draw(tmp_path: Path) -> None:
     assert equal(by_position(data.train_dataloader()), alone)
     data.num_workers = 0
     resumed = data.train_dataloader()
-    resumed.load_state_dict({"epoch": 0, "batches": 3})
-    assert equal({**by_position(islice(data.train_dataloader(), 3)), **by_position(resumed)}, alone)
+    resumed.load_state_dict({"epoch": 0, "batches": 1})
+    assert equal({**by_position(islice(data.train_dataloader(), 1)), **by_position(resumed)}, alone)
     keys = [key for rank in (0, 1) for key in data.train_sampler(0, world_size=2, rank=rank)]
     assert equal({key[0]: data.train_set[key][0] for key in keys}, alone)
 
@@ -104,7 +107,7 @@ def test_the_archives_are_unpacked_and_read_as_the_folders(tmp_path: Path) -> No
     assert not (tmp_path / "val").exists()
     data = ImageNet(str(tmp_path), size=32, resize=36, num_classes=3, val_size=3)
     with pytest.raises(
-        ValueError, match=r"ImageNet's archives in .* are no use: The archive ILSVRC2012_devkit_t12.*corrupt"
+        ValueError, match=r"ImageNet's archives in .* were not unpacked .*The archive ILSVRC2012_devkit_t12.*corrupt"
     ):
         data.prepare_data()
     with checksums_of(tmp_path):
@@ -210,3 +213,37 @@ def test_the_command_line_trains_and_tests(tmp_path: Path) -> None:
         tmp_path, {"class_path": "ImageNet", "init_args": settings}, {"in_channels": 3, "num_classes": 3}
     )
     assert report["n"] == 16
+
+
+def test_a_damaged_list_of_classes_is_told_before_anything_is_unpacked(tmp_path: Path) -> None:
+    written = write_imagenet(tmp_path)
+    pack_imagenet(tmp_path, written)
+    data = ImageNet(str(tmp_path), size=32, resize=36, num_classes=3, val_size=3)
+    (tmp_path / "meta.bin").write_bytes(b"")
+    with checksums_of(tmp_path), pytest.raises(ValueError, match=r"meta.bin is damaged .*Delete it"):
+        data.prepare_data()
+    assert not (tmp_path / "train").exists()
+    (tmp_path / "meta.bin").unlink()
+    with checksums_of(tmp_path):
+        data.prepare_data()
+
+
+def test_two_nodes_with_one_folder_unpack_it_once(tmp_path: Path) -> None:
+    written = write_imagenet(tmp_path)
+    pack_imagenet(tmp_path, written)
+    data = ImageNet(str(tmp_path), size=32, resize=36, num_classes=3, val_size=3)
+    with checksums_of(tmp_path):
+        run_ddp(lambda rank: data.prepare_data(), 2)
+    data.setup()
+    assert sorted(tmp_path.rglob("*.JPEG")) == sorted(path for files in written.values() for path, _ in files)
+
+
+def test_a_full_disk_while_unpacking_is_told(tmp_path: Path) -> None:
+    pack_imagenet(tmp_path, write_imagenet(tmp_path))
+    full = patch.object(torchvision.datasets.imagenet, "extract_archive", side_effect=OSError(28, "No space left"))
+    with (
+        full,
+        checksums_of(tmp_path),
+        pytest.raises(ValueError, match=r"not unpacked \(OSError.*No space.*Delete .*train"),
+    ):
+        ImageNet(str(tmp_path), size=32, resize=36, num_classes=3, val_size=3).prepare_data()

@@ -81,7 +81,7 @@ def test_files_of_different_sets_are_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path, n_train=20, n_test=12)
     folder = tmp_path / "MNIST" / "raw"
     (folder / "t10k-labels-idx1-ubyte").write_bytes((folder / "train-labels-idx1-ubyte").read_bytes())
-    with pytest.raises(ValueError, match=r"The test set in .* has 12 images and 20 labels"):
+    with pytest.raises(ValueError, match=r"The test set of MNIST in .* has 12 images and int64 labels"):
         MNIST(str(tmp_path)).setup("test")
 
 
@@ -89,7 +89,7 @@ def test_labels_of_other_classes_are_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     path = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + b"\x0a")
-    with pytest.raises(ValueError, match="MNIST needs one of 10 for each image"):
+    with pytest.raises(ValueError, match="each image needs a class number below 10"):
         MNIST(str(tmp_path)).setup("test")
 
 
@@ -98,3 +98,14 @@ def test_the_command_line_trains_and_tests(tmp_path: Path) -> None:
     write_mnist(tmp_path / "data")
     data = {"class_path": "MNIST", "init_args": {"val_size": 24}}
     assert fit_and_test(tmp_path, data, {})["n"] == 16
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x00\x0a\x03", None])
+def test_a_damaged_file_is_not_taken_for_a_missing_one(content: bytes | None, tmp_path: Path) -> None:
+    """torchvision looks for its existence alone; to download again would not help."""
+    write_mnist(tmp_path)
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    data = MNIST(str(tmp_path), download=True)
+    with pytest.raises(ValueError, match=rf"set of MNIST in .* is damaged \(one of {path}, .*Delete it"):
+        data.prepare_data() or data.setup("fit")

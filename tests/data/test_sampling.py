@@ -1,6 +1,7 @@
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
@@ -129,3 +130,27 @@ def test_skipped_samples_are_not_loaded():
 def test_worker_processes_change_nothing():
     alone, helped = list(loader(epoch=2)), list(loader(epoch=2, workers=2))
     assert all(torch.equal(a, b) for one, two in zip(alone, helped, strict=True) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("key", [np.int64(3), torch.tensor(3), -20])
+def test_indexed_takes_any_integer(key):
+    x, y, index = Indexed(TensorDataset(torch.arange(N), torch.arange(N)))[key]
+    assert (int(x), int(y), index) == (3, 3, 3)
+
+
+def test_indexed_ends():
+    with pytest.raises(IndexError):
+        Indexed(Noisy())[N]
+    assert len(list(Indexed(TensorDataset(torch.arange(N), torch.arange(N))))) == N
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "left"), [(11, 1, 22), (10, 1, 23), (5, 2, 10), (1, 1, 23), (23, 1, 23)]
+)
+def test_a_last_batch_of_one_sample_sits_out(batch_size, world_size, left):
+    """23 samples: batch norms refuse a batch of one."""
+    ranks = [EpochSampler(Noisy(), 0, world_size, rank, batch_size) for rank in range(world_size)]
+    assert [len(rank) for rank in ranks] == [left] * world_size
+    keys = [key for rank in ranks for key, _ in rank]
+    assert len(set(keys)) == len(keys) == left * world_size
+    assert len(EpochSampler(TensorDataset(torch.zeros(1)), 0, 1, 0, 4)) == 1

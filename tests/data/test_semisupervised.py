@@ -188,7 +188,7 @@ def test_a_loader_goes_on_mid_epoch(archive: Path) -> None:
     [
         ({"label": [0]}, {}, "but no 'image'"),
         ({"image": np.zeros((2, 4, 4), np.uint8)}, {}, "but no 'label'"),
-        ({"image": np.zeros((2, 4, 4), np.uint8), "label": [0]}, {}, "2 images in .* but 1 labels in"),
+        ({"image": np.zeros((2, 4, 4), np.uint8), "label": [0]}, {}, "bad.npz has 2 images and int64 labels"),
         ({"image": np.zeros((2, 4, 4), np.uint8)}, {"labels": "nowhere.npz"}, "There is no file 'nowhere.npz'"),
         ({"image": np.array([{}] * 2), "label": [0, 0]}, {}, "Object arrays cannot be loaded"),  # no pickles
     ],
@@ -247,3 +247,31 @@ def test_a_defense_trains_on_it(archive: Path) -> None:
     defense = TRADES(plain_net())
     quiet_trainer(max_epochs=1).fit(defense, semi(archive))
     assert not torch.equal(defense.net[0].weight, plain_net()[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": np.ones((2, 4, 4)), "label": [0, 1]}, r"must be bytes .* got float64 \(2, 4, 4\)"),
+        ({"image": np.ones((2, 16), np.uint8), "label": [0, 1]}, r"must be bytes .* got uint8 \(2, 16\)"),
+        ({"image": np.ones((2, 4, 4), np.uint8), "label": [0.0, 0.9]}, r"float64 labels \[2\] from 0.0 to 0.9"),
+        (
+            {"image": np.ones((2, 4, 4), np.uint8), "label": [0, 3]},
+            "from 0 to 3: each image needs a class number below 3",
+        ),
+        ({"image": np.ones((2, 4, 4), np.uint8), "label": [-1, 0]}, "from -1 to 0"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(arrays: Any, message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        semi(tmp_path / "bad.npz").setup("fit")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 cut", b"\x80\x04\x95", b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}"]
+)
+def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cut.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cut.npz cannot be read as an .npz archive with 'image'"):
+        semi(tmp_path / "cut.npz").setup("fit")

@@ -117,7 +117,7 @@ def test_a_test_set_that_does_not_fit_its_list_is_refused(tmp_path: Path) -> Non
     path.write_bytes(b"")
     rows = tmp_path / "tiny-imagenet-200/val/val_annotations.txt"
     rows.write_text(rows.read_text().replace("n01443537", "n99999999"))
-    with pytest.raises(ValueError, match=r"each of a class of wnids.txt"):
+    with pytest.raises(ValueError, match=r"each once and of a class of wnids.txt"):
         TinyImageNet(str(tmp_path)).setup("test")
 
 
@@ -132,3 +132,13 @@ def test_the_command_line_trains_and_tests(tmp_path: Path) -> None:
     write_tiny_imagenet(tmp_path / "data")
     data = {"class_path": "TinyImageNet", "init_args": {"val_size": 24, "num_workers": 2}}
     assert fit_and_test(tmp_path, data, {"in_channels": 3, "num_classes": 200})["n"] == 16
+
+
+@pytest.mark.parametrize("tail", [b"val_0.JPEG", b"\xff\xfe\n", b"again"])
+def test_a_damaged_list_is_refused(tail: bytes, tmp_path: Path) -> None:
+    write_tiny_imagenet(tmp_path)
+    rows = tmp_path / "tiny-imagenet-200/val/val_annotations.txt"
+    first = rows.read_bytes().splitlines(keepends=True)[0]
+    rows.write_bytes(rows.read_bytes() + (first if tail == b"again" else tail))
+    with pytest.raises(ValueError, match=r"val has 200 images, and val_annotations.txt lists 201: .* each once"):
+        TinyImageNet(str(tmp_path)).setup("test")

@@ -154,10 +154,18 @@ def test_weights_of_another_net_are_told_in_one_line_and_change_nothing(tmp_path
 
 
 def test_tensors_alone_are_weights(tmp_path: Path) -> None:
-    for content in ({"state_dict": {"a": 3}}, {"state_dict": {}}, {"state_dict": 3}, [1], {"epoch": 2}):
+    none = [{"state_dict": {"a": 3}}, {"state_dict": {}}, {"state_dict": 3}, [1], {"epoch": 2}]
+    for content in (*none, {"state_dict": {1: torch.ones(1)}}, {"defense": "AT", "state_dict": [1]}):
         torch.save(content, tmp_path / "a.pt")
         with pytest.raises(ValueError, match=r"holds no weights|is no checkpoint"):
             load_weights(net_of_width_4(), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("junk", ["Repository not found", "epoch,acc\n0,1\n", "hello world", "jpeg", ""])
+def test_what_is_no_file_of_weights_is_told(junk: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_text(junk)
+    with pytest.raises(ValueError, match=r"a.pt (cannot be read as a checkpoint|was not loaded)"):
+        load_weights(net_of_width_4(), tmp_path / "a.pt")
 
 
 def test_missing_files_are_told(tmp_path: Path) -> None:

@@ -78,3 +78,13 @@ def test_without_the_package_its_extra_is_told(monkeypatch: pytest.MonkeyPatch) 
 def test_importing_the_models_does_not_import_timm() -> None:
     code = "import sys, lightning_robust.models; sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weights_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=r"timm could not build 'resnet18.nonsense' .*Invalid pretrained tag"):
+        TimmModel("resnet18.nonsense", pretrained=True)
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **settings: create(name, **settings))
+    with pytest.raises(ValueError, match=r"trained on 3 channels, so their mean and std do not fit 1"):
+        TimmModel("resnet18", pretrained=True, in_channels=1)

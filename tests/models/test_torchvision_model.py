@@ -1,5 +1,6 @@
 """torchvision's nets: every family gets its classes, small images their stem, pretrained weights their statistics."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,3 +130,20 @@ def test_pretrained_weights_with_a_small_stem() -> None:
 def test_what_cannot_be_built_is_told(settings: dict[str, Any], told: str) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=told):
         TorchvisionModel(**settings)
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that lies where torch keeps its downloads is not looked at otherwise."""
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, Any]:
+            return Path.touch, (tmp_path / "sprung",)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = torchvision.models.get_model_weights("resnet18").DEFAULT.url
+    cached = tmp_path / "checkpoints" / Path(url).name
+    cached.parent.mkdir()
+    torch.save({"fc.weight": Trap()}, cached)
+    with pytest.raises(ValueError, match=rf"DEFAULT of resnet18 were not loaded .*{tmp_path}/checkpoints: connect"):
+        TorchvisionModel("resnet18", weights="DEFAULT")
+    assert not (tmp_path / "sprung").exists()

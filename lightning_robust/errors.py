@@ -1,4 +1,4 @@
-"""Misspelt names."""
+"""Parts of error messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,3 +10,8 @@ def instead(name: str, known: Iterable[str]) -> str:
     if close := difflib.get_close_matches(name, known, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; there are {', '.join(known) or 'none'}." if len(known) <= 150 else "."
+
+
+def first_line(error: Exception) -> str:
+    """An error of another library, in short."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0].rstrip('.')}."
