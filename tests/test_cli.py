@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_robust.cli import main
 from lightning_robust.parser import explain
@@ -221,6 +223,30 @@ def test_the_last_checkpoint_comes_as_often_as_the_best_is_looked_for(folder: Pa
     state = torch.load(last, weights_only=True)
     assert state["global_step"] == 2
     assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] < 2  # before the epoch's end
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told(folder: Path) -> None:
+    Path("bad.ckpt").write_text("junk")
+    for command in ("fit", "test"):
+        with pytest.raises(ValueError, match=r"^bad.ckpt cannot be read as a checkpoint .*Give another"):
+            main([command, "--config", AT, *QUICK, "--ckpt_path=bad.ckpt"])
+
+
+def test_checkpoints_are_atomic_unless_a_plugin_of_ones_own_writes_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    save = TorchCheckpointIO.save_checkpoint
+
+    def noted(self: TorchCheckpointIO, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        written.append(Path(path).name)
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", noted)
+    main(["fit", "--config", AT, *QUICK])
+    assert not written
+    main(["fit", "--config", AT, *QUICK, "--trainer.plugins=lightning.fabric.plugins.TorchCheckpointIO"])
+    assert "last.ckpt" in written
 
 
 def test_the_last_checkpoint_can_be_left_out(folder: Path) -> None:
