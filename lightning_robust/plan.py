@@ -110,6 +110,7 @@ class RobustTrainer(Trainer):
         self.callbacks.append(stopwatch)  # type: ignore[attr-defined]
         self.fit(model, datamodule=datamodule)
         self.callbacks.remove(stopwatch)  # type: ignore[attr-defined]
+        drawing, drawings = self._drawing(stopwatch, epochs, every)
         first, probes = stopwatch.measured[0], stopwatch.measured[1:] or stopwatch.measured
         full = [_batches(limit, n) for limit, n in zip(limits, self._batches(), strict=True)]
         seen = self.num_training_batches, sum(self.num_val_batches)
@@ -124,13 +125,30 @@ class RobustTrainer(Trainer):
             step=step,
             attack_share=sum(probe.attack for probe in probes) / sum(probe.ends[-1] - probe.began for probe in probes),
             images_per_second=datamodule.batch_size * self.world_size / step,
-            fit=once + epochs * epoch,
+            fit=once + epochs * epoch + drawings * drawing,
             memory=_peak_memory(),
             attacks=self._attacks(model, datamodule, seconds),
         )
         if self.is_global_zero:
             Console().print(self.planned.table(devices))
         return self.planned
+
+    def _drawing(self, stopwatch: Stopwatch, epochs: int, every: int) -> tuple[float, int]:
+        """What the figures of a validation take, taken out of those that were measured, and how often they come."""
+        evaluation = self._evaluation()
+        draws = [e for e in range(epochs) if evaluation and evaluation.draws_after(e, epochs)]
+        measured = list(zip(stopwatch.chosen, stopwatch.measured, strict=True))
+        drawn = [probe for e, probe in measured if e in draws]
+        plain = [probe.validation for e, probe in measured if e not in draws]
+        if not drawn or not plain:
+            return 0.0, 0
+        seconds = max(min(probe.validation for probe in drawn) - statistics.mean(plain), 0.0)
+        for probe in drawn:
+            probe.validation -= seconds
+        return seconds, sum((e + 1) % every == 0 for e in draws)
+
+    def _evaluation(self) -> RobustEvaluation | None:
+        return next((c for c in self.callbacks if isinstance(c, RobustEvaluation)), None)  # type: ignore[attr-defined]
 
     def _batches(self) -> tuple[int, int]:
         """Of an epoch and of a validation without limits."""
@@ -140,7 +158,7 @@ class RobustTrainer(Trainer):
 
     def _attacks(self, model: Any, datamodule: Any, seconds: float) -> dict[str, float]:
         """Seconds of each attack on the test set, on the devices at hand."""
-        evaluation = next((c for c in self.callbacks if isinstance(c, RobustEvaluation)), None)  # type: ignore[attr-defined]
+        evaluation = self._evaluation()
         datamodule.setup("test")
         loader = datamodule.test_dataloader()
         x = as_batch(next(iter(loader))).x.to(self.strategy.root_device)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 from torch import Tensor
 
 import lightning_robust.stopwatch
@@ -79,6 +80,24 @@ def test_every_part_of_the_recipe_counts_as_often_as_it_comes(
     assert plan.fit == pytest.approx(10 * steps * (1 + attack) + 10 * validations)
     assert len(defense.right) == 6 * 3
     assert all(defense.right)  # labels are the net's own predictions
+
+
+@pytest.mark.parametrize(
+    ("every", "drawings"), [(1, 4), (2, 1)]
+)  # after epochs 0, 4, 8 and 9; with the even ones left out
+def test_figures_count_as_often_as_they_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, every: int, drawings: int
+) -> None:
+    clock = Clock(monkeypatch)
+    evaluation = RobustEvaluation({"pgd": ATTACK}, figure_every_n_epochs=4)
+
+    class Draws(Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            clock.seconds += 7 * evaluation.draws_after(trainer.current_epoch, 10)
+
+    settings = {"callbacks": [evaluation, Draws()], "default_root_dir": tmp_path, "check_val_every_n_epoch": every}
+    plan = trainer(**settings).plan(Slow(clock), Few(n=24, batch_size=4, val_size=8), steps=3)
+    assert plan.fit == pytest.approx(10 * 6 * (1 + (4 * 3 + 6 * 6) / 10) + 10 / every * 2 * 5 + drawings * 7)
 
 
 def test_a_recipe_shorter_than_the_probes_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,14 +258,17 @@ class RobustEvaluation(Callback):
         settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}
         return {**evaluated_in(trainer), **settings}
 
+    def draws_after(self, epoch: int, max_epochs: int | None) -> bool:
+        """Whether the validation after this epoch of a fit draws its figures."""
+        return self.figure_samples > 0 and (epoch + 1 == max_epochs or epoch % self.figure_every_n_epochs == 0)
+
     def _leave(self, trainer: Trainer, loader: "Collected", directory: Path, suffix: str) -> None:
         """Write and draw what rank 0 leaves."""
         report, fitting = loader.report, trainer.state.fn == "fit"
         attacks = self.fit_attacks if fitting else self.attacks
         write_json(report, directory / f"robustness{suffix}.json")
         stage = "test" if trainer.testing else "val"
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if self.figure_samples and (not fitting or last or trainer.current_epoch % self.figure_every_n_epochs == 0):
+        if self.figure_samples and (not fitting or self.draws_after(trainer.current_epoch, trainer.max_epochs)):
             for name, attack in attacks.items():
                 correct = report["attacks"][name]["correct"]
                 title = f"{name} ({attack.threat.norm} {attack.threat.eps:.4g}): {correct} of {report['n']} correct"
