@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.distributed
 from lightning import Trainer
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
 from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
-from lightning_robust.checkpoints import AtomicCheckpointIO
+from lightning_robust.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
 from lightning_robust.parser import Parser
@@ -84,9 +84,10 @@ class RobustCLI(LightningCLI):
         # Lightning would unpickle anything from a URL: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
         if self.config[command].get("weights_only") is None:
             self.config[command]["weights_only"] = True
-        if path == "last" and self._job() is None:
+        if path == "last" and (self._job() is None or command != "fit"):
             self.parser.error(
-                "--ckpt_path last needs a job that restarts under its own name (SLURM, torchrun): name the file."
+                "`--ckpt_path last` is for `fit` in a job that restarts under its own name (SLURM, torchrun): name the "
+                "file."
             )
         if path and path not in ("best", "last", "hpc", "registry") and "://" not in path and not Path(path).exists():
             self.parser.error(
@@ -105,17 +106,14 @@ class RobustCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a folder and loggers of its own unless the config names some."""
         given = self._get(self.config_init, "trainer")
-        place = Path(given["default_root_dir"] or "runs", type(self.datamodule).__name__, type(self.model).__name__)
+        root = Path(given["default_root_dir"] or "runs").expanduser()
+        place = Path(root, type(self.datamodule).__name__, type(self.model).__name__)
         run = self._run_name(place)
         planning = self.subcommand == "plan"  # leaves nothing
         if planning:
             place = Path(self._scratch)
             kwargs.update(enable_progress_bar=False, enable_model_summary=False)
         kwargs["default_root_dir"] = str(place / run)
-        plugins = given["plugins"] or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
         n = processes(given["accelerator"], given["devices"], given["num_nodes"])
@@ -124,14 +122,24 @@ class RobustCLI(LightningCLI):
         if (planning or given["logger"] in (None, True)) and not given["fast_dev_run"]:
             kwargs["logger"] = _loggers(place, run)
         best = self._get(self.config_init, "checkpoint")
-        last, best.save_last = best.save_last, None
+        last = best.save_last is True
+        best.save_last = None if last else best.save_last
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         if last and trainer.checkpoint_callbacks:
-            trainer.callbacks.append(_keeper(best))  # type: ignore[attr-defined]
+            trainer.callbacks.append(LastCheckpoint(best))  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for checkpoint in trainer.checkpoint_callbacks if planning else ():
             if isinstance(checkpoint, ModelCheckpoint):
                 checkpoint.dirpath = None
         return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """What the trainer's method gets; a job that goes on does so from its newest checkpoint."""
+        given = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "fit":
+            given["ckpt_path"] = newest_checkpoint(self.trainer, given["ckpt_path"])
+        return given
 
     def before_validate(self) -> None:
         """`RobustEvaluation` prints the table."""
@@ -170,24 +178,6 @@ class RobustCLI(LightningCLI):
             return f"slurm-{os.environ['SLURM_JOB_ID']}"
         job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
         return None if job == "none" else f"torchrun-{job}"
-
-
-def _keeper(best: ModelCheckpoint) -> ModelCheckpoint:
-    """Writes `last.ckpt` after each epoch, or at the steps or times at which the best one is looked for.
-
-    `save_last` writes only where the best one changed, so a killed run would go on from the best:
-    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.6/src/lightning/pytorch/callbacks/model_checkpoint.py
-    """
-    steps, interval = best._every_n_train_steps or None, best._train_time_interval
-    epochs = None if steps or interval else True
-    return ModelCheckpoint(
-        best.dirpath,
-        "last",
-        every_n_train_steps=steps,
-        train_time_interval=interval,
-        save_on_train_epoch_end=epochs,
-        enable_version_counter=False,
-    )
 
 
 def _rank() -> int:

@@ -12,6 +12,6 @@ def instead(name: str, known: Iterable[str]) -> str:
     return f"; there are {', '.join(known) or 'none'}." if len(known) <= 150 else "."
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """An error of another library, in short."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0].rstrip('.')}."

@@ -4,14 +4,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_robust.checkpoints import AtomicCheckpointIO
+from lightning_robust.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from lightning_robust.defenses import Standard
 from tests.ddp import quiet_trainer, run_ddp
 from tests.few import Few, plain_net
@@ -95,3 +97,111 @@ def test_what_is_no_checkpoint_is_told(junk: bytes, tmp_path: Path) -> None:
             AtomicCheckpointIO().load_checkpoint(path, weights_only=weights_only)
     with pytest.raises(FileNotFoundError):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
+
+
+def fit(folder: Path, net: Any, resume: Path | None = None, **settings: Any) -> Any:
+    """Of epochs of 4 steps; the best is looked for as `best` says, else after each epoch."""
+    best = ModelCheckpoint(folder, "best", **settings.pop("best", {}))
+    callbacks = [best, *settings.pop("callbacks", [])]
+    trainer = quiet_trainer(**{"max_epochs": 3, "enable_checkpointing": True, "callbacks": callbacks, **settings})
+    trainer.callbacks.append(LastCheckpoint(best))  # type: ignore[attr-defined]
+    module = Standard(net, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9))
+    data = Few(n=16, batch_size=4, seed=0)
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True if resume else None)
+    return trainer
+
+
+def step_of(folder: Path) -> int:
+    return int(torch.load(folder / "last.ckpt", weights_only=True)["global_step"])
+
+
+@pytest.mark.parametrize("stop", [{"max_steps": 6}, {"max_steps": 3}, {"max_steps": 8}, {"max_epochs": 2}])
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_that_stops_within_an_epoch_goes_on_with_the_next_batch(stop: dict[str, int], tmp_path: Path) -> None:
+    whole, parts = plain_net(), plain_net()
+    fit(tmp_path / "whole", whole)
+    stopped = fit(tmp_path, parts, **stop)
+    assert step_of(tmp_path) == stopped.global_step == stop.get("max_steps", 8)
+    resumed = fit(tmp_path, parts, tmp_path / "last.ckpt")
+    assert resumed.global_step == step_of(tmp_path) == 12
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+class Stops(Callback):
+    """As a timer does, after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_stopped_by_a_callback_does_too(tmp_path: Path) -> None:
+    whole, parts = plain_net(), plain_net()
+    fit(tmp_path / "whole", whole)
+    fit(tmp_path, parts, callbacks=[Stops(5)])
+    assert step_of(tmp_path) == 5
+    fit(tmp_path, parts, tmp_path / "last.ckpt")
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("best", "steps"),
+    [
+        ({}, [4, 8, 12]),
+        ({"every_n_train_steps": 5}, [5, 10, 12]),
+        ({"every_n_train_steps": 100}, [12]),
+        ({"train_time_interval": timedelta(hours=1)}, [12]),
+    ],
+)
+def test_it_comes_as_often_as_the_best_is_looked_for_and_at_the_end(
+    best: dict[str, Any], steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = Trainer.save_checkpoint
+
+    def noted(self: Trainer, path: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            saved.append(self.global_step)
+        save(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", noted)
+    fit(tmp_path, plain_net(), best=best)
+    assert saved == steps
+
+
+def test_an_exception_is_saved_where_the_best_ones_are(tmp_path: Path) -> None:
+    class Fails(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 6:
+                raise RuntimeError("now")
+
+    for name, best in (("with", {"save_on_exception": True}), ("without", {})):
+        with pytest.raises(RuntimeError, match="now"):
+            fit(tmp_path / name, plain_net(), callbacks=[Fails()], best=best)
+    assert [step_of(tmp_path / name) for name in ("with", "without")] == [6, 4]
+
+
+def test_it_is_another_than_a_plain_one() -> None:
+    assert LastCheckpoint(ModelCheckpoint(monitor=None)).state_key != ModelCheckpoint().state_key
+
+
+def test_nothing_is_left_by_a_run_to_try(tmp_path: Path) -> None:
+    fit(tmp_path / "none", plain_net(), fast_dev_run=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    AtomicCheckpointIO().save_checkpoint(content(3), "~/a.ckpt")
+    assert (tmp_path / "a.ckpt").is_file()
+    assert len(AtomicCheckpointIO().load_checkpoint("~/a.ckpt", weights_only=True)["x"]) == 3
+
+
+def test_what_cannot_be_stored_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="pickle") as error:
+        AtomicCheckpointIO().save_checkpoint({"x": lambda: 0}, tmp_path / "a.ckpt")
+    assert "full?" not in str(error.value)
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning import Callback, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_robust.cli import main
@@ -88,11 +89,58 @@ def test_resuming_goes_on_in_the_same_folder(folder: Path) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
-def test_a_slurm_job_finds_its_own_folder_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def under_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     job = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "17", "SLURM_PROCID": "0"}
     job |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1"}
     for key, value in job.items():
         monkeypatch.setenv(key, value)
+
+
+@pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available")
+def test_a_requeued_job_goes_on_from_the_newest_that_was_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal of SLURM's leaves an `hpc_ckpt`, a kill only `last.ckpt`."""
+    under_slurm(monkeypatch)
+    started: list[int] = []
+
+    class Notes(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            started.append(trainer.global_step)
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(Path(trainer.default_root_dir) / "hpc_ckpt_1.ckpt")
+
+    monkeypatch.setattr("tests.test_cli.Noting", Notes, raising=False)
+    home = ["--trainer.default_root_dir=~/runs", "--trainer.callbacks+=tests.test_cli.Noting"]
+    monkeypatch.setenv("HOME", str(folder))
+    last = ["fit", "--config", STANDARD, *QUICK, *home, "--ckpt_path=last"]
+    main(last)
+    (run,) = folder.glob("runs/Digits/Standard/*")
+    newest = run / "checkpoints/last.ckpt"
+    main(last)  # from last.ckpt, of step 2; leaves an hpc_ckpt of the same step
+    os.utime(newest, (1, 1))
+    torch.save({**torch.load(newest, weights_only=True), "global_step": 1}, newest)
+    os.utime(newest, (1, 1))
+    main(last)
+    assert started == [0, 2, 2]
+    main(last[:-1])
+    assert started == [0, 2, 2, 2]
+    os.utime(newest)
+    main(last[:-1])
+    assert started[-1] == 1
+    assert not (folder / "~").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_the_last_one_is_for_fit_alone(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_slurm(monkeypatch)
+    with pytest.raises(SystemExit):
+        main([command, "--config", STANDARD, "--ckpt_path=last"])
+    assert "`--ckpt_path last` is for `fit`" in capsys.readouterr().err
+
+
+def test_a_slurm_job_finds_its_own_folder_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_slurm(monkeypatch)
     for number in ("17", "17", "18"):
         monkeypatch.setenv("SLURM_JOB_ID", number)
         main(["fit", "--config", STANDARD, *QUICK])
@@ -222,7 +270,6 @@ def test_the_last_checkpoint_comes_as_often_as_the_best_is_looked_for(folder: Pa
     (last,) = folder.rglob("last*.ckpt")
     state = torch.load(last, weights_only=True)
     assert state["global_step"] == 2
-    assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] < 2  # before the epoch's end
 
 
 def test_a_checkpoint_that_cannot_be_read_is_told(folder: Path) -> None:
@@ -230,6 +277,10 @@ def test_a_checkpoint_that_cannot_be_read_is_told(folder: Path) -> None:
     for command in ("fit", "test"):
         with pytest.raises(ValueError, match=r"^bad.ckpt cannot be read as a checkpoint .*Give another"):
             main([command, "--config", AT, *QUICK, "--ckpt_path=bad.ckpt"])
+
+
+class Plain(TorchCheckpointIO):
+    """As Lightning has it."""
 
 
 def test_checkpoints_are_atomic_unless_a_plugin_of_ones_own_writes_them(
@@ -245,7 +296,7 @@ def test_checkpoints_are_atomic_unless_a_plugin_of_ones_own_writes_them(
     monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", noted)
     main(["fit", "--config", AT, *QUICK])
     assert not written
-    main(["fit", "--config", AT, *QUICK, "--trainer.plugins=lightning.fabric.plugins.TorchCheckpointIO"])
+    main(["fit", "--config", AT, *QUICK, "--trainer.plugins=tests.test_cli.Plain"])
     assert "last.ckpt" in written
 
 

@@ -1,5 +1,6 @@
 """ImageNet: 1,000 classes of photographs."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ class ImageNet(Stored):
         return not (self.root / split).is_dir() and (self.root / ARCHIVE_META[split][0]).is_file()
 
     def _unpack(self, split: str) -> None:
-        meta = self.root / META_FILE
+        """In a folder beside, so that what is there is always whole."""
+        meta, beside = self.root / META_FILE, self.root / ".unpacking"
         try:
             if meta.is_file():
                 load_meta_file(str(self.root))
@@ -76,14 +78,23 @@ class ImageNet(Stored):
             raise ValueError(
                 f"{meta} is damaged ({first_line(error)}) Delete it; the devkit has what it holds."
             ) from error
+        shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
+        beside.mkdir()
         try:
-            torchvision.datasets.ImageNet(self.root, split)
+            for name in (ARCHIVE_META[split][0], ARCHIVE_META["devkit"][0], META_FILE):
+                if (self.root / name).is_file():
+                    (beside / name).symlink_to((self.root / name).resolve())
+            torchvision.datasets.ImageNet(beside, split)
+            if not meta.is_file():
+                (beside / META_FILE).rename(meta)
+            (beside / split).rename(self.root / split)
         except Exception as error:  # of the archives, the disk
             raise ValueError(
                 f"ImageNet's archives in {str(self.root)!r} were not unpacked ({first_line(error)}) They must be the "
-                f"published ones, and there must be room for the images. Delete {self.root / split} before it is tried "
-                "again."
+                "published ones, and there must be room for the images."
             ) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
     def transform(self, augment: bool) -> Callable[[Any], Any]:
         """A random part to train, the central one to evaluate."""

@@ -63,8 +63,18 @@ class Stored(RobustDataModule):
     def alone(self) -> Iterator[None]:
         """Inside, no other node that shares the folder fetches or unpacks anything into it."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / ".lock"):
+        lock = FileLock(self.root / ".lock", mode=0o666)  # for whoever else uses the folder, too
+        try:
+            lock.acquire()
+        except PermissionError as error:
+            raise PermissionError(
+                f"{lock.lock_file} may not be written, so that {type(self).__name__} cannot be fetched or unpacked "
+                "there: ask its owner, or give another `root`."
+            ) from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def missing(self, path: Path) -> ValueError:
         """The error for a file or folder that is not there."""

@@ -56,7 +56,7 @@ class FreeAT(AT):
             self.noise = batch.x.new_zeros(0, *shape)
         more = self.noise.new_zeros(max(b - len(self.noise), 0), *shape)
         self.noise = torch.cat([self.noise, more]).to(batch.x)
-        self._added = self.noise[:b].clone().requires_grad_()
+        self._added = self._project(self.noise[:b]).requires_grad_()
         threat = self.attack.threat
         return Views((batch.x + self._added).clamp(threat.lower, threat.upper))
 
@@ -67,8 +67,12 @@ class FreeAT(AT):
         gradient = torch.nan_to_num(self._added.grad, nan=0.0, posinf=0.0, neginf=0.0)
         used, threat = self._added.detach(), self.attack.threat
         step = threat.eps if self.attack.step_size is None else self.attack.step_size
-        ball = Threat(threat.norm, threat.eps, -math.inf, math.inf)
-        self.noise[: len(used)] = ball.project(used + step * ball.steepest(gradient), torch.zeros_like(used))
+        self.noise[: len(used)] = self._project(used + step * threat.steepest(gradient))
+
+    def _project(self, noise: Tensor) -> Tensor:
+        """Into the ball around 0; the box is that of the images."""
+        threat = self.attack.threat
+        return Threat(threat.norm, threat.eps, -math.inf, math.inf).project(noise, torch.zeros_like(noise))
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, **kwargs: Any
@@ -80,20 +84,28 @@ class FreeAT(AT):
     def setup(self, stage: str) -> None:
         """Refuse what `Defense` does, and gradients that accumulate over batches."""
         super().setup(stage)
-        if stage == "fit" and self.trainer.accumulate_grad_batches > 1:
+        if stage == "fit":
+            self.on_train_epoch_start()
+
+    def on_train_epoch_start(self) -> None:
+        """Refuse gradients that accumulate over batches, where a callback schedules them."""
+        if self.trainer.accumulate_grad_batches > 1:
             raise ValueError("FreeAT takes its steps on one batch: set accumulate_grad_batches to 1.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store every rank's noise (only this rank's when another may have failed: it would wait for ever)."""
         super().on_save_checkpoint(checkpoint)
-        noise = [self.noise]
+        noise = [self.noise.cpu()]
         if world_size() > 1 and not self.trainer.interrupted:
-            noise = [torch.empty_like(self.noise) for _ in range(world_size())]
-            torch.distributed.all_gather(noise, self.noise)
-        checkpoint["noise"] = torch.stack(noise).cpu()
+            noise = []
+            for rank in range(world_size()):  # one after the other: a device need not hold them all
+                part = self.noise.clone()
+                torch.distributed.broadcast(part, rank)
+                noise += [part.cpu()] if self.trainer.is_global_zero else []
+        checkpoint["noise"] = torch.stack(noise or [self.noise.cpu()])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this rank's noise."""
         super().on_load_checkpoint(checkpoint)
-        noise = checkpoint["noise"]
-        self.noise = noise[self.global_rank % len(noise)].clone()
+        if (noise := checkpoint.get("noise")) is not None:
+            self.noise = noise[self.global_rank % len(noise)].clone()

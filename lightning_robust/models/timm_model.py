@@ -48,15 +48,15 @@ class TimmModel(nn.Module):
         timm = _timm()
         if not timm.is_model(name):
             raise ValueError(f"timm has no net {name!r}{instead(name, timm.list_models())}")
-        settings = {"num_classes": num_classes, "in_chans": in_channels, **(options or {})}
+        given = {"num_classes": num_classes, "in_chans": in_channels}
         try:
-            self.net: nn.Module = timm.create_model(name, pretrained=pretrained, **settings)
+            self.net: nn.Module = timm.create_model(name, pretrained=pretrained, **given, **(options or {}))
         except Exception as error:  # of timm, of the connection, of what is damaged
             from_hub = (
                 " Its weights are downloaded once: connect, or look at timm's name of them." if pretrained else ""
             )
             raise ValueError(
-                f"timm could not build {name!r} with {settings} ({first_line(error)}){from_hub}"
+                f"timm could not build {name!r} with {options or {}} ({first_line(error)}){from_hub}"
             ) from error
         if pretrained and mean is None and std is None:
             config: Any = self.net.pretrained_cfg

@@ -238,12 +238,25 @@ def test_two_nodes_with_one_folder_unpack_it_once(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*.JPEG")) == sorted(path for files in written.values() for path, _ in files)
 
 
+def test_what_a_kill_left_of_an_unpacking_is_in_nobodys_way(tmp_path: Path) -> None:
+    written = write_imagenet(tmp_path)
+    pack_imagenet(tmp_path, written)
+    (tmp_path / ".unpacking/train").mkdir(parents=True)
+    (tmp_path / ".unpacking/train/n01440764.tar").touch()
+    data = ImageNet(str(tmp_path), size=32, resize=36, num_classes=3, val_size=3)
+    with checksums_of(tmp_path):
+        data.prepare_data()
+    data.setup()
+    assert not (tmp_path / ".unpacking").exists()
+    assert sorted(tmp_path.rglob("*.JPEG")) == sorted(path for files in written.values() for path, _ in files)
+
+
 def test_a_full_disk_while_unpacking_is_told(tmp_path: Path) -> None:
     pack_imagenet(tmp_path, write_imagenet(tmp_path))
     full = patch.object(torchvision.datasets.imagenet, "extract_archive", side_effect=OSError(28, "No space left"))
     with (
         full,
         checksums_of(tmp_path),
-        pytest.raises(ValueError, match=r"not unpacked \(OSError.*No space.*Delete .*train"),
+        pytest.raises(ValueError, match=r"not unpacked \(OSError.*No space.*room"),
     ):
         ImageNet(str(tmp_path), size=32, resize=36, num_classes=3, val_size=3).prepare_data()

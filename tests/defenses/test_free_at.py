@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -97,7 +97,12 @@ def resumed(folder: Path, ranks: int, epochs: int, checkpoint: Path | None = Non
             "callbacks": [ModelCheckpoint(folder, f"of{ranks}", save_top_k=1)],
         }
         trainer = ddp_trainer(ranks, **settings) if ranks > 1 else quiet_trainer(**settings)
-        trainer.fit(module, Few(n=8 * ranks, seed=0), ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        trainer.fit(
+            module,
+            Few(n=16, batch_size=8 // ranks, seed=0),
+            ckpt_path=checkpoint,
+            weights_only=True if checkpoint else None,
+        )
         return [*module.state_dict().values(), module.noise]
 
     return run_ddp(on, ranks)
@@ -138,9 +143,22 @@ def test_refusals(settings: dict[str, Any], message: str) -> None:
         defense(plain_net(), **settings)
 
 
+@pytest.mark.filterwarnings("ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding")
 def test_accumulated_gradients_are_refused() -> None:
     with pytest.raises(ValueError, match="accumulate_grad_batches to 1"):
         quiet_trainer(max_epochs=1, accumulate_grad_batches=2).fit(defense(plain_net()), Few())
+    later = GradientAccumulationScheduler({1: 2})
+    with pytest.raises(ValueError, match="accumulate_grad_batches to 1"):
+        quiet_trainer(max_epochs=2, callbacks=[later]).fit(defense(plain_net()), Few())
+
+
+def test_the_noise_follows_a_falling_radius() -> None:
+    module = defense(plain_net())
+    module.noise = torch.full((4, 1, 4, 4), EPS)
+    module.attack = module.attack.with_eps(0.05)
+    x = torch.full((4, 1, 4, 4), 0.5)
+    adv = module.generate(Batch(x, torch.zeros(4, dtype=torch.long))).adv
+    torch.testing.assert_close(adv, x + 0.05)
 
 
 def test_a_replay_is_the_authors() -> None:
