@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,32 +101,28 @@ def under_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_requeued_job_goes_on_from_the_newest_that_was_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal of SLURM's leaves an `hpc_ckpt`, a kill only `last.ckpt`."""
     under_slurm(monkeypatch)
-    started: list[int] = []
+    monkeypatch.setenv("HOME", str(folder))
+    started: list[str] = []
 
     class Notes(Callback):
-        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-            started.append(trainer.global_step)
-            if trainer.global_step == 2:
-                trainer.save_checkpoint(Path(trainer.default_root_dir) / "hpc_ckpt_1.ckpt")
+        def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+            started.append(Path(trainer.ckpt_path or "nothing").name)
 
     monkeypatch.setattr("tests.test_cli.Noting", Notes, raising=False)
-    home = ["--trainer.default_root_dir=~/runs", "--trainer.callbacks+=tests.test_cli.Noting"]
-    monkeypatch.setenv("HOME", str(folder))
-    last = ["fit", "--config", STANDARD, *QUICK, *home, "--ckpt_path=last"]
-    main(last)
-    (run,) = folder.glob("runs/Digits/Standard/*")
-    newest = run / "checkpoints/last.ckpt"
-    main(last)  # from last.ckpt, of step 2; leaves an hpc_ckpt of the same step
-    os.utime(newest, (1, 1))
-    torch.save({**torch.load(newest, weights_only=True), "global_step": 1}, newest)
-    os.utime(newest, (1, 1))
-    main(last)
-    assert started == [0, 2, 2]
-    main(last[:-1])
-    assert started == [0, 2, 2, 2]
-    os.utime(newest)
-    main(last[:-1])
-    assert started[-1] == 1
+    command = ["fit", "--config", STANDARD, *QUICK, "--trainer.callbacks+=tests.test_cli.Noting"]
+    command += ["--trainer.default_root_dir=~/runs"]
+    for asked, expected in (("last", "last.ckpt"), (None, "nothing")):
+        command += [f"--ckpt_path={asked}"] if asked else ["--seed_everything=1"]
+        (started.clear(), main(command), main(command))
+        newest = max(folder.glob("runs/Digits/Standard/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        shutil.copy(newest, newest.parents[1] / "hpc_ckpt_1.ckpt")
+        os.utime(newest, (1, 1))
+        main(command)
+        os.utime(newest)
+        main(command)
+        assert started == ["nothing", expected, "hpc_ckpt_1.ckpt", "last.ckpt"]
+        if asked:
+            command.pop()
     assert not (folder / "~").exists()
 
 
