@@ -30,23 +30,30 @@ class _CLI(RobustCLI):
 
 
 def measure(recipe: str, folder: str) -> Row:
-    """Plan the recipe, then train it; by the wall clock, as a user would."""
+    """Plan the recipe, train it, and plan it again; by the wall clock, as a user would.
+
+    A shared machine's speed drifts by more than is asked for, hence the mean of a plan before and one after.
+    """
     config = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
     config["trainer"]["default_root_dir"] = folder
     file = Path(folder, f"{recipe}.yaml")
     file.write_text(yaml.safe_dump(config))
-    began = time.perf_counter()
-    trainer = _CLI(["plan", "--config", str(file), "--seconds=1", *QUIET]).trainer
-    spent = time.perf_counter() - began
-    assert isinstance(trainer, RobustTrainer)
-    assert trainer.planned is not None
+
+    def planned() -> float:
+        trainer = _CLI(["plan", "--config", str(file), "--seconds=1", *QUIET]).trainer
+        assert isinstance(trainer, RobustTrainer)
+        assert trainer.planned is not None
+        return trainer.planned.fit
+
+    before = planned()
     took = _CLI(["fit", "--config", str(file), *QUIET]).seconds
+    after = planned()
     return {
         "recipe": recipe,
-        "planned, s": round(trainer.planned.fit, 1),
+        "planned before, s": round(before, 1),
         "took, s": round(took, 1),
-        "planned / took": round(trainer.planned.fit / took, 3),
-        "planning, s": round(spent, 1),
+        "planned after, s": round(after, 1),
+        "planned / took": round((before + after) / 2 / took, 3),
     }
 
 
@@ -60,7 +67,7 @@ def main(recipes: list[str] = RECIPES) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(recipe, folder) for recipe in recipes]
     far = [str(row["recipe"]) for row in rows if abs(float(row["planned / took"]) - 1) > 0.25]
-    caption = "Seconds of `fit` by the wall clock. Required: within 25 %. " + (
+    caption = "Seconds of `fit` by the wall clock, and the mean of two plans over it. Required: within 25 %. " + (
         f"Not met: {', '.join(far)}." if far else "All met."
     )
     print(write("plan", "Planned and measured", rows, caption))
