@@ -88,6 +88,7 @@ def test_a_sample_does_not_depend_on_its_batch(norm, settings):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("settings", [{}, {"targets": 9}], ids=["ce", "targeted"])
+@pytest.mark.slow
 def test_as_strong_as_torchattacks(norm, settings):
     """Never weaker by more than one sample of 100, and of one mind on all but a few: their starts differ."""
     net, (x, y) = trained_net(), held_out()

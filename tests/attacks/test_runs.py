@@ -87,6 +87,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.slow
 def test_what_is_found_does_not_depend_on_the_room(net, name):
     """Bit by bit, with samples that are broken by their first runs, by later ones, and by none."""
     attack, y = ATTACKS[name], net(X).argmax(1)

@@ -67,6 +67,7 @@ def counts(path: Path) -> dict[tuple[str, int], tuple[int, int]]:
     ("stage", "kind"), [("test", "our data"), ("test", "plain"), ("validate", "plain"), ("validate", "indexed")]
 )
 @pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.slow
 def test_each_sample_counts_once(stage: str, kind: str, ranks: int, tmp_path: Path) -> None:
     """Also where Lightning repeats samples so that all ranks have as many: 27 on 2 or 4 ranks."""
 

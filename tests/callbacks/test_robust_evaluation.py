@@ -157,6 +157,7 @@ def test_the_report_names_the_checkpoint_and_its_hash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, N])
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_batch_size(batch_size: int, tmp_path: Path) -> None:
     told = {}
     for size in (7, batch_size):
@@ -183,6 +184,7 @@ def test_a_samples_random_start_follows_its_index_not_its_place(tmp_path: Path) 
 @pytest.mark.parametrize("stage", ["validate", "test", "fit"])
 # Lightning's advice to evaluate on one device: https://github.com/Lightning-AI/pytorch-lightning/issues/12862
 @pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
+@pytest.mark.slow
 def test_two_ranks_count_every_sample_once(sampler: str, stage: str, tmp_path: Path) -> None:
     def on(rank: int, ranks: int = 2) -> Any:
         module, callback = Standard(SmallConvNet(width=2), optimizer=lambda p: torch.optim.SGD(p, lr=0.0)), evaluation()
@@ -342,6 +344,7 @@ def test_figures_reach_the_loggers_that_take_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 @pytest.mark.parametrize("kind", ["rich", "tqdm", "none"])
+@pytest.mark.slow
 def test_the_progress_bar_follows_the_evaluation(
     stage: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def checks(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
+@pytest.mark.slow
 def test_a_sound_evaluation_passes_strictly(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(strict=True)])
     getattr(trainer, stage)(Sound(), data(), verbose=False)
@@ -62,6 +63,7 @@ def test_a_sound_evaluation_passes_strictly(stage: str, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
+@pytest.mark.slow
 def test_strict_ends_with_an_error_once_everything_is_written(stage: str, tmp_path: Path) -> None:
     trainer = quiet_trainer(
         logger=CSVLogger(tmp_path, name="", version="run"),

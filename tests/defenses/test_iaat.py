@@ -295,8 +295,11 @@ def test_radii_are_plain_tensors_under_their_own_key(tmp_path: Path) -> None:
 
 def test_a_checkpoint_goes_on_only_with_as_many_samples(tmp_path: Path) -> None:
     _, path = saved(tmp_path)
+    data = Few(n=17, seed=3)
+    data.setup("fit")
+    loaders = data.train_dataloader(), data.val_dataloader()  # a data module of ours notices it first
     with pytest.raises(ValueError, match="remembers 16 training samples but the training set has 17"):
-        quiet_trainer(max_epochs=3).fit(made(), Few(n=17, seed=3), ckpt_path=str(path), weights_only=True)
+        quiet_trainer(max_epochs=3).fit(made(), *loaders, ckpt_path=str(path), weights_only=True)
 
 
 def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:

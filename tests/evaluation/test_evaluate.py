@@ -109,6 +109,7 @@ def test_a_nearest_example_counts_within_the_radius_and_is_kept_beyond():
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, N])
+@pytest.mark.slow
 def test_the_batch_size_does_not_matter(batch_size):
     assert_same(evaluated(torch.arange(N), batch_size)[0].gather())
 
@@ -320,7 +321,7 @@ def test_checksums_tell_images_and_labels_apart():
 
 def test_a_fingerprint_is_of_weights_and_settings():
     net, other = trained_net(), trained_net(robust=False)
-    nets = [net, other, SmallConvNet(width=8, mean=[0.1]), nn.Sequential(net, nn.ReLU())]
+    nets = [net, other, SmallConvNet(width=8, mean=[0.1], std=[0.5]), nn.Sequential(net, nn.ReLU())]
     nets[2].load_state_dict(net.state_dict())  # its mean is not in there
     settings = [{"a": 0, "b": 1}, {"b": 1, "a": 0}, {"a": 1, "b": 1}]  # an ensemble's order decides, too
     names = {fingerprint(n, {"seed": 0}) for n in nets} | {fingerprint(net, s) for s in settings}

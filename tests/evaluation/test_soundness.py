@@ -87,6 +87,7 @@ def statuses(checks: list[Check]) -> dict[str, str]:
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("robust", [False, True], ids=["standard", "robust"])
+@pytest.mark.slow
 def test_silent_on_sound_nets(robust: bool, norm: Norm) -> None:
     assert statuses(found(trained_net(robust), norm)) == SILENT
 
