@@ -105,6 +105,11 @@ def ordinary(value: Tensor) -> Tensor:
     return value.clone() if value.is_inference() else value.detach()
 
 
+def awaiting_gradient(x: Tensor) -> Tensor:
+    """A copy of x that a backward pass leaves its gradient on."""
+    return x.detach().clone().requires_grad_()
+
+
 def input_gradient(value: Callable[[Tensor], Tensor], x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
     """The gradient of the summed per-sample `value(x)` [b] with respect to x, and the values.
 

@@ -10,12 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_robust"
 FLOORS = {
-    0: {"types", "threat", "modes", "schedules", "draws", "checks", "per_sample", "ranks"},
+    0: {"types", "threat", "modes", "schedules", "draws", "checks", "per_sample", "ranks", "errors"},
     1: {"losses"},
     2: {"attacks", "metrics"},
     3: {"regularizers", "reweighting", "weight_perturbation", "models", "data", "evaluation", "strategies"},
     4: {"defenses", "callbacks"},
-    5: {"cli", "parser", "robustbench", "weights", "model_card", "plan", "__main__"},
+    5: {"cli", "parser", "robustbench", "weights", "model_card", "plan", "stopwatch", "checkpoints", "__main__"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 TOGETHER = {0, 5}  # floors whose modules may import each other; elsewhere siblings do not

@@ -34,7 +34,7 @@ def test_add_a_defense(tmp_path: Path) -> None:
 
     python("-m", "ruff", "check", "lightning_robust/defenses/alp.py")
     python("record.py")
-    assert "1 passed" in python("-m", "pytest", "-q", "tests/defenses/test_golden.py", "-k", "test_added_record")
+    assert "1 passed" in python("-m", "pytest", "-q", "tests/defenses/test_golden.py", "-k", "added_record and alp")
     quick = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.enable_progress_bar=false"]
     python("-m", "lightning_robust", "fit", "--config", "configs/digits/alp.yaml", *quick)
     assert "train/pairing" in next(tmp_path.glob("runs/Digits/ALP/*/metrics.csv")).read_text()

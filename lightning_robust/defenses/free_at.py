@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.defenses.at import AT
+from lightning_robust.modes import awaiting_gradient
 from lightning_robust.ranks import world_size
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Views
@@ -56,13 +57,12 @@ class FreeAT(AT):
             self.noise = batch.x.new_zeros(0, *shape)
         more = self.noise.new_zeros(max(b - len(self.noise), 0), *shape)
         self.noise = torch.cat([self.noise, more]).to(batch.x)
-        self._added = self._project(self.noise[:b]).requires_grad_()
+        self._added = awaiting_gradient(self._project(self.noise[:b]))
         threat = self.attack.threat
         return Views((batch.x + self._added).clamp(threat.lower, threat.upper))
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Lightning's backward pass, whose gradient moves the noise."""
-        super().backward(loss, *args, **kwargs)
+    def on_after_backward(self) -> None:
+        """Move the noise along the gradient."""
         assert self._added.grad is not None
         gradient = torch.nan_to_num(self._added.grad, nan=0.0, posinf=0.0, neginf=0.0)
         used, threat = self._added.detach(), self.attack.threat
