@@ -98,6 +98,7 @@ def under_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available")
+@pytest.mark.slow
 def test_a_requeued_job_goes_on_from_the_newest_that_was_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal of SLURM's leaves an `hpc_ckpt`, a kill only `last.ckpt`."""
     under_slurm(monkeypatch)
@@ -136,6 +137,7 @@ def test_the_last_one_is_for_fit_alone(
     assert "`--ckpt_path last` is for `fit`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_slurm_job_finds_its_own_folder_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     under_slurm(monkeypatch)
     for number in ("17", "17", "18"):
@@ -152,6 +154,7 @@ def test_testing_without_a_checkpoint_warns(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 50])
+@pytest.mark.slow
 def test_strict_ends_with_a_status_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str], steps: int) -> None:
     """An attack of no steps is too weak to be trusted."""
     main(["fit", "--config", STANDARD, *QUICK, "--trainer.limit_train_batches=20"])

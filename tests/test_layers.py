@@ -106,6 +106,7 @@ def test_the_switches_are_seen():
     assert not switches("'''net.eval()'''  # loss.backward()")
 
 
+@pytest.mark.slow
 def test_attacks_and_metrics_work_without_lightning():
     """Not only their own imports: nothing that they import brings it in."""
     code = "import sys, lightning_robust.attacks, lightning_robust.metrics; sys.exit('lightning' in sys.modules)"
