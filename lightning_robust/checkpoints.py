@@ -1,7 +1,5 @@
 """Checkpoints that are whole or not there, and the last one of a run."""
 
-import errno
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_robust.errors import first_line
+from lightning_robust.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,16 +36,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         place = Path(local)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f".{place.name}.tmp")
         try:
-            with beside.open("wb") as file:
+            with replacing(place) as beside, beside.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                _sync(file.fileno())
-            os.replace(beside, place)
-        except BaseException as error:
-            beside.unlink(missing_ok=True)
+        except Exception as error:
             # torch's writer hides the system's error in its own
             if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
                 raise OSError(
@@ -136,11 +129,3 @@ def newest_checkpoint(trainer: Trainer, asked: str | None) -> str | None:
     found = [*signalled, *(Path(path) for saver in savers for path in saver._find_last_checkpoints(trainer))]
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return asked if newest is None else str(newest)
-
-
-def _sync(file: int) -> None:
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # not every file system has it
-            raise

@@ -1,7 +1,6 @@
 """Trained nets to share: `python -m lightning_robust.weights export|push --help`."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning_robust.attacks import PGD
 from lightning_robust.checks import file_sha256
 from lightning_robust.errors import first_line
 from lightning_robust.evaluation.report import versions, write_json
+from lightning_robust.files import replacing
 from lightning_robust.model_card import model_card
 from lightning_robust.models.pretrained import build, fill, net_class
 from lightning_robust.models.standalone import standalone
@@ -68,11 +68,10 @@ def export_weights(
     # copies: tensors that share their memory, or lie in another order, are stored like any others
     copies = {key: value.clone().contiguous() for key, value in weights.items()}
     try:
-        library.save_file(copies, place / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+        with replacing(place / WEIGHTS) as beside:
+            library.save_file(copies, beside, metadata={"format": "pt"})
     except Exception as error:  # its own class of errors has no public name
-        (place / f"{WEIGHTS}.tmp").unlink(missing_ok=True)
         raise OSError(f"{place / WEIGHTS} was not written ({first_line(error)})") from error
-    os.replace(place / f"{WEIGHTS}.tmp", place / WEIGHTS)
     settings = (net or {}).get("init_args", {})
     config = {
         "net": net,

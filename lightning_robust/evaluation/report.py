@@ -2,14 +2,11 @@
 
 import csv
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +16,7 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.checks import file_sha256
 from lightning_robust.evaluation.evaluate import stages, worst
 from lightning_robust.evaluation.soundness import Check
+from lightning_robust.files import replacing
 from lightning_robust.metrics.functional import wilson_interval
 from lightning_robust.threat import Threat
 
@@ -135,24 +133,15 @@ def print_table(report: Mapping[str, Any], title: str) -> None:
 
 def write_json(report: Mapping[str, Any], path: Path) -> None:
     """Write atomically: a reader, or a crash, never sees half a file."""
-    with _replacing(path) as file:
+    with replacing(path) as beside, beside.open("w") as file:
         json.dump(report, file, indent=2)
         file.write("\n")
 
 
 def write_csv(head: Sequence[str], lines: Iterable[Sequence[Any]], path: Path) -> None:
     """Write atomically."""
-    with _replacing(path) as file:
+    with replacing(path) as beside, beside.open("w", newline="") as file:
         csv.writer(file).writerows([head, *lines])
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, newline="") as file:
-        yield file  # type: ignore[misc]  # a wrapper with the methods of a text file
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 def evaluated_in(trainer: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from itertools import chain
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.evaluation.samples import Samples
+from lightning_robust.files import replacing
 
 
 class State:
@@ -69,16 +69,8 @@ class State:
             self.folder.rmdir()
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=self.folder, suffix=".tmp", delete=False) as file:
-            try:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-        os.replace(file.name, self._own)
+        with replacing(self._own) as beside, beside.open("wb") as file:
+            torch.save(content, file)
 
 
 def progress(columns: Mapping[str, Tensor]) -> Tensor:
