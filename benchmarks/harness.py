@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,6 +106,44 @@ def write(name: str, title: str, rows: Sequence[Row], caption: str = "", folder:
     text = "\n".join(lines) + "\n"
     (folder / f"{name}.md").write_text(text)
     return text
+
+
+def required(what: Mapping[str, Mapping[Any, bool]]) -> str:
+    """A sentence: each requirement, and for which lines it is not met."""
+    parts = []
+    for requirement, met in what.items():
+        missed = [str(line) for line, holds in met.items() if not holds]
+        parts.append(f"{requirement} ({'not met: ' + ', '.join(missed) if missed else 'met'})")
+    return f"Required: {'; '.join(parts)}."
+
+
+def bars(
+    name: str,
+    of: Mapping[str, Spread],
+    quantity: str,
+    limit: float | None = None,
+    folder: Path = RESULTS,
+) -> None:
+    """Leave `results/<name>.png`: a bar with quartiles for each line of a table, and a line at what is required."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(8, 1 + 0.32 * len(of)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    labels, spreads = list(of)[::-1], list(of.values())[::-1]
+    middle = [spread.median for spread in spreads]
+    sides = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+    axes.barh(labels, middle, xerr=sides, color="tab:blue", alpha=0.8, error_kw={"elinewidth": 1, "capsize": 2})
+    for place, spread in enumerate(spreads):
+        axes.annotate(
+            f"{spread.median:.3g}", (spread.high, place), xytext=(5, 0), textcoords="offset points", va="center"
+        )
+    if limit is not None:
+        axes.axvline(limit, color="tab:red", lw=1, ls="--", label=f"required: {limit:g}")
+        axes.legend(loc="lower right")
+    axes.set_xlabel(quantity)
+    axes.margins(x=0.12)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(folder / f"{name}.png", dpi=110)
 
 
 def _line(cells: Iterable[object]) -> str:

@@ -166,6 +166,11 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def half_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Inside, nets run under autocast in bf16 on the device of x."""
+    return torch.autocast(x.device.type, torch.bfloat16)
+
+
 def disable_inference_mode(trainer: Any) -> None:
     """Make a Lightning trainer's evaluation loops run under `no_grad` instead of `inference_mode`.
 

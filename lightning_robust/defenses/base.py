@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -16,7 +17,7 @@ from lightning_robust.attacks.pgd import PGD
 from lightning_robust.checks import check_images, check_labels, check_logits, check_precision
 from lightning_robust.draws import Draws, global_seed, training_draws
 from lightning_robust.losses import cross_entropy
-from lightning_robust.modes import AttackBN, disable_inference_mode, quiet_logits
+from lightning_robust.modes import AttackBN, disable_inference_mode, half_precision, quiet_logits
 from lightning_robust.regularizers import Regularizer
 from lightning_robust.reweighting import Reweighting
 from lightning_robust.strategies import check_strategy
@@ -37,6 +38,8 @@ class Defense(LightningModule, ABC):
         attack: the training attack: threat, steps, step size. PGD-10 at linf 8/255 by default.
         attack_bn: how the net's batch norms run during the attack: "eval" (running statistics), "batch" (the batch's
             statistics, running ones untouched) or "train" (updating them).
+        attack_precision: "bf16" crafts the examples under autocast in bf16 whatever the trainer's precision, so that
+            the loss and its gradient can stay in fp32; by default the trainer's.
         reweighting: how much each sample counts, from its adversarial logits.
         regularizers: penalties added to the loss.
         weight_perturbation: moves the weights against the loss for the time of the step.
@@ -50,9 +53,9 @@ class Defense(LightningModule, ABC):
         channels_last: keep the net's weights in channels-last order, which convolutions compute faster in.
 
     Raises:
-        ValueError: for a net without parameters, or an attack that leads towards the labels; in the first step, for
-            images outside [0, 1] and the like; before it, for `lr_batch_size` without a data module that has a
-            batch size, or with a schedule that sets rates of its own.
+        ValueError: for a net without parameters, an attack that leads towards the labels, or another precision of it;
+            in the first step, for images outside [0, 1] and the like; before it, for `lr_batch_size` without a data
+            module that has a batch size, or with a schedule that sets rates of its own.
     """
 
     _hook_parts = ("net", "attack", "reweighting", "regularizers", "weight_perturbation", "optimizer", "scheduler")
@@ -63,6 +66,7 @@ class Defense(LightningModule, ABC):
         *,
         attack: PGD | None = None,
         attack_bn: AttackBN = "eval",
+        attack_precision: Literal["bf16"] | None = None,
         reweighting: Reweighting | None = None,
         regularizers: Sequence[Regularizer] = (),
         weight_perturbation: WeightPerturbation | None = None,
@@ -81,12 +85,15 @@ class Defense(LightningModule, ABC):
                 "A targeted attack leads towards the labels it is given, so the training examples would be easier than "
                 "the clean ones: set random_targets to the number of classes, or targeted to false."
             )
+        if attack_precision not in (None, "bf16"):
+            raise ValueError(f"attack_precision must be bf16 or left out, got {attack_precision!r}.")
         # the command line stores its plain config; from Python only plain values can be stored safely
         under_cli = _given_hyperparameters.get() is not None
         self.save_hyperparameters(ignore=None if under_cli else self._hook_parts, logger=False)
         self.net = net
         self.attack = attack or PGD()
         self.attack_bn = attack_bn
+        self.attack_precision = attack_precision
         self.reweighting = reweighting
         self.regularizers = tuple(regularizers)
         self.weight_perturbation = weight_perturbation
@@ -127,7 +134,8 @@ class Defense(LightningModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Craft, perturb the weights if asked, and average the loss."""
         batch, self._batch_idx = self._receive("fit", batch), batch_idx
-        views = self.generate(batch)
+        with half_precision(batch.x) if self.attack_precision else nullcontext():
+            views = self.generate(batch)
         if self.weight_perturbation is not None:
             perturb = self.weight_perturbation
             self._restore_weights = perturb(self.net, lambda: self.loss(batch, views).total, self.current_epoch)

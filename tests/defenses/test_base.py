@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_robust.attacks import PGD
-from lightning_robust.defenses import AT, Defense, Standard
+from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.defenses import AT, IAAT, ST, TRADES, Defense, Standard
 from lightning_robust.regularizers import Regularizer
 from lightning_robust.reweighting import Reweighting
 from lightning_robust.threat import Threat
@@ -556,6 +558,32 @@ def test_weights_are_in_channels_last_order_if_asked() -> None:
     torch.testing.assert_close(weights(one), weights(other))
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_attack_alone_runs_in_bf16_if_asked(precision: Any) -> None:
+    attack = PGD(Threat("l2", 1.0), steps=3, start="none")  # in l2 every bit of a gradient counts
+    reference, (x, y) = plain_net(), images(8).tensors
+    defense = AT(plain_net(), attack=attack, attack_precision="bf16", optimizer=sgd)
+    seen = []
+    defense.net.register_forward_hook(lambda module, inputs, logits: seen.append((len(inputs[0]), logits.dtype)))
+    fitted(defense, one_batch(x, y), precision=precision)
+    whole = [dtype for n, dtype in seen if n == len(x)]
+    own = torch.float32 if precision == "32-true" else torch.bfloat16
+    assert whole == [own, *[torch.bfloat16] * attack.steps, own]  # the check of the first batch, the attack, the loss
+    with torch.autocast("cpu", torch.bfloat16):
+        x_adv = attack(reference, x, y)
+    assert not torch.equal(x_adv, attack(reference, x, y))  # bf16 decides otherwise somewhere
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"):
+        loss = cross_entropy(reference(x_adv), y)
+    for p, g in zip(reference.parameters(), torch.autograd.grad(loss, list(reference.parameters())), strict=True):
+        p.data -= RATE * g
+    torch.testing.assert_close(weights(defense.net), weights(reference))
+
+
+def test_another_attack_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"attack_precision must be bf16 or left out, got 'fp16'\."):
+        AT(plain_net(), attack_precision="fp16")  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 # the compiler's own use of torch: https://github.com/pytorch/pytorch/blob/main/torch/_inductor
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:.*TF32:UserWarning")
@@ -572,3 +600,40 @@ def test_compiled_training_is_the_same_under_the_same_names() -> None:
     fitted(eager, loader(10), loader(6))
     assert list(compiled) == list(eager.state_dict())
     torch.testing.assert_close(list(compiled.values()), weights(eager), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+# the compiler looks at the gradient of what ST takes from its stack of images:
+# https://github.com/pytorch/pytorch/pull/30531
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("method", [AT, TRADES, ST, IAAT])
+def test_a_compiled_net_is_compiled_no_more_after_the_first_epoch(method: Any) -> None:
+    """Though attacks, losses and validations differ in modes and gradients, and last batches in size."""
+
+    class Graphs(Callback):
+        met = 0
+
+        def __init__(self) -> None:
+            self.ends: list[int] = []
+
+        def backend(self, graph: Any, inputs: Any) -> Any:
+            self.met += 1
+            return graph.forward
+
+        def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+            self.ends.append(self.met)
+
+    def on(rank: int) -> list[int]:
+        graphs, settings = Graphs(), {"warmup": 0} if method is IAAT else {}
+        defense = method(norm_net(), attack=PGD(Threat(eps=0.1), steps=2), optimizer=sgd, **settings)
+        defense.net.compile(backend=graphs.backend)
+        evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=2)}, figure_samples=0)
+        data = Few(n=27, batch_size=8, seed=3)  # the last batch has three samples
+        quiet_trainer(max_epochs=4, num_sanity_val_steps=0, callbacks=[graphs, evaluation]).fit(defense, data)
+        return [*graphs.ends, graphs.met]
+
+    # in a process of its own, as above
+    ((none, first, *rest),) = run_ddp(on, ranks=1, timeout=300)
+    assert none == 0
+    assert first > 0
+    assert set(rest) == {first}

@@ -1,0 +1,162 @@
+"""What the benchmarks of training run: nets, random batches, and every defense, with and without Lightning."""
+
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import torch
+from harness import now
+from lightning import Callback, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_robust.attacks import PGD
+from lightning_robust.data import Indexed
+from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
+from lightning_robust.models import SmallConvNet, TorchvisionModel, WideResNet
+from lightning_robust.modes import quiet_logits
+from lightning_robust.types import Batch
+
+STEPS = 10
+"""Of every attack; IAAT's radii lie where each of its probes has an answer to give."""
+
+NetName: TypeAlias = Literal["small", "resnet18", "wide_resnet28_10", "resnet50"]
+NETS: dict[NetName, tuple[int, int, Callable[[], nn.Module]]] = {
+    "small": (8, 10, lambda: SmallConvNet(10, 3)),
+    "resnet18": (32, 10, lambda: TorchvisionModel("resnet18", small_images=True)),
+    "wide_resnet28_10": (32, 10, lambda: WideResNet(28, 10)),
+    "resnet50": (224, 1000, lambda: TorchvisionModel("resnet50", 1000)),
+}
+"""Pixels on each side, classes, and the net."""
+
+Make: TypeAlias = Callable[..., Defense]
+DEFENSES: dict[str, Make] = {
+    "Standard": Standard,
+    "AT": AT,
+    "TRADES": lambda net, **kwargs: TRADES(net, attack=PGD(start="normal"), **kwargs),
+    "MART": lambda net, **kwargs: MART(net, attack=PGD(start="normal"), **kwargs),
+    "MAIL": lambda net, **kwargs: MAIL(net, start_epoch=0, attack=PGD(start="normal"), **kwargs),
+    "EMR": EMR,
+    "AWP": AWP,
+    "ST": lambda net, **kwargs: ST(net, attack=PGD(start="normal"), **kwargs),
+    "IAAT": lambda net, **kwargs: IAAT(net, warmup=0, **kwargs),
+    "IAAT, all probes": lambda net, **kwargs: IAAT(net, warmup=0, probing="all", refine_steps=None, **kwargs),
+    "FreeAT": FreeAT,
+}
+"""Every defense, each in the state after its warm-up, from a net and settings of `Defense`."""
+
+
+def prepare() -> None:
+    """One thread, a seed, and no notes or warnings: Lightning's advice is for other uses."""
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    seed_everything(0, verbose=False)
+
+
+def workload(name: NetName, batch_size: int, device: str = "cpu") -> tuple[nn.Module, Batch]:
+    """A net with random weights, and random images that it labels itself, so that no method leaves any of them out."""
+    pixels, _, build = NETS[name]
+    net = build().to(device)
+    x = torch.rand(batch_size, 3, pixels, pixels, device=device)
+    return net, Batch(x, quiet_logits(net, x).argmax(1), torch.arange(batch_size, device=device))
+
+
+def sgd(params: Any) -> torch.optim.SGD:
+    """So small a rate that the net stays what it is, over however many steps."""
+    return torch.optim.SGD(params, lr=1e-6, momentum=0.9, weight_decay=5e-4)
+
+
+def settle(defense: Defense, samples: int, device: Any) -> Defense:
+    """Give IAAT radii that its probes are about."""
+    if isinstance(defense, IAAT):
+        defense.radii.prepare(samples, torch.device(device))
+        defense.radii.values.fill_(4 / 255)
+    return defense
+
+
+def bare_step(defense: Defense, batch: Batch) -> Callable[[], None]:
+    """A step in a hand-written loop: what the method computes, without Trainer, checks, logging and loading."""
+    optimizer: Any = settle(defense, len(batch.x), batch.x.device).configure_optimizers()
+
+    def run() -> None:
+        views = defense.generate(batch)
+        perturb, restore = defense.weight_perturbation, None
+        if perturb is not None:
+            restore = perturb(defense.net, lambda: defense.loss(batch, views).total, 0)
+        total: Tensor = defense.loss(batch, views).total
+        for regularizer in defense.regularizers:
+            total = total + regularizer(defense.net, batch, views, 0)
+        optimizer.zero_grad()
+        torch.autograd.backward(total.mean())
+        if restore is not None:
+            restore()
+        defense.on_after_backward()
+        optimizer.step()
+
+    def replayed() -> None:
+        for _ in range(defense.replays if isinstance(defense, FreeAT) else 1):
+            run()
+
+    return replayed
+
+
+class _Clock(Callback):
+    """When each training step ended, and its loss; after the first one the defense works at its full strength."""
+
+    def __init__(self, strong: Callable[[], None]) -> None:
+        self.ends: list[float] = []
+        self.losses: list[float] = []
+        self.strong = strong
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.strong()
+        self.ends.append(now())
+
+
+class Fit:
+    """An arm: `Trainer.fit` on two batches, timed from the end of the first step to the end of the second.
+
+    So loading, transfer, hooks and logging are in, and what happens once per fit (or per process: compilation) is out.
+    From the second fit on, the first step runs one attack step only, to spend less on what is not counted.
+    """
+
+    def __init__(
+        self,
+        defense: Defense,
+        batch: Batch,
+        precision: Any = "32-true",
+        callbacks: Callable[[], list[Callback]] = list,
+        loader: Callable[[Any, int], Any] = DataLoader,
+    ) -> None:
+        b = len(batch.x)
+        self.defense, self.precision, self.callbacks = settle(defense, 2 * b, "cpu"), precision, callbacks
+        self.accelerator = batch.x.device.type
+        twice = TensorDataset(batch.x.cpu().repeat(2, 1, 1, 1), batch.y.cpu().repeat(2))
+        self.loader = loader(Indexed(twice), b)
+        self.loss = math.nan
+
+    def __call__(self) -> float:
+        clock = _Clock(lambda: self._strength(STEPS))
+        trainer = Trainer(
+            max_epochs=1,
+            accelerator=self.accelerator,
+            devices=1,
+            precision=self.precision,
+            callbacks=[*self.callbacks(), clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(self.defense, self.loader)
+        self._strength(1)  # until the next fit's first step is over
+        if math.isnan(self.loss):
+            self.loss = clock.losses[0]
+        return clock.ends[1] - clock.ends[0]
+
+    def _strength(self, steps: int) -> None:
+        self.defense.attack.steps = steps

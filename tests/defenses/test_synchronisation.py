@@ -1,0 +1,91 @@
+"""A training step never waits for the device: no operation of it needs a tensor's values to know what comes next."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_robust.attacks import PGD
+from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
+from lightning_robust.regularizers import InputGradient
+from lightning_robust.threat import Threat
+from lightning_robust.types import Batch
+from lightning_robust.weight_perturbation import RWP
+from tests.few import norm_net
+
+N = 8
+ATTACK = PGD(Threat(eps=0.1), steps=2)
+NEVER: dict[str, tuple[type[Defense], dict[str, Any]]] = {
+    "Standard": (Standard, {}),
+    "AT": (AT, {}),
+    "AT in l2": (AT, {"attack": PGD(Threat("l2", 0.5), steps=2, momentum=0.5)}),
+    "AT, random targets": (AT, {"attack": PGD(Threat(eps=0.1), steps=2, targeted=True, random_targets=3)}),
+    "AT, attack in bf16": (AT, {"attack_precision": "bf16"}),
+    "AT, batch statistics": (AT, {"attack_bn": "batch"}),
+    "AT, input gradient": (AT, {"regularizers": [InputGradient()]}),
+    "AT, RWP": (AT, {"weight_perturbation": RWP()}),
+    "TRADES": (TRADES, {}),
+    "MART": (MART, {}),
+    "MAIL": (MAIL, {"start_epoch": 0}),
+    "EMR": (EMR, {}),
+    "AWP": (AWP, {}),
+    "FreeAT": (FreeAT, {}),
+    "IAAT, all probes": (IAAT, {"warmup": 0, "probing": "all", "refine_steps": None}),
+}
+WAITS: dict[str, tuple[type[Defense], dict[str, Any]]] = {
+    "IAAT": (IAAT, {"warmup": 0}),  # which samples a probe leaves out
+    "ST": (ST, {}),  # whether any clean image has to pass the net again
+    "AT, restarts": (AT, {"attack": PGD(Threat(eps=0.1), steps=2, restarts=2)}),  # which samples stop
+}
+
+
+class Waiting(TorchDispatchMode):
+    """Notes the operations for which a device's queue would have to run dry."""
+
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = args[1] if name in ("index", "index_put", "index_put_") else ()
+        if name in self.OPERATIONS or any(m is not None and m.dtype == torch.bool for m in masks):
+            self.met.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def waits(method: type[Defense], settings: dict[str, Any]) -> list[str]:
+    defense = method(norm_net(), **{"attack": ATTACK, **settings})
+    optimizer: Any = defense.configure_optimizers()
+    if isinstance(defense, IAAT):
+        defense.radii.prepare(N, torch.device("cpu"))
+    batch = Batch(torch.rand(N, 1, 4, 4), torch.randint(3, (N,)), torch.arange(N))
+    defense._receive = lambda stage, given: given  # type: ignore[method-assign]  # looks at the first batch
+    with Waiting() as waiting:
+        defense.backward(defense.training_step(batch, 0))
+        defense.on_after_backward()
+        optimizer.step()
+    return waiting.met
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize("case", NEVER)
+def test_no_step_waits_for_the_device(case: str) -> None:
+    assert not waits(*NEVER[case])
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize("case", WAITS)
+def test_methods_that_decide_by_sample_do(case: str) -> None:
+    assert waits(*WAITS[case])
+
+
+def test_each_way_to_wait_is_seen() -> None:
+    x = torch.rand(3)
+    for wait in (x.sum().item, lambda: bool(x[0] > 0), lambda: x[x > 0.5], lambda: torch.nonzero(x), lambda: int(x[0])):
+        with Waiting() as waiting:
+            wait()
+        assert len(waiting.met) >= 1
