@@ -40,7 +40,7 @@ PASSES: dict[str, dict[str, float]] = {
     "IAAT, all probes": {F: 3, I: 3 * STEPS, W: 1, S: 1},  # clean images, two probes, the attack
     "FreeAT": {WI: 4, S: 4},
 }
-"""What each method's definition asks for, whatever its code does; IAAT's default is counted, as it leaves out samples."""
+"""What each method's definition asks for, whatever its code does; IAAT's default leaves out samples, and is counted."""
 
 
 def primitives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:

@@ -12,6 +12,8 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from lightning_robust.data.images import collate_bytes, unit
+from lightning_robust.data.resident import Resident
 from lightning_robust.data.sampling import EpochSampler, Indexed, ResumableLoader
 from lightning_robust.data.splits import by_class, labels
 from lightning_robust.draws import derive_seed, global_seed
@@ -33,11 +35,16 @@ class RobustDataModule(LightningDataModule, ABC):
         split_seed: of the validation split.
         resolution: pixels of the training images on each side, by epoch, rounded; they are resized on the device, and
             small ones train faster (Tan & Le 2021, arXiv 2104.00298). By default they stay as they are.
+        on_device: keep the training images on each device, and augment them there, a batch at a time: the same images
+            to the bit, for datasets that fit.
+        uint8_transfer: send images to the device as bytes, a quarter of the volume, and scale them there: the same
+            images to the bit.
         stratified: whether each class gives the same share of its samples for validation; otherwise chance decides.
 
     Raises:
         ValueError: in `setup`, for an empty dataset, a split that leaves nothing, or a stratified one without labels;
-            afterwards, for a checkpoint to go on from that held out other samples.
+            then, for `on_device` or `uint8_transfer` of images that do not allow it; afterwards, for a checkpoint to
+            go on from that held out other samples.
     """
 
     num_classes: int
@@ -52,6 +59,8 @@ class RobustDataModule(LightningDataModule, ABC):
         split_seed: int = 0,
         stratified: bool = False,
         resolution: Schedule | None = None,
+        on_device: bool = False,
+        uint8_transfer: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
@@ -64,6 +73,8 @@ class RobustDataModule(LightningDataModule, ABC):
         self.split_seed = split_seed
         self.stratified = stratified
         self.resolution = resolution
+        self.on_device, self.uint8_transfer = on_device, uint8_transfer
+        self._resident: Resident | None = None
         self._held_out: str | None = None
 
     @abstractmethod
@@ -123,18 +134,27 @@ class RobustDataModule(LightningDataModule, ABC):
             )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Resize training images to this epoch's resolution."""
-        if self.resolution is None or self.trainer is None or not self.trainer.training:
-            return batch
-        size, (x, *rest) = round(self.resolution(self.trainer.current_epoch)), batch
-        if x.shape[2:] != (size, size):
-            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
+        """Gather training images that wait on the device, scale bytes, and resize to this epoch's resolution."""
+        x, *rest = batch
+        training = self.trainer is not None and self.trainer.training
+        if training and self._resident is not None:
+            x = self._resident.gather(rest[-1], drawn=x)
+        elif self.uint8_transfer:
+            x = unit(x)
+        if training and self.resolution is not None:
+            size = round(self.resolution(self.trainer.current_epoch))  # type: ignore[union-attr]
+            if x.shape[2:] != (size, size):
+                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
         return [x, *rest]
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled by (seed, epoch), resumable mid-epoch."""
         sampler = self.train_sampler(global_seed() if self.seed is None else self.seed, *self._world())
-        return ResumableLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, **self._workers())
+        dataset, loading = self.train_set, self._loading()
+        if self.on_device:
+            self._resident = self._resident or Resident(self.train_set.dataset)
+            dataset, loading = Indexed(self._resident), self._workers()
+        return ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **loading)
 
     def train_sampler(self, seed: int, world_size: int, rank: int) -> EpochSampler:
         """The order of training."""
@@ -156,10 +176,13 @@ class RobustDataModule(LightningDataModule, ABC):
         world_size, rank = self._world()
         sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
         # batch_size by name: `predict` rebuilds the loader, and fails on a positional one
-        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._workers())
+        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loading())
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+
+    def _loading(self) -> dict[str, Any]:
+        return {**self._workers(), **({"collate_fn": collate_bytes} if self.uint8_transfer else {})}
 
     def _workers(self) -> dict[str, Any]:
         return {

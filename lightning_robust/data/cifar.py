@@ -6,7 +6,7 @@ from typing import Any
 
 import torchvision.datasets
 
-from lightning_robust.data.augmentation import Padding, crop_and_flip
+from lightning_robust.data.augmentation import CropAndFlip, Padding
 from lightning_robust.data.downloadable import Downloadable
 
 
@@ -35,7 +35,7 @@ class CIFAR10(Downloadable):
 
     def transform(self, augment: bool) -> Callable[[Any], Any] | None:
         """A random crop and flip to train."""
-        return crop_and_flip(32, self.padding, self.padding_mode) if augment else None
+        return CropAndFlip(32, self.padding, self.padding_mode) if augment else None
 
     def files(self, split: str) -> dict[Path, str | None]:
         """All of them: torchvision reads no split without the other."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchvision.datasets import ImageFolder
 
 
@@ -82,4 +82,22 @@ def as_bytes(image: Any) -> Tensor:
 
 def scaled(image: Any) -> Tensor:
     """Bytes [h w] or [h w c], in an array or a PIL image, as float32 [c h w] in [0, 1]."""
-    return as_bytes(image).float().div_(255)
+    return unit(as_bytes(image))
+
+
+def collate_bytes(samples: list[Any]) -> list[Any]:
+    """A batch of samples with images in [0, 1] as one with bytes.
+
+    Raises:
+        ValueError: for images that `unit` would not give back to the bit.
+    """
+    x, *rest = default_collate(samples)
+    bytes_ = (x * 255).round_().to(torch.uint8)
+    if not torch.equal(unit(bytes_), x):
+        raise ValueError("Bytes cannot hold images that are no multiples of 1/255: leave uint8_transfer out.")
+    return [bytes_, *rest]
+
+
+def unit(x: Tensor) -> Tensor:
+    """Bytes as float32 in [0, 1]."""
+    return x.float().div_(255)

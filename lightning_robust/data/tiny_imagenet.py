@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning_robust.data.augmentation import Padding, crop_and_flip
+from lightning_robust.data.augmentation import CropAndFlip, Padding
 from lightning_robust.data.images import ImageFiles
 from lightning_robust.data.stored import Stored
 
@@ -40,7 +40,7 @@ class TinyImageNet(Stored):
 
     def transform(self, augment: bool) -> Callable[[Any], Any] | None:
         """A random crop and flip to train."""
-        return crop_and_flip(64, self.padding, self.padding_mode) if augment else None
+        return CropAndFlip(64, self.padding, self.padding_mode) if augment else None
 
     def read(self, split: str) -> tuple[Any, Any]:
         """Files, decoded as they are needed, and labels."""
