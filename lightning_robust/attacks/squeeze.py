@@ -98,7 +98,11 @@ def squeeze(
 
             def widen(views: Tensor) -> Tensor:
                 nonlocal extremes, clean_chosen
-                logits = [clean, net(views[1].clone()), net(views[2].clone())]  # compiled nets see the same layout
+                if bn == "eval":  # samples do not see each other
+                    pair = net(views[1:].flatten(0, 1)).chunk(2)
+                else:
+                    pair = (net(views[1].clone()), net(views[2].clone()))  # compiled nets see the same layout
+                logits = [clean, *pair]
                 extremes = Extremes.of(torch.stack(logits), y)
                 clean_chosen = bool(((extremes.upper == 0) | (extremes.lower == 0)).any())
                 if clean_chosen or always:

@@ -25,6 +25,10 @@ from lightning_robust.types import Batch, Losses, Views, as_batch
 from lightning_robust.weight_perturbation import WeightPerturbation
 
 
+GRAPHS = 64
+"""How many graphs of a net `torch.compile` may make: of attacks, losses and evaluation, for one batch size and any."""
+
+
 class Defense(LightningModule, ABC):
     """A training method for robust classifiers.
 
@@ -202,6 +206,8 @@ class Defense(LightningModule, ABC):
         if self._channels_last:
             self.net.to(memory_format=torch.channels_last)
         if self._compile and self.net._compiled_call_impl is None:
+            # each mode and each gradient is a graph of its own: beyond torch's limit of 8 it would run eagerly
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
             self.net.compile()
 
     def configure_optimizers(self) -> Any:

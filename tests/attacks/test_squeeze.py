@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from lightning_robust.attacks import Collaborative, squeeze
 from lightning_robust.attacks.squeeze import DISCREPANCIES, Extremes
 from lightning_robust.draws import Draws
+from lightning_robust.modes import AttackBN
 from lightning_robust.threat import Threat
 from tests.few import norm_net
 from tests.foreign import images
@@ -94,12 +95,14 @@ def test_discrepancies_pull_on_both_sides(discrepancy: str) -> None:
         assert torch.autograd.gradcheck(gap, (a, b))
 
 
-def naive(net: nn.Module, x: Tensor, y: Tensor, starts: Any, steps: int, step: float, keep: bool) -> tuple[Any, bool]:
+def naive(
+    net: nn.Module, x: Tensor, y: Tensor, starts: Any, steps: int, step: float, keep: bool, bn: str = "batch"
+) -> tuple[Any, bool]:
     """Algorithm 1 sample by sample; also whether images and roles ever differed."""
-    net = net.train()
+    net = net.train(bn == "batch")
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
-            m.track_running_stats = False
+            m.track_running_stats = bn == "eval"
     adv, col = (start.clone() for start in starts)
     clean, mismatch = net(x).detach(), False
     for _ in range(steps):
@@ -130,23 +133,26 @@ def naive(net: nn.Module, x: Tensor, y: Tensor, starts: Any, steps: int, step: f
     return (adv, col), mismatch
 
 
+@pytest.mark.parametrize("bn", ["batch", "eval"])
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("swapped", [False, True])
-def test_roles_are_kept_only_if_asked_and_only_while_no_clean_image_is_chosen(keep: bool, swapped: bool) -> None:
+def test_roles_are_kept_only_if_asked_and_only_while_no_clean_image_is_chosen(
+    keep: bool, swapped: bool, bn: AttackBN
+) -> None:
     x, y = images(5, channels=3, size=8, num_classes=4).tensors
     net = conv_net().double()
     del net[6]  # dropout would draw anew
     x = x.double()
-    adv, col = squeeze(net, x, y, THREAT, steps=8, step_size=0.03, draws=Draws(0, torch.arange(5)))
+    adv, col = squeeze(net, x, y, THREAT, steps=8, step_size=0.03, bn=bn, draws=Draws(0, torch.arange(5)))
     starts = (col, adv) if swapped else (adv, col)  # far from the clean images, in the right or the wrong roles
-    got = squeeze(net, x, y, THREAT, steps=3, step_size=0.03, starts=starts, keep_roles=keep)
-    reference, mismatch = naive(net, x, y, starts, 3, 0.03, keep)
+    got = squeeze(net, x, y, THREAT, steps=3, step_size=0.03, starts=starts, keep_roles=keep, bn=bn)
+    reference, mismatch = naive(net, x, y, starts, 3, 0.03, keep, bn)
     assert mismatch == swapped
     torch.testing.assert_close(list(got), list(reference), rtol=0, atol=1e-9)
     sorted_right = (confidence(net, got[0], y) < confidence(net, got[1], y)).all()
     assert sorted_right or (keep and swapped)
     if keep and swapped:
-        other = squeeze(net, x, y, THREAT, steps=3, step_size=0.03, starts=starts)
+        other = squeeze(net, x, y, THREAT, steps=3, step_size=0.03, starts=starts, bn=bn)
         assert not torch.allclose(got[0], other[0], atol=0.01)
 
 

@@ -1,6 +1,7 @@
 """The route of a training step, whatever the method: batches, checks, parts, schedules, checkpoints."""
 
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -624,9 +625,11 @@ def test_a_compiled_net_is_compiled_no_more_after_the_first_epoch(method: Any) -
             self.ends.append(self.met)
 
     def on(rank: int) -> list[int]:
-        graphs, settings = Graphs(), {"warmup": 0} if method is IAAT else {}
-        defense = method(norm_net(), attack=PGD(Threat(eps=0.1), steps=2), optimizer=sgd, **settings)
-        defense.net.compile(backend=graphs.backend)
+        graphs, settings, compile_ = Graphs(), {"warmup": 0} if method is IAAT else {}, nn.Module.compile
+        nn.Module.compile = partialmethod(compile_, backend=graphs.backend)  # type: ignore[assignment]
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # instead of going on without compiling
+        attack = PGD(Threat(eps=0.1), steps=2)
+        defense = method(norm_net(), attack=attack, optimizer=sgd, compile=True, **settings)
         evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=2)}, figure_samples=0)
         data = Few(n=27, batch_size=8, seed=3)  # the last batch has three samples
         quiet_trainer(max_epochs=4, num_sanity_val_steps=0, callbacks=[graphs, evaluation]).fit(defense, data)

@@ -1,0 +1,156 @@
+"""What each setting that promises speed does to an adversarial training step: seconds, and the first step's loss.
+
+python benchmarks/settings.py [--net resnet18] [--batch_size 16] [--rounds 5] [--device cuda]
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from harness import Arm, Row, Spread, bars, interleave, ratio, required, timed, write
+from jsonargparse import auto_cli
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import nn
+from workloads import STEPS, Fit, NetName, prepare, sgd, workload
+
+from lightning_robust.attacks import PGD
+from lightning_robust.defenses import AT
+from lightning_robust.losses import cross_entropy
+from lightning_robust.types import Batch
+
+DEFAULT = "default: fp32, eager"
+CLOSE = {"32-true": 1e-3, "bf16": 2e-2}
+"""How far, relatively, a setting's first loss may lie from that of the default, where it computes the same."""
+
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    DEFAULT: ({}, {}),
+    "channels_last": ({"channels_last": True}, {}),
+    "compile": ({"compile": True}, {}),
+    "compile + channels_last": ({"compile": True, "channels_last": True}, {}),
+    "attack in bf16": ({"attack_precision": "bf16"}, {}),
+    "attack in bf16 + channels_last": ({"attack_precision": "bf16", "channels_last": True}, {}),
+    "bf16-mixed": ({}, {"precision": "bf16-mixed"}),
+    "bf16-mixed + channels_last": ({"channels_last": True}, {"precision": "bf16-mixed"}),
+    "bf16-mixed + channels_last + compile": ({"channels_last": True, "compile": True}, {"precision": "bf16-mixed"}),
+    "fused SGD": ({"optimizer": partial(torch.optim.SGD, lr=1e-6, momentum=0.9, weight_decay=5e-4, fused=True)}, {}),
+    "with weight averaging (EMA)": ({}, {"callbacks": lambda: [EMAWeightAveraging()]}),
+    "attack on batch statistics": ({"attack_bn": "batch"}, {}),
+}
+"""Settings of the defense, and of the trainer."""
+OTHER = ("attack on batch statistics",)
+"""Those that compute something else."""
+
+
+def alternatives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:
+    """The passes of an attack step as they are made, and as they could have been."""
+    net, x, y = net.eval().requires_grad_(False), batch.x, batch.y
+    half = partial(torch.autocast, x.device.type, torch.bfloat16)
+
+    def gradient(z: torch.Tensor) -> None:
+        z = z.clone().requires_grad_()
+        torch.autograd.grad(cross_entropy(net(z), y.repeat(len(z) // len(y))).sum(), z)
+
+    def unfrozen() -> None:
+        net.requires_grad_(True)
+        gradient(x)
+        net.requires_grad_(False)
+
+    def attack(cached: bool) -> None:
+        net.requires_grad_(cached)  # autocast keeps its copies of weights only where they await a gradient
+        with half():
+            for _ in range(STEPS):
+                gradient(x)
+        net.requires_grad_(False)
+
+    def twice() -> None:
+        gradient(x)
+        gradient(x)
+
+    pair = torch.cat([x, x])
+    return {
+        "weights frozen": lambda: gradient(x),
+        "weights not frozen": unfrozen,
+        "ST's pair in two passes": twice,
+        "ST's pair in one": lambda: gradient(pair),
+        "bf16 attack, weights cast in each pass": lambda: attack(False),
+        "bf16 attack, weights cast once": lambda: attack(True),
+    }
+
+
+TAKEN = {
+    "weights not frozen": "weights frozen",
+    "ST's pair in one": "ST's pair in two passes",
+    "bf16 attack, weights cast once": "bf16 attack, weights cast in each pass",
+}
+"""Of each alternative, what is done instead."""
+
+
+def main(
+    net: NetName = "resnet18",
+    batch_size: int = 16,
+    rounds: int = 5,
+    device: str = "cpu",
+    settings: list[str] = list(SETTINGS),  # noqa: B006  (read alone; a list shows in --help)
+) -> None:
+    """Measure, print the tables, and leave them in results/settings_<net>_<device> and alternatives_<net>_<device>.
+
+    Args:
+        net: with random weights.
+        batch_size: images a step.
+        rounds: all arms run once in each.
+        device: "cpu" (one thread) or "cuda".
+        settings: those that are measured, next to the default.
+    """
+    prepare()
+    given, batch = workload(net, batch_size, device)
+    fits: dict[str, Fit] = {}
+    for name in dict.fromkeys([DEFAULT, *settings]):
+        of_defense, of_trainer = SETTINGS[name]
+        defense = AT(copy.deepcopy(given), attack=PGD(), **{"optimizer": sgd, **of_defense})
+        fits[name] = Fit(defense, batch, **of_trainer)
+    arms: dict[str, Arm] = {**fits}
+    arms.update({name: timed(run) for name, run in alternatives(copy.deepcopy(given), batch).items()})
+    seconds = interleave(arms, rounds)
+    where = f"{net}, batch {batch_size}, PGD-{STEPS}, {device}"
+
+    rows: list[Row] = []
+    share: dict[str, Spread] = {}
+    for name, fit in fits.items():
+        share[name] = ratio(seconds[name], seconds[DEFAULT])
+        row: Row = {
+            "setting": name,
+            "seconds": Spread.of(seconds[name]).median,
+            "over the default": share[name].median,
+            "its quartiles": f"{share[name].low:.3f} to {share[name].high:.3f}",
+            "times as fast": 1 / share[name].median,
+            "first loss": fit.loss,
+        }
+        rows.append(row)
+    same = {}
+    for name, fit in fits.items():
+        if name not in OTHER:
+            close = CLOSE["bf16" if "bf16" in name else "32-true"]
+            same[name] = abs(fit.loss / fits[DEFAULT].loss - 1) < close
+    requirement = f"the first loss within {CLOSE['32-true']:.1%} of the default's, in bf16 within {CLOSE['bf16']:.0%}"
+    print(
+        write(f"settings_{net}_{device}", f"What settings do to a step: {where}", rows, required({requirement: same}))
+    )
+    bars(f"settings_{net}_{device}", share, "seconds of a step over those in the default setting", None)
+
+    rows = []
+    for name, taken in TAKEN.items():
+        over = ratio(seconds[name], seconds[taken])
+        row = {
+            "alternative": name,
+            "instead of": taken,
+            "seconds over": over.median,
+            "quartiles": f"{over.low:.3f} to {over.high:.3f}",
+        }
+        rows.append(row)
+    print(write(f"alternatives_{net}_{device}", f"What was not done, and why: {where}", rows))
+
+
+if __name__ == "__main__":
+    auto_cli(main)
