@@ -81,7 +81,7 @@ def alternatives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:
 
 TAKEN = {
     "weights not frozen": "weights frozen",
-    "ST's pair in one": "ST's pair in two passes",
+    "ST's pair in two passes": "ST's pair in one",
     "bf16 attack, weights cast once": "bf16 attack, weights cast in each pass",
 }
 """Of each alternative, what is done instead."""

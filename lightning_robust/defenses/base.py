@@ -24,7 +24,6 @@ from lightning_robust.strategies import check_strategy
 from lightning_robust.types import Batch, Losses, Views, as_batch
 from lightning_robust.weight_perturbation import WeightPerturbation
 
-
 GRAPHS = 64
 """How many graphs of a net `torch.compile` may make: of attacks, losses and evaluation, for one batch size and any."""
 
