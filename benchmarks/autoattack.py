@@ -3,10 +3,8 @@
 python benchmarks/autoattack.py [--samples 450] [--colour_samples 64] [--alone 24] [--jobs 2] [--nets FOLDER]
 """
 
-import importlib
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from harness import Row, interleave, now, ratio, write
+from harness import Row, interleave, library, now, ratio, write
 from jsonargparse import auto_cli
 from recipes import quiet
 from torch import Tensor, nn
@@ -176,16 +174,6 @@ def authors(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None)
 
 OTHERS: dict[str, Callable[..., Attack]] = {"torchattacks": torchattacks, "authors": authors}
 MODULES = {"torchattacks": "torchattacks", "authors": "autoattack"}
-
-
-def library(name: str) -> Any:
-    """A module from outside this folder, whose scripts may bear its name."""
-    here, path = Path(__file__).parent.resolve(), sys.path
-    sys.path = [entry for entry in path if Path(entry).resolve() != here]
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path = path
 
 
 def available() -> list[str]:

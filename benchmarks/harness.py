@@ -1,9 +1,11 @@
 """Timing that survives a busy machine: contenders run interleaved, and are compared by ratios within one round."""
 
 import csv
+import importlib
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,6 +108,16 @@ def write(name: str, title: str, rows: Sequence[Row], caption: str = "", folder:
     text = "\n".join(lines) + "\n"
     (folder / f"{name}.md").write_text(text)
     return text
+
+
+def library(name: str) -> Any:
+    """A module from outside this folder, whose scripts may bear its name."""
+    here, path = Path(__file__).parent.resolve(), sys.path
+    sys.path = [entry for entry in path if Path(entry).resolve() != here]
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path = path
 
 
 def required(what: Mapping[str, Mapping[Any, bool]]) -> str:

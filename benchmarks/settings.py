@@ -13,10 +13,8 @@ from harness import Arm, Row, Spread, bars, interleave, ratio, required, timed, 
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
-from workloads import STEPS, Fit, NetName, prepare, sgd, workload
+from workloads import STEPS, Fit, NetName, defended, prepare, workload
 
-from lightning_robust.attacks import PGD
-from lightning_robust.defenses import AT
 from lightning_robust.losses import cross_entropy
 from lightning_robust.types import Batch
 
@@ -108,8 +106,7 @@ def main(
     fits: dict[str, Fit] = {}
     for name in dict.fromkeys([DEFAULT, *settings]):
         of_defense, of_trainer = SETTINGS[name]
-        defense = AT(copy.deepcopy(given), attack=PGD(), **{"optimizer": sgd, **of_defense})
-        fits[name] = Fit(defense, batch, **of_trainer)
+        fits[name] = Fit(defended("AT", given, **of_defense), batch, **of_trainer)
     arms: dict[str, Arm] = {**fits}
     arms.update({name: timed(run) for name, run in alternatives(copy.deepcopy(given), batch).items()})
     seconds = interleave(arms, rounds)

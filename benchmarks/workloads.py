@@ -1,5 +1,6 @@
 """What the benchmarks of training run: nets, random batches, and every defense, with and without Lightning."""
 
+import copy
 import logging
 import math
 import warnings
@@ -31,21 +32,21 @@ NETS: dict[NetName, tuple[int, int, Callable[[], nn.Module]]] = {
 }
 """Pixels on each side, classes, and the net."""
 
-Make: TypeAlias = Callable[..., Defense]
-DEFENSES: dict[str, Make] = {
-    "Standard": Standard,
-    "AT": AT,
-    "TRADES": lambda net, **kwargs: TRADES(net, attack=PGD(start="normal"), **kwargs),
-    "MART": lambda net, **kwargs: MART(net, attack=PGD(start="normal"), **kwargs),
-    "MAIL": lambda net, **kwargs: MAIL(net, start_epoch=0, attack=PGD(start="normal"), **kwargs),
-    "EMR": EMR,
-    "AWP": AWP,
-    "ST": lambda net, **kwargs: ST(net, attack=PGD(start="normal"), **kwargs),
-    "IAAT": lambda net, **kwargs: IAAT(net, warmup=0, **kwargs),
-    "IAAT, all probes": lambda net, **kwargs: IAAT(net, warmup=0, probing="all", refine_steps=None, **kwargs),
-    "FreeAT": FreeAT,
+NORMAL = PGD(start="normal")
+DEFENSES: dict[str, tuple[type[Defense], dict[str, Any]]] = {
+    "Standard": (Standard, {}),
+    "AT": (AT, {}),
+    "TRADES": (TRADES, {"attack": NORMAL}),
+    "MART": (MART, {"attack": NORMAL}),
+    "MAIL": (MAIL, {"attack": NORMAL, "start_epoch": 0}),
+    "EMR": (EMR, {}),
+    "AWP": (AWP, {}),
+    "ST": (ST, {"attack": NORMAL}),
+    "IAAT": (IAAT, {"warmup": 0}),
+    "IAAT, all probes": (IAAT, {"warmup": 0, "probing": "all", "refine_steps": None}),
+    "FreeAT": (FreeAT, {}),
 }
-"""Every defense, each in the state after its warm-up, from a net and settings of `Defense`."""
+"""Every defense, each in the state after its warm-up, and its settings."""
 
 
 def prepare() -> None:
@@ -62,6 +63,13 @@ def workload(name: NetName, batch_size: int, device: str = "cpu") -> tuple[nn.Mo
     net = build().to(device)
     x = torch.rand(batch_size, 3, pixels, pixels, device=device)
     return net, Batch(x, quiet_logits(net, x).argmax(1), torch.arange(batch_size, device=device))
+
+
+def defended(name: str, net: nn.Module, **settings: Any) -> Defense:
+    """The defense of that name on a copy of the net."""
+    method, own = DEFENSES[name]
+    given: dict[str, Any] = {"attack": PGD(), "optimizer": sgd, **own, **settings}
+    return method(copy.deepcopy(net), **{**given, "attack": copy.copy(given["attack"])})
 
 
 def sgd(params: Any) -> torch.optim.SGD:
