@@ -41,7 +41,7 @@ class WeightPerturbation(ABC):
 
     @abstractmethod
     def direction(self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
-        """Where to move each weight, before the factor gamma."""
+        """Where to move each weight, before the factor gamma; the tensors are the caller's to change."""
 
     def __call__(self, net: nn.Module, loss_fn: Callable[[], Tensor], epoch: int) -> Callable[[], None]:
         """Perturb `net` in place against `loss_fn() -> [b]`; returns the call that restores it."""
@@ -51,7 +51,7 @@ class WeightPerturbation(ABC):
         saved = [w.detach().clone() for w in weights]
         try:
             with untracked(net):
-                moves = [self.gamma * d for d in self.direction(net, weights, loss_fn)]
+                moves = [d.mul_(self.gamma) for d in self.direction(net, weights, loss_fn)]
         finally:
             _assign(weights, saved)
         _shift(weights, moves)
@@ -75,7 +75,7 @@ class AWP(WeightPerturbation):
     def direction(self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
         """`||w|| g / ||g||`, layer by layer."""
         gradient = _gradient(loss_fn().mean(), weights)
-        return [w.detach().norm() / (g.norm() + _TINY) * g for w, g in zip(weights, gradient, strict=True)]
+        return [g.mul_(w.detach().norm() / (g.norm() + _TINY)) for w, g in zip(weights, gradient, strict=True)]
 
 
 class RWP(WeightPerturbation):
