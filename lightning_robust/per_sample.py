@@ -10,7 +10,7 @@ from lightning_robust.ranks import world_size
 
 
 class PerSample:
-    """One float for each training sample: 4 bytes each, outside the module's parameters and buffers.
+    """One float for each training sample: 4 bytes each (5 where there are several ranks), no parameter and no buffer.
 
     A buffer would be overwritten by rank 0's at each step of distributed training and averaged by weight averaging.
     Here each rank writes the samples it sees, and `synchronise` exchanges what was written since.
@@ -32,14 +32,20 @@ class PerSample:
                 "with the dataset and validation split it was trained on."
             )
         self.values = self.values.to(device) if len(self.values) else torch.zeros(n, device=device)
-        self._written = torch.zeros(n, dtype=torch.bool, device=device)
+        self._written = torch.zeros(n if world_size() > 1 else 0, dtype=torch.bool, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory on this rank."""
+        return self.values.nbytes + self._written.nbytes
 
     def __getitem__(self, index: Tensor) -> Tensor:
         return self.values[index]
 
     def __setitem__(self, index: Tensor, value: Tensor) -> None:
         self.values[index] = value.to(self.values)
-        self._written[index] = True
+        if len(self._written):
+            self._written[index] = True
 
     def synchronise(self) -> None:
         """Exchange between the ranks what was written since; a sample written by several gets their mean."""

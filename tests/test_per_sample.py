@@ -25,6 +25,12 @@ def test_it_begins_at_zero_and_remembers() -> None:
     assert torch.equal(made[torch.tensor([0, 0, 1])], torch.tensor([0.25, 0.25, 0.0]))
 
 
+def test_it_takes_four_bytes_a_sample() -> None:
+    made = PerSample()
+    made.prepare(1000, CPU)
+    assert made.nbytes == 4000
+
+
 def test_one_rank_exchanges_nothing() -> None:
     made = memory([0.1, 0.2])
     made[torch.tensor([1])] = torch.tensor([0.7])

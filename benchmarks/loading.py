@@ -1,0 +1,87 @@
+"""What it takes to load a batch: from memory, as bytes, or from where the images wait on the device.
+
+python benchmarks/loading.py [--rounds 7] [--device cuda]
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from harness import Row, Spread, bars, interleave, ratio, timed, write
+from jsonargparse import auto_cli
+from torch.utils.data import Dataset
+from workloads import prepare
+
+from lightning_robust.data import Digits, RobustDataModule
+from lightning_robust.data.augmentation import CropAndFlip
+from lightning_robust.data.images import Images
+
+N, BATCH = 2048, 128
+
+
+class Pictures(RobustDataModule):
+    """Random images of CIFAR's shape, cropped and flipped as CIFAR's are."""
+
+    num_classes = 10
+
+    def train_data(self, augment: bool) -> Dataset[Any]:
+        """As bytes in memory."""
+        rng = np.random.default_rng(0)
+        image, label = rng.integers(0, 256, (N, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, N)
+        return Images(image, label, CropAndFlip(32) if augment else None)
+
+    test_data = train_data  # type: ignore[assignment]
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "uint8_transfer": {"uint8_transfer": True},
+    "on_device": {"on_device": True},
+}
+
+
+def epoch(data: RobustDataModule, device: str) -> None:
+    """Load all batches and bring them to the device."""
+    for batch in data.train_dataloader():
+        moved = [part.to(device, non_blocking=True) for part in batch]
+        data.on_after_batch_transfer(moved, 0)
+
+
+def main(rounds: int = 7, device: str = "cpu") -> None:
+    """Measure in the process itself (no workers), print the table, leave it in results/loading_<device>.{csv,md,png}.
+
+    Args:
+        rounds: all arms run once in each.
+        device: "cpu" or "cuda".
+    """
+    prepare()
+    arms, batches = {}, {}
+    for kind, settings in (
+        *((Pictures, s) for s in SETTINGS.items()),
+        *((Digits, s) for s in SETTINGS.items() if s[0] != "uint8_transfer"),
+    ):
+        data = kind(batch_size=BATCH, seed=0, val_size=100, **settings[1])
+        data.setup("fit")
+        data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0)  # type: ignore[assignment]
+        name = f"{'32x32x3, cropped and flipped' if kind is Pictures else 'digits'}: {settings[0]}"
+        batches[name] = len(data.train_dataloader())
+        arms[name] = timed(lambda data=data: epoch(data, device))  # type: ignore[misc]
+    seconds = interleave(arms, rounds)
+    rows: list[Row] = []
+    over: dict[str, Spread] = {}
+    for name in arms:
+        over[name] = ratio(seconds[name], seconds[f"{name.split(':')[0]}: default"])
+        row: Row = {
+            "images: setting": name,
+            "ms a batch": 1000 * Spread.of(seconds[name]).median / batches[name],
+            "over the default": over[name].median,
+            "quartiles": f"{over[name].low:.3f} to {over[name].high:.3f}",
+        }
+        rows.append(row)
+    title = f"Loading a batch of {BATCH}, without workers, to the {device}"
+    print(write(f"loading_{device}", title, rows))
+    bars(f"loading_{device}", over, "seconds over those in the default setting")
+
+
+if __name__ == "__main__":
+    auto_cli(main)
