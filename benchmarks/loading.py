@@ -3,6 +3,7 @@
 python benchmarks/loading.py [--rounds 7] [--device cuda]
 """
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,10 +63,10 @@ def main(rounds: int = 7, device: str = "cpu") -> None:
     ):
         data = kind(batch_size=BATCH, seed=0, val_size=100, **settings[1])
         data.setup("fit")
-        data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0)
         name = f"{'32x32x3, cropped and flipped' if kind is Pictures else 'digits'}: {settings[0]}"
         batches[name] = len(data.train_dataloader())
-        arms[name] = timed(lambda data=data: epoch(data, device))  # type: ignore[misc]
+        arms[name] = timed(partial(epoch, data, device))
     seconds = interleave(arms, rounds)
     rows: list[Row] = []
     over: dict[str, Spread] = {}
