@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_robust.batch_norms import scaling
 from lightning_robust.types import Net
 
 AttackBN: TypeAlias = Literal["eval", "batch", "train"]
@@ -46,7 +47,7 @@ def crafting(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
             norm.track_running_stats = tracks and bn != "batch"
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
+        with scaling(modules), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for module, training in modes:

@@ -1,0 +1,109 @@
+"""Batch norms with another backward pass compute what they always do, and are themselves again afterwards."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_robust.batch_norms import scaling
+from lightning_robust.modes import crafting, input_gradient
+from tests.toys import conv_net
+
+GENERATOR = torch.Generator().manual_seed(0)
+SHAPES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+    "flat": (nn.BatchNorm1d, (5, 4)),
+    "1d": (nn.BatchNorm1d, (5, 4, 3)),
+    "2d": (nn.BatchNorm2d, (5, 4, 3, 3)),
+    "3d": (nn.BatchNorm3d, (5, 4, 2, 2, 2)),
+}
+
+
+def norm(kind: Any, **settings: Any) -> Any:
+    made = kind(4, **settings).double().eval()
+    for tensor in (made.running_mean, made.weight, made.bias):
+        if tensor is not None:
+            tensor.data.normal_(generator=GENERATOR)
+    made.running_var.uniform_(0.01, 3, generator=GENERATOR)
+    return made
+
+
+def passed(module: nn.Module, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    out = module(x)
+    return out, torch.autograd.grad((out * weight).sum(), x)[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"affine": False}, {"eps": 0.5}], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outputs_and_gradients_are_torchs(shape: str, settings: Any) -> None:
+    kind, size = SHAPES[shape]
+    module, (x, weight) = norm(kind, **settings), torch.randn(2, *size, generator=GENERATOR, dtype=torch.float64)
+    expected = passed(module, x, weight)
+    with scaling(module.modules()):
+        assert "forward" in vars(module)
+        got = passed(module, x, weight)
+    assert torch.equal(got[0], expected[0])
+    torch.testing.assert_close(got[1], expected[1], rtol=1e-12, atol=1e-12)
+    assert type(got[0].grad_fn).__name__ == "_NormBackward"
+    assert "forward" not in vars(module)
+
+
+def test_an_attack_in_full_precision_meets_it_and_every_module_is_itself_again() -> None:
+    net, x = conv_net().eval(), torch.rand(6, 3, 8, 8, generator=GENERATOR)
+    plain = copy.deepcopy(net)
+    seen = []
+    net[1].register_forward_hook(lambda module, inputs, out: seen.append(type(out.grad_fn).__name__))
+    with crafting(net):
+        grad, _ = input_gradient(lambda z: net(z).square().sum(1), x)
+        with crafting(net), torch.no_grad():  # a call within a call
+            net(x)
+        input_gradient(lambda z: net(z).sum(1), x)
+        with torch.autocast("cpu", torch.bfloat16):
+            input_gradient(lambda z: net(z).sum(1), x)
+    assert seen == ["_NormBackward", "NoneType", "_NormBackward", "NativeBatchNormBackward0"]
+    expected, _ = input_gradient(lambda z: plain(z).square().sum(1), x)
+    torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-7)
+    assert not any("forward" in vars(module) for module in net.modules())
+    with pytest.raises(RuntimeError, match="within"), crafting(net):
+        raise RuntimeError("within")
+    assert not any("forward" in vars(module) for module in net.modules())
+
+
+def test_a_forward_of_ones_own_is_kept() -> None:
+    module = norm(nn.BatchNorm2d)
+    own = module.forward = lambda x: 2 * x
+    with scaling([module]):
+        assert torch.equal(module(torch.ones(1, 4, 1, 1)), 2 * torch.ones(1, 4, 1, 1))
+    assert module.forward is own
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: norm(nn.BatchNorm2d).train(),
+        lambda: nn.BatchNorm2d(4, track_running_stats=False).eval(),
+        lambda: nn.LazyBatchNorm2d().eval(),
+        lambda: nn.InstanceNorm2d(4, track_running_stats=True).eval(),
+    ],
+    ids=["training", "no statistics", "another class", "instance norm"],
+)
+def test_others_are_left_alone(other: Any) -> None:
+    module = other()
+    with scaling([module]):
+        assert "forward" not in vars(module)
+
+
+def test_compiled_nets_are_left_alone() -> None:
+    net = conv_net().eval()
+    net.compile()
+    for compiled in (net, torch.compile(conv_net().eval())):
+        with scaling(compiled.modules()):
+            assert not any(isinstance(m, nn.BatchNorm2d) and "forward" in vars(m) for m in compiled.modules())
+
+
+def test_images_of_another_shape_are_refused_as_ever() -> None:
+    module = norm(nn.BatchNorm2d)
+    with scaling([module]), pytest.raises(ValueError, match="expected 4D input"):
+        module(torch.ones(1, 4, 1, dtype=torch.float64, requires_grad=True))
