@@ -139,7 +139,7 @@ def main(rounds: int = 5, nets: Path | None = None) -> None:
     each = memory.nbytes / 100_000
     caption = (
         "ResNet-18, PGD; from batch 8, 5 steps, 10 classes and 32 pixels one thing grows. "
-        f"IAAT remembers {each:g} bytes a sample. "
+        f"IAAT remembers {each:g} bytes a sample on one rank, and one more on each of several. "
     ) + required(
         {
             f"exponents at most {LINEAR} at the end": {name: linear[name] for name in ("batch", "steps")},

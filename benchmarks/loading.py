@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from harness import Row, Spread, bars, interleave, ratio, timed, write
 from jsonargparse import auto_cli
+from lightning.pytorch.plugins import Precision
 from torch.utils.data import Dataset
 from workloads import prepare
 
@@ -63,7 +64,7 @@ def main(rounds: int = 7, device: str = "cpu") -> None:
     ):
         data = kind(batch_size=BATCH, seed=0, val_size=100, **settings[1])
         data.setup("fit")
-        data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0)
+        data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0, precision_plugin=Precision())
         name = f"{'32x32x3, cropped and flipped' if kind is Pictures else 'digits'}: {settings[0]}"
         batches[name] = len(data.train_dataloader())
         arms[name] = timed(partial(epoch, data, device))

@@ -13,6 +13,7 @@ from jsonargparse import auto_cli
 from torch import Tensor, nn
 from workloads import DEFENSES, STEPS, Fit, NetName, bare_step, defended, prepare, sgd, workload
 
+from lightning_robust.batch_norms import scaling
 from lightning_robust.losses import cross_entropy
 from lightning_robust.types import Batch
 
@@ -58,8 +59,9 @@ def primitives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:
 
     def input_gradient(training: bool = False) -> None:
         mode(training, True)
-        z = x.clone().requires_grad_()
-        torch.autograd.grad(cross_entropy(net(z), y).sum(), z)
+        with scaling(net.modules()):  # else the passes would take longer here than within a step
+            z = x.clone().requires_grad_()
+            torch.autograd.grad(cross_entropy(net(z), y).sum(), z)
 
     def weight_gradient(z: Tensor = x) -> None:
         mode(True, False)

@@ -31,7 +31,7 @@ from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
 
 EPS, STEP = 8 / 255, 2 / 255
-REQUIRED = {"over ours in fp32, channels_last": 1.0, "over ours in bf16-mixed, channels_last": 1.8}
+REQUIRED = {"over ours in fp32": 1.0, "over ours in bf16-mixed, channels_last": 1.8}
 """How many times as long a peer is to take as ours, in fp32 and in the setting recommended for CPUs."""
 
 Step: TypeAlias = Callable[[], object]
@@ -278,7 +278,7 @@ def main(
     for defense, others in found.items():
         for name in others:
             line = f"{defense}: {name}"
-            fp32, over[line], fast = (
+            over[line], in_order, fast = (
                 ratio(seconds[line], seconds[f"{defense}: ours, {setting}"])
                 for setting in ("fp32", "fp32, channels_last", "bf16-mixed, channels_last")
             )
@@ -286,10 +286,10 @@ def main(
                 "defense": defense,
                 "peer": name,
                 "peer's seconds": Spread.of(seconds[line]).median,
-                "over ours in fp32": fp32.median,
-                "quartiles": f"{fp32.low:.3f} to {fp32.high:.3f}",
-                "over ours in fp32, channels_last": over[line].median,
-                "its quartiles": f"{over[line].low:.3f} to {over[line].high:.3f}",
+                "over ours in fp32": over[line].median,
+                "quartiles": f"{over[line].low:.3f} to {over[line].high:.3f}",
+                "over ours in fp32, channels_last": in_order.median,
+                "its quartiles": f"{in_order.low:.3f} to {in_order.high:.3f}",
                 "over ours in bf16-mixed, channels_last": fast.median,
                 "and its": f"{fast.low:.3f} to {fast.high:.3f}",
             }
@@ -303,7 +303,7 @@ def main(
     pixels, classes, _ = NETS[net]
     where = f"{net}, {classes} classes, batch {batch_size} of 3x{pixels}x{pixels}, PGD-{STEPS}, cpu"
     print(write(f"training_peers_{net}", f"A training step in other libraries: {where}", rows, caption))
-    bars(f"training_peers_{net}", over, "seconds of a step over ours in fp32, channels_last", 1.0)
+    bars(f"training_peers_{net}", over, "seconds of a step over ours in fp32", 1.0)
 
 
 if __name__ == "__main__":

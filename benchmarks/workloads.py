@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -52,6 +53,7 @@ DEFENSES: dict[str, tuple[type[Defense], dict[str, Any]]] = {
 def prepare() -> None:
     """One thread, a seed, and no notes or warnings: Lightning's advice is for other uses."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of ranks too: Lightning would give them all cores
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     seed_everything(0, verbose=False)

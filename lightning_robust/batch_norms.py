@@ -29,44 +29,40 @@ def scaling(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, gradients pass batch norms in evaluation mode by one multiplication, on CPUs and in full precision.
 
     Outputs are torch's to the bit, gradients but for rounding. torch's own backward pass takes as long as that of a
-    small convolution, and keeps the norm's input. Weights and statistics may not change meanwhile. Compiled nets stay
-    as they are: the compiler fuses such things, and would compile anew each time.
+    small convolution, and keeps the norm's input. Norms that train, whose weights await a gradient, or whose forward is
+    not torch's are left alone; so are compiled nets (the compiler fuses such things, and would compile anew each time).
+    Nets should not be copied or pickled inside.
     """
     modules = list(modules)
     compiled = any(m._compiled_call_impl is not None or hasattr(m, "_torchdynamo_orig_callable") for m in modules)
-    norms = [m for m in modules if isinstance(m, _BatchNorm) and type(m) in KINDS and m.running_mean is not None]
-    norms = [] if compiled else [norm for norm in norms if not norm.training]
-    before = [norm.__dict__.get("forward") for norm in norms]
+    norms = [] if compiled else [m for m in modules if isinstance(m, _BatchNorm) and _suits(m)]
+    for norm in norms:
+        norm.__dict__["forward"] = _scaling(norm)
     try:
-        for norm in norms:
-            norm.__dict__["forward"] = _scaling(norm)
         yield
     finally:
-        for norm, forward in zip(norms, before, strict=True):
-            if forward is None:
-                norm.__dict__.pop("forward", None)
-            else:
-                norm.__dict__["forward"] = forward
+        for norm in norms:
+            norm.__dict__.pop("forward", None)
+
+
+def _suits(norm: _BatchNorm) -> bool:
+    mean = norm.running_mean
+    return type(norm) in KINDS and "forward" not in norm.__dict__ and mean is not None and mean.device.type == "cpu"
 
 
 def _scaling(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
     own: Callable[[Tensor], Tensor] = norm.forward
-    scale: Tensor | None = None
 
     def forward(x: Tensor) -> Tensor:
-        nonlocal scale
-        if not x.requires_grad or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        frozen = not norm.training and not (norm.affine and norm.weight.requires_grad)
+        full = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+        if not (frozen and full and x.requires_grad) or torch._C._functorch.peek_interpreter_stack() is not None:
             return own(x)
-        scale = _scale(norm) if scale is None else scale
+        assert norm.running_var is not None
+        with torch.no_grad():
+            scale = torch.rsqrt(norm.running_var + norm.eps)
+            scale = scale * norm.weight if norm.affine else scale
         out: Tensor = _Norm.apply(x, own, scale.view(-1, *[1] * (x.dim() - 2)))
         return out
 
     return forward
-
-
-@torch.no_grad()
-def _scale(norm: _BatchNorm) -> Tensor:
-    """What each channel is multiplied with [c]."""
-    assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    return scale * norm.weight if norm.affine else scale

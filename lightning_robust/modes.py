@@ -69,6 +69,12 @@ def quiet_logits(net: Net, x: Tensor, bn: AttackBN = "eval") -> Tensor:
         return net(x)
 
 
+def independent(net: Net, bn: AttackBN = "eval") -> bool:
+    """Whether samples do not see each other: in evaluation mode, unless a batch norm keeps no statistics."""
+    modules = net.modules() if isinstance(net, nn.Module) else ()
+    return bn == "eval" and all(m.running_mean is not None for m in modules if isinstance(m, _BatchNorm))
+
+
 @contextmanager
 def untracked(net: nn.Module) -> Iterator[None]:
     """Training mode on the batch's own statistics with ordinary gradients; running statistics stay untouched."""

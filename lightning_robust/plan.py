@@ -87,7 +87,9 @@ class RobustTrainer(Trainer):
         devices: Sequence[int] = (1, 8),
         seconds: float = 10.0,
     ) -> Plan:
-        """Measure a few steps on this machine, and print how long the recipe will take; leaves nothing.
+        """Measure a few steps on this machine, and print how long the recipe will take.
+
+        The command line leaves nothing; here the recipe's own callbacks write what they write.
 
         Args:
             model: the defense; afterwards its weights are of no use.
@@ -161,7 +163,8 @@ class RobustTrainer(Trainer):
         evaluation = self._evaluation()
         datamodule.setup("test")
         loader = datamodule.test_dataloader()
-        x = as_batch(next(iter(loader))).x.to(self.strategy.root_device)
+        given = datamodule.transfer_batch_to_device(next(iter(loader)), self.strategy.root_device, 0)
+        x = as_batch(datamodule.on_after_batch_transfer(given, 0)).x
         model.to(self.strategy.root_device)
         share, found = len(loader.sampler) / len(x), {}
         for name, attack in (evaluation.attacks if evaluation else {}).items():

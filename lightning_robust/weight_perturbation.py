@@ -75,7 +75,7 @@ class AWP(WeightPerturbation):
     def direction(self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
         """`||w|| g / ||g||`, layer by layer."""
         gradient = _gradient(loss_fn().mean(), weights)
-        return [g.mul_(w.detach().norm() / (g.norm() + _TINY)) for w, g in zip(weights, gradient, strict=True)]
+        return [w.detach().norm() / (g.norm() + _TINY) * g for w, g in zip(weights, gradient, strict=True)]
 
 
 class RWP(WeightPerturbation):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lightning_robust.batch_norms import scaling
 from lightning_robust.modes import crafting, input_gradient
@@ -26,10 +27,10 @@ def norm(kind: Any, **settings: Any) -> Any:
         if tensor is not None:
             tensor.data.normal_(generator=GENERATOR)
     made.running_var.uniform_(0.01, 3, generator=GENERATOR)
-    return made
+    return made.requires_grad_(False)
 
 
-def passed(module: nn.Module, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def passed(module: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     x = x.clone().requires_grad_()
     out = module(x)
     return out, torch.autograd.grad((out * weight).sum(), x)[0]
@@ -71,23 +72,71 @@ def test_an_attack_in_full_precision_meets_it_and_every_module_is_itself_again()
     assert not any("forward" in vars(module) for module in net.modules())
 
 
-def test_a_forward_of_ones_own_is_kept() -> None:
+def test_a_forward_of_ones_own_is_kept_with_its_gradient() -> None:
     module = norm(nn.BatchNorm2d)
     own = module.forward = lambda x: 2 * x
     with scaling([module]):
-        assert torch.equal(module(torch.ones(1, 4, 1, 1)), 2 * torch.ones(1, 4, 1, 1))
+        _, grad = passed(module, torch.ones(1, 4, 1, 1), torch.ones(1, 4, 1, 1))
+    assert torch.equal(grad, 2 * torch.ones(1, 4, 1, 1))
     assert module.forward is own
+
+
+def test_what_changes_within_is_noticed() -> None:
+    """A net may train, adapt or condition its norms in the middle of its forward pass."""
+    module, (x, weight) = norm(nn.BatchNorm2d), torch.randn(2, 5, 4, 3, 3, generator=GENERATOR, dtype=torch.float64)
+    condition = torch.rand(4, dtype=torch.float64, requires_grad=True)
+
+    def conditioned(z: Tensor) -> Tensor:
+        return functional_call(module, {"weight": condition * z.mean()}, z)
+
+    changes: list[Any] = [
+        lambda: module.weight.data.mul_(2),
+        lambda: module.running_var.mul_(2),
+        lambda: module.train(),
+        lambda: module.eval(),
+    ]
+    with scaling([module]):
+        passed(module, x, weight)
+        for change in changes:
+            change()
+            state = copy.deepcopy({name: value for name, value in module.state_dict().items()})
+            got = passed(module, x, weight)
+            plain = norm(nn.BatchNorm2d).train(module.training)
+            plain.load_state_dict(state)
+            torch.testing.assert_close(got, passed(plain, x, weight))
+        got = passed(conditioned, x, weight)
+    torch.testing.assert_close(got, passed(conditioned, x, weight))
+
+
+def test_functional_transforms_meet_torchs_own() -> None:
+    module, x = norm(nn.BatchNorm2d), torch.rand(2, 4, 3, 3, generator=GENERATOR, dtype=torch.float64)
+
+    def value(z: Tensor) -> Tensor:
+        return torch.func.grad(lambda w: module(w).square().sum())(z).sum()
+
+    with scaling([module]):
+        got = torch.autograd.grad(value(x.requires_grad_()), x)
+    torch.testing.assert_close(got, torch.autograd.grad(value(x), x))
+
+
+def test_attacks_that_overlap_leave_nothing_behind() -> None:
+    module = norm(nn.BatchNorm2d)
+    first, second = scaling([module]), scaling([module])
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert "forward" not in vars(module)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        lambda: norm(nn.BatchNorm2d).train(),
         lambda: nn.BatchNorm2d(4, track_running_stats=False).eval(),
         lambda: nn.LazyBatchNorm2d().eval(),
         lambda: nn.InstanceNorm2d(4, track_running_stats=True).eval(),
     ],
-    ids=["training", "no statistics", "another class", "instance norm"],
+    ids=["no statistics", "another class", "instance norm"],
 )
 def test_others_are_left_alone(other: Any) -> None:
     module = other()

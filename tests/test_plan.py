@@ -6,17 +6,19 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 import lightning_robust.stopwatch
 from lightning_robust.attacks import FAB, PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.cli import main
+from lightning_robust.data import CIFAR10
 from lightning_robust.defenses import AT
 from lightning_robust.plan import RobustTrainer
 from lightning_robust.stopwatch import attack_seconds
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
+from tests.data.files import checksums_of, write_cifar10
 from tests.few import Few, plain_net
 
 ATTACK = PGD(Threat(eps=0.1), steps=1)
@@ -135,6 +137,17 @@ def test_the_evaluation_is_of_the_whole_test_set(monkeypatch: pytest.MonkeyPatch
     )
     assert plan.attacks == {"pgd": pytest.approx(22)}
     assert plan.test == pytest.approx(22)
+
+
+def test_images_that_travel_as_bytes_are_attacked_as_images(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=1)})
+    data = CIFAR10(str(tmp_path), batch_size=8, val_size=20, uint8_transfer=True)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    with checksums_of(tmp_path):
+        planner = trainer(callbacks=[evaluation], default_root_dir=tmp_path)
+        plan = planner.plan(AT(net, attack=ATTACK), data, steps=2, seconds=0.01)
+    assert plan.attacks["pgd"] > 0
 
 
 def test_an_attack_of_its_own_looks_for_the_nearest_example(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,26 @@ def matrices(net: nn.Sequential) -> Arrays:
     return [net[i].weight.detach().numpy().copy() for i in (1, 2)]
 
 
+class Sum(nn.Module):
+    """A linear map by the sum of two weights: their gradients are one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(6, 3, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x.flatten(1)[:, :6], self.first.weight + self.second.weight)
+
+
+def test_awp_moves_weights_that_share_a_gradient() -> None:
+    torch.manual_seed(0)
+    net, x, y = Sum(), torch.rand(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    before = [w.detach().clone() for w in net.parameters()]
+    AWP(gamma=0.01)(net, loss_of(net, x, y), 0)
+    for weight, old in zip(net.parameters(), before, strict=True):
+        assert float((weight.detach() - old).norm() / old.norm()) == pytest.approx(0.01, rel=1e-4)
+
+
 def test_awp_moves_each_layer_along_its_gradient_by_gamma_times_its_norm() -> None:
     net = two_layers()
     start, gradient = matrices(net), by_hand(net)

@@ -9,7 +9,7 @@ from lightning_robust.attacks.base import counted, craft, random_start
 from lightning_robust.attacks.pgd import PGD, Start
 from lightning_robust.draws import Draws
 from lightning_robust.losses import at_least_fp32, js_divergence, squared_l2, symmetric_kl
-from lightning_robust.modes import AttackBN, input_gradient
+from lightning_robust.modes import AttackBN, independent, input_gradient
 from lightning_robust.ranks import synchronised
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
@@ -91,6 +91,7 @@ def squeeze(
         x_adv, x_col = starts
         with torch.no_grad():
             clean = net(x)
+        together = independent(net, bn)
         always = bn != "eval" and synchronised(net)  # then all ranks must run the same forwards
         for _ in counted(steps):
             views = torch.stack([x, x_col, x_adv])
@@ -98,7 +99,7 @@ def squeeze(
 
             def widen(views: Tensor) -> Tensor:
                 nonlocal extremes, clean_chosen
-                if bn == "eval":  # samples do not see each other
+                if together:
                     pair = net(views[1:].flatten(0, 1)).chunk(2)
                 else:
                     pair = (net(views[1].clone()), net(views[2].clone()))  # compiled nets see the same layout

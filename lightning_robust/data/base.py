@@ -99,6 +99,7 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Split the training set, or read the test set."""
+        self._resident = None
         if stage in (None, "fit", "validate"):
             whole, plain = self.train_data(augment=True), self.train_data(augment=False)
             n = self._sized(whole, "training")
@@ -135,14 +136,18 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Gather training images that wait on the device, scale bytes, and resize to this epoch's resolution."""
+        trainer = self.trainer
+        training = trainer is not None and trainer.training
+        resident, resolution = (self._resident, self.resolution) if training else (None, None)
+        if trainer is None or not (resident or resolution or self.uint8_transfer):
+            return batch
         x, *rest = batch
-        training = self.trainer is not None and self.trainer.training
-        if training and self._resident is not None:
-            x = self._resident.gather(rest[-1], drawn=x)
-        elif self.uint8_transfer:
-            x = unit(x)
-        if training and self.resolution is not None:
-            size = round(self.resolution(self.trainer.current_epoch))  # type: ignore[union-attr]
+        if resident is not None:
+            x = resident.gather(rest[-1], drawn=x)
+        if not x.is_floating_point():
+            x = trainer.precision_plugin.convert_input(unit(x))  # Lightning's own conversion came before
+        if resolution is not None:
+            size = round(resolution(trainer.current_epoch))
             if x.shape[2:] != (size, size):
                 x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
         return [x, *rest]

@@ -100,4 +100,4 @@ def collate_bytes(samples: list[Any]) -> list[Any]:
 
 def unit(x: Tensor) -> Tensor:
     """Bytes as float32 in [0, 1]."""
-    return x.float().div_(255)
+    return x.float().div_(torch.full((), 255.0, device=x.device))  # by a plain number, CUDA would round otherwise

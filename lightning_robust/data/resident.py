@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_robust.data.augmentation import CropAndFlip
-from lightning_robust.data.images import Images, scaled, unit
+from lightning_robust.data.images import Images, scaled
 
 
 class Resident(Dataset[tuple[Tensor, Any]]):
@@ -25,14 +25,15 @@ class Resident(Dataset[tuple[Tensor, Any]]):
     """
 
     def __init__(self, samples: Dataset[Any]) -> None:
-        source, chosen = (samples.dataset, list(samples.indices)) if isinstance(samples, Subset) else (samples, [])
+        source: Any = samples.dataset if isinstance(samples, Subset) else samples
+        chosen = list(samples.indices) if isinstance(samples, Subset) else slice(None)
         self.augment: CropAndFlip | None = None
-        if isinstance(source, TensorDataset):
+        if type(source) is TensorDataset:  # classes derived from it may do more than give what they hold
             self.images, self.labels = (tensor[chosen] for tensor in source.tensors[:2])
         elif (
-            isinstance(source, Images)
+            type(source) is Images
             and isinstance(source.image, np.ndarray)
-            and (isinstance(source.transform, CropAndFlip) or source.transform is scaled)
+            and (type(source.transform) is CropAndFlip or source.transform is scaled)
         ):
             images = torch.from_numpy(source.image[chosen])
             self.images = images.unsqueeze(1) if images.dim() == 3 else images.movedim(-1, 1).contiguous()
@@ -41,7 +42,7 @@ class Resident(Dataset[tuple[Tensor, Any]]):
         else:
             raise ValueError(
                 "on_device needs training images that are held in memory, and cropped and flipped at most (Digits, "
-                "MNIST, SVHN, CIFAR10, CIFAR100): leave it out for these."
+                "MNIST, SVHN without extra, CIFAR10, CIFAR100): leave it out for these."
             )
 
     def __len__(self) -> int:
@@ -52,9 +53,9 @@ class Resident(Dataset[tuple[Tensor, Any]]):
         return torch.empty(0) if self.augment is None else self.augment.draw(h, w), self.labels[i]
 
     def gather(self, index: Tensor, drawn: Tensor) -> Tensor:
-        """The images [b c h w] in [0, 1] at these positions [b], on their device."""
+        """The images [b c h w] at these positions [b], on their device; those stored as bytes as such."""
         self.images = self.images.to(index.device)  # once
         x = self.images[index]
         if self.augment is not None:
             x = self.augment.apply(x, drawn)
-        return x if x.is_floating_point() else unit(x)
+        return x

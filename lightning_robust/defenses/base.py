@@ -42,7 +42,7 @@ class Defense(LightningModule, ABC):
         attack_bn: how the net's batch norms run during the attack: "eval" (running statistics), "batch" (the batch's
             statistics, running ones untouched) or "train" (updating them).
         attack_precision: "bf16" crafts the examples under autocast in bf16 whatever the trainer's precision, so that
-            the loss and its gradient can stay in fp32; by default the trainer's.
+            the loss and its gradient can stay in fp32; by default the trainer's. (IAAT's probes are part of it.)
         reweighting: how much each sample counts, from its adversarial logits.
         regularizers: penalties added to the loss.
         weight_perturbation: moves the weights against the loss for the time of the step.
@@ -191,6 +191,8 @@ class Defense(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Refuse precisions that round the radius away and strategies that do not fit, and let attacks run."""
         check_precision(str(self.trainer.precision))
+        if self.attack_precision and str(self.trainer.precision) == "64-true":
+            raise ValueError("attack_precision='bf16' does nothing to nets in double precision: leave one of them out.")
         if stage == "fit":
             check_strategy(
                 self.trainer.strategy,

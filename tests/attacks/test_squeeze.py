@@ -156,6 +156,17 @@ def test_roles_are_kept_only_if_asked_and_only_while_no_clean_image_is_chosen(
         assert not torch.allclose(got[0], other[0], atol=0.01)
 
 
+def test_samples_that_see_each_other_do_not_pass_with_those_of_another_view() -> None:
+    """A norm without statistics takes the batch's in evaluation mode too."""
+    x, y = images(5, channels=3, size=8, num_classes=4).tensors
+    for norm, sizes in ((nn.BatchNorm2d(8), {5, 10}), (nn.BatchNorm2d(8, track_running_stats=False), {5})):
+        net, passed = conv_net(), set()
+        net[4] = norm
+        net.register_forward_hook(lambda module, inputs, out, passed=passed: passed.add(len(inputs[0])))
+        squeeze(net, x, y, THREAT, steps=2, step_size=0.03, bn="eval")
+        assert passed == sizes
+
+
 def test_the_net_is_left_as_it_was() -> None:
     net, (x, y) = norm_net(), images(4).tensors
     before = {k: v.clone() for k, v in net.state_dict().items()}

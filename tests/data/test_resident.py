@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning import LightningModule
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_robust.data import CIFAR10, MNIST, SVHN, Digits, RobustDataModule, SemiSupervised, TinyImageNet
 from lightning_robust.data.augmentation import CropAndFlip
@@ -125,6 +127,71 @@ def test_a_batch_is_cropped_and_flipped_as_its_images_are(shape: Any, size: int,
     together = augment.apply(torch.stack([as_bytes(image) for image in images]), torch.stack(drawn))
     assert torch.equal(unit(together), torch.stack(alone))
     assert {int(flip) for *_, flip in drawn} == {0, 1}
+
+
+class Given(LightningModule):
+    """Keeps the batches that it is given to predict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> int:
+        self.seen.append(batch)
+        return len(batch)
+
+
+class Others(Digits):
+    """Batches of other kinds, for others' methods."""
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader([torch.rand(2, 1, 8, 8), {"x": torch.rand(3)}], batch_size=None)
+
+
+def test_other_batches_pass_untouched() -> None:
+    module = Given()
+    quiet_trainer().predict(module, Others())
+    assert [type(batch) for batch in module.seen] == [Tensor, dict]
+    assert module.seen[0].shape == (2, 1, 8, 8)
+
+
+def test_another_split_is_gathered_anew() -> None:
+    data = Digits(on_device=True, seed=0)
+    quiet_trainer(max_epochs=1).fit(Recorder(64), data)
+    data.split_seed = 7
+    recorder = Recorder(64)
+    quiet_trainer(max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0).fit(recorder, data)
+    held_out = {data.val_set[i][0].numpy().tobytes() for i in range(len(data.val_set))}
+    trained_on = {image.numpy().tobytes() for x, *_ in recorder.seen for image in x}
+    assert len(trained_on) == 1197
+    assert not held_out & trained_on
+
+
+def test_nets_in_double_precision_meet_bytes_in_it(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    data = CIFAR10(str(tmp_path), batch_size=16, val_size=20, uint8_transfer=True, on_device=True)
+    recorder = Recorder(3072)
+    with checksums_of(tmp_path):
+        quiet_trainer(max_epochs=1, precision="64-true").fit(recorder, data)
+    assert {x.dtype for x, *_ in recorder.seen} == {torch.float64}
+
+
+class Darkened(TensorDataset):
+    def __getitem__(self, i: Any) -> Any:
+        x, y = super().__getitem__(i)
+        return x / 2, y
+
+
+class Dark(Digits):
+    def train_data(self, augment: bool) -> TensorDataset:
+        return Darkened(*super().train_data(augment).tensors)
+
+
+def test_datasets_that_do_more_than_hold_images_are_refused() -> None:
+    data = Dark(on_device=True)
+    data.setup()
+    with pytest.raises(ValueError, match=r"on_device needs training images that are held in memory"):
+        data.train_dataloader()
 
 
 def test_images_that_bytes_cannot_hold_are_refused() -> None:

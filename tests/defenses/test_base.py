@@ -580,6 +580,12 @@ def test_the_attack_alone_runs_in_bf16_if_asked(precision: Any) -> None:
     torch.testing.assert_close(weights(defense.net), weights(reference))
 
 
+def test_an_attack_in_bf16_of_a_net_in_double_precision_is_refused() -> None:
+    defense = AT(plain_net(dtype=torch.float64), attack_precision="bf16", optimizer=sgd)
+    with pytest.raises(ValueError, match="does nothing to nets in double precision: leave one of them out"):
+        fitted(defense, loader(4), precision="64-true")
+
+
 def test_another_attack_precision_is_refused() -> None:
     with pytest.raises(ValueError, match=r"attack_precision must be bf16 or left out, got 'fp16'\."):
         AT(plain_net(), attack_precision="fp16")  # type: ignore[arg-type]
@@ -608,7 +614,7 @@ def test_compiled_training_is_the_same_under_the_same_names() -> None:
 # https://github.com/pytorch/pytorch/pull/30531
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("method", [AT, TRADES, ST, IAAT])
-def test_a_compiled_net_is_compiled_no_more_after_the_first_epoch(method: Any) -> None:
+def test_a_compiled_net_is_compiled_no_more_after_the_first_epoch(method: Any, tmp_path: Path) -> None:
     """Though attacks, losses and validations differ in modes and gradients, and last batches in size."""
 
     class Graphs(Callback):
@@ -632,7 +638,8 @@ def test_a_compiled_net_is_compiled_no_more_after_the_first_epoch(method: Any) -
         defense = method(norm_net(), attack=attack, optimizer=sgd, compile=True, **settings)
         evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=2)}, figure_samples=0)
         data = Few(n=27, batch_size=8, seed=3)  # the last batch has three samples
-        quiet_trainer(max_epochs=4, num_sanity_val_steps=0, callbacks=[graphs, evaluation]).fit(defense, data)
+        given: dict[str, Any] = {"num_sanity_val_steps": 0, "default_root_dir": tmp_path}
+        quiet_trainer(max_epochs=4, callbacks=[graphs, evaluation], **given).fit(defense, data)
         return [*graphs.ends, graphs.met]
 
     # in a process of its own, as above

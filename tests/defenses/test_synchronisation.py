@@ -1,6 +1,7 @@
-"""A training step never waits for the device: no operation of it needs a tensor's values to know what comes next."""
+"""A training step never waits for the device: none of it asks for a tensor's values to know what comes next."""
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -43,16 +44,37 @@ WAITS: dict[str, tuple[type[Defense], dict[str, Any]]] = {
 class Waiting(TorchDispatchMode):
     """Notes the operations for which a device's queue would have to run dry."""
 
-    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal")
+    OPERATIONS = "_local_scalar_dense nonzero masked_select equal allclose bincount repeat_interleave".split()  # noqa: SIM905
+    METHODS = ("tolist", "numpy", "cpu", "__array__")  # which no operation gives away on a CPU
 
     def __init__(self) -> None:
         super().__init__()
         self.met: list[str] = []
 
+    def __enter__(self) -> Any:
+        self.patches = [patch.object(torch.Tensor, name, self.noting(name)) for name in self.METHODS]
+        for each in self.patches:
+            each.start()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for each in self.patches:
+            each.stop()
+
+    def noting(self, name: str) -> Any:
+        method = getattr(torch.Tensor, name)
+
+        def noted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.met.append(name)
+            return method(tensor, *args, **kwargs)
+
+        return noted
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         masks = args[1] if name in ("index", "index_put", "index_put_") else ()
-        if name in self.OPERATIONS or any(m is not None and m.dtype == torch.bool for m in masks):
+        if name in self.OPERATIONS or "unique" in name or any(m is not None and m.dtype == torch.bool for m in masks):
             self.met.append(name)
         return func(*args, **(kwargs or {}))
 
@@ -85,7 +107,23 @@ def test_methods_that_decide_by_sample_do(case: str) -> None:
 
 def test_each_way_to_wait_is_seen() -> None:
     x = torch.rand(3)
-    for wait in (x.sum().item, lambda: bool(x[0] > 0), lambda: x[x > 0.5], lambda: torch.nonzero(x), lambda: int(x[0])):
+    y, mask, whole = x.sum(), x > 0.5, torch.arange(3)
+    for wait in (
+        lambda: y.item(),
+        lambda: bool(y > 0),
+        lambda: int(y),
+        lambda: x[mask],
+        lambda: torch.nonzero(x),
+        lambda: torch.unique(x),
+        lambda: torch.unique_consecutive(x),
+        lambda: torch.equal(x, x),
+        lambda: torch.allclose(x, x),
+        lambda: torch.bincount(whole),
+        lambda: torch.repeat_interleave(x, whole),
+        lambda: x.tolist(),
+        lambda: x.numpy(),
+        lambda: x.cpu(),
+    ):
         with Waiting() as waiting:
             wait()
         assert len(waiting.met) >= 1
