@@ -268,8 +268,8 @@ def main(
         attack = PGD(Threat(eps=EPS), STEPS, STEP, start="uniform" if defense in ("AT", "AWP") else "normal")
         arms[f"{defense}: ours, fp32"] = Fit(defended(defense, given, attack=attack), batch)
         for precision, setting in (("32-true", "fp32, channels_last"), ("bf16-mixed", "bf16-mixed, channels_last")):
-            in_order = defended(defense, given, attack=attack, channels_last=True)
-            arms[f"{defense}: ours, {setting}"] = Fit(in_order, batch, precision)
+            ordered = defended(defense, given, attack=attack, channels_last=True)
+            arms[f"{defense}: ours, {setting}"] = Fit(ordered, batch, precision)
         for name, peer in others.items():
             arms[f"{defense}: {name}"] = timed(peer(copy.deepcopy(given), batch))
     seconds = interleave(arms, rounds)
