@@ -1,6 +1,6 @@
 """The peak memory of a training step of every defense over that of plain training.
 
-python benchmarks/memory.py [--net resnet18] [--batch_size 64] [--device cuda]
+python benchmarks/memory.py [--net resnet18] [--batch_size 32] [--device cuda]
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def allocated(run: Callable[[], None]) -> int:
 
 def main(
     net: NetName = "resnet18",
-    batch_size: int = 64,
+    batch_size: int = 32,
     device: str = "cpu",
     defenses: list[str] = list(DEFENSES),  # noqa: B006  (read alone; a list shows in --help)
 ) -> None:
