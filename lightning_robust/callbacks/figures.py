@@ -32,7 +32,9 @@ def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None
     x, x_adv, y, before, after = examples
     delta = x_adv - x
     # each perturbation fills the grey scale, so that what it looks like shows whatever the radius
-    size = delta.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    size = delta.flatten(1).abs().amax(1)
+    filled = 0.5 + 0.5 * delta / size.clamp_min(1e-12).view(-1, 1, 1, 1)
+    magnified = [f"times {0.5 / s:.3g}" if s else "none" for s in size.tolist()]
 
     def name(label: Tensor) -> str:
         return str(int(label)) if names is None else names[int(label)]
@@ -40,7 +42,7 @@ def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None
     rows = [
         ("clean", x, [name(k) for k in before], before == y),
         ("adversarial", x_adv, [name(k) for k in after], after == y),
-        ("perturbation", 0.5 + 0.5 * delta / size, [f"times {0.5 / s:.3g}" for s in size.flatten().tolist()], y == y),
+        ("perturbation", filled, magnified, y == y),
     ]
     figure = Figure(figsize=(1.3 * len(x) + 0.5, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
