@@ -164,7 +164,7 @@ def measure(case: Case, attack: str, rounds: int) -> tuple[list[Row], dict[str, 
             "peer": name,
             "our seconds": Spread.of(seconds["ours"]).median,
             "times as long": over[line].median,
-            "quartiles": f"{over[line].low:.2f} to {over[line].high:.2f}",
+            "quartiles": over[line].quartiles(2),
             "robust, ours": arms["ours"].robust,
             "robust, peer": arms[name].robust,
         }

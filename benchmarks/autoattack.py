@@ -206,7 +206,7 @@ def whole_version(case: Case, others: list[str]) -> list[Row]:
         for name in others:
             over = ratio(seconds[name], spent)
             row[f"{name} / ours"] = round(over.median, 2)
-            row[f"quartiles, {name}"] = f"{over.low:.2f} to {over.high:.2f}"
+            row[f"quartiles, {name}"] = over.quartiles(2)
         rows.append(row)
     return rows
 

@@ -158,9 +158,9 @@ def main(rounds: int = 5, nets: Path | None = None) -> None:
             "seconds on one rank": Spread.of(one).median,
             "on two": Spread.of(two).median,
             "times as fast": speed.median,
-            "quartiles": f"{speed.low:.2f} to {speed.high:.2f}",
+            "quartiles": speed.quartiles(2),
             "two unrelated processes": limit.median,
-            "their quartiles": f"{limit.low:.2f} to {limit.high:.2f}",
+            "their quartiles": limit.quartiles(2),
         }
     ]
     met = required({f"{TWO_RANKS} times as fast on two ranks": {"APGD": speed.median >= TWO_RANKS}})

@@ -38,6 +38,10 @@ class Spread:
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high)
 
+    def quartiles(self, digits: int = 3) -> str:
+        """In words."""
+        return f"{self.low:.{digits}f} to {self.high:.{digits}f}"
+
 
 def now() -> float:
     """Seconds: on a GPU by the wall clock, after the queued work; else of this process's CPU time.

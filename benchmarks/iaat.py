@@ -68,7 +68,7 @@ def main(rounds: int = 5, eps: float = 0.15) -> None:
             "probing": name,
             "ms a step": 1000 * Spread.of(seconds[name]).median,
             "over AT's": over.median,
-            "quartiles": f"{over.low:.3f} to {over.high:.3f}",
+            "quartiles": over.quartiles(),
             "radii as with all probes %": radii[name],
         }
         rows.append(row)

@@ -77,7 +77,7 @@ def main(rounds: int = 7, device: str = "cpu") -> None:
             "images: setting": name,
             "ms a batch": 1000 * Spread.of(seconds[name]).median / batches[name],
             "over the default": over[name].median,
-            "quartiles": f"{over[name].low:.3f} to {over[name].high:.3f}",
+            "quartiles": over[name].quartiles(),
         }
         rows.append(row)
     title = f"Loading a batch of {BATCH}, without workers, to the {device}"

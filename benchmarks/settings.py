@@ -114,19 +114,18 @@ def main(
 
     rows: list[Row] = []
     share: dict[str, Spread] = {}
+    same: dict[str, bool] = {}
     for name, fit in fits.items():
         share[name] = ratio(seconds[name], seconds[DEFAULT])
         row: Row = {
             "setting": name,
             "seconds": Spread.of(seconds[name]).median,
             "over the default": share[name].median,
-            "its quartiles": f"{share[name].low:.3f} to {share[name].high:.3f}",
+            "its quartiles": share[name].quartiles(),
             "times as fast": 1 / share[name].median,
             "first loss": fit.loss,
         }
         rows.append(row)
-    same = {}
-    for name, fit in fits.items():
         if name not in OTHER:
             close = CLOSE["bf16" if "bf16" in name else "32-true"]
             same[name] = abs(fit.loss / fits[DEFAULT].loss - 1) < close
@@ -134,7 +133,7 @@ def main(
     print(
         write(f"settings_{net}_{device}", f"What settings do to a step: {where}", rows, required({requirement: same}))
     )
-    bars(f"settings_{net}_{device}", share, "seconds of a step over those in the default setting", None)
+    bars(f"settings_{net}_{device}", share, "seconds of a step over those in the default setting")
 
     rows = []
     for name, taken in TAKEN.items():
@@ -143,7 +142,7 @@ def main(
             "alternative": name,
             "instead of": taken,
             "seconds over": over.median,
-            "quartiles": f"{over.low:.3f} to {over.high:.3f}",
+            "quartiles": over.quartiles(),
         }
         rows.append(row)
     print(write(f"alternatives_{net}_{device}", f"What was not done, and why: {where}", rows))

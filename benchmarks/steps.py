@@ -161,9 +161,9 @@ def main(
             "seconds": Spread.of(seconds[name]).median,
             "over AT's": ratio(seconds[name], seconds["AT"]).median if "AT" in defenses else "",
             "bare loop over the passes": over[name].median,
-            "its quartiles": f"{over[name].low:.3f} to {over[name].high:.3f}",
+            "its quartiles": over[name].quartiles(),
             "Lightning over the bare loop": lightning.median if lightning else "",
-            "Lightning's quartiles": f"{lightning.low:.3f} to {lightning.high:.3f}" if lightning else "",
+            "Lightning's quartiles": lightning.quartiles() if lightning else "",
             "passes": ", ".join(f"{n:g} {kind}" for kind, n in counts.items()),
         }
         rows.append(row)

@@ -287,11 +287,11 @@ def main(
                 "peer": name,
                 "peer's seconds": Spread.of(seconds[line]).median,
                 "over ours in fp32": over[line].median,
-                "quartiles": f"{over[line].low:.3f} to {over[line].high:.3f}",
+                "quartiles": over[line].quartiles(),
                 "over ours in fp32, channels_last": in_order.median,
-                "its quartiles": f"{in_order.low:.3f} to {in_order.high:.3f}",
+                "its quartiles": in_order.quartiles(),
                 "over ours in bf16-mixed, channels_last": fast.median,
-                "and its": f"{fast.low:.3f} to {fast.high:.3f}",
+                "and its": fast.quartiles(),
             }
             rows.append(row)
     caption = required(

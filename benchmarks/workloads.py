@@ -140,13 +140,12 @@ class Fit:
         batch: Batch,
         precision: Any = "32-true",
         callbacks: Callable[[], list[Callback]] = list,
-        loader: Callable[[Any, int], Any] = DataLoader,
     ) -> None:
         b = len(batch.x)
         self.defense, self.precision, self.callbacks = settle(defense, 2 * b, "cpu"), precision, callbacks
         self.accelerator = batch.x.device.type
         twice = TensorDataset(batch.x.cpu().repeat(2, 1, 1, 1), batch.y.cpu().repeat(2))
-        self.loader = loader(Indexed(twice), b)
+        self.loader = DataLoader(Indexed(twice), b)
         self.loss = math.nan
 
     def __call__(self) -> float:
