@@ -40,24 +40,23 @@ class WeightPerturbation(ABC):
         self.gamma, self.start_epoch, self.restore = gamma, start_epoch, restore
 
     @abstractmethod
-    def direction(self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
-        """Where to move each weight, before the factor gamma; the tensors are the caller's to change."""
+    def direction(
+        self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Where to move each weight, and how far: gamma times the second [] times the first. The weights stay."""
 
     def __call__(self, net: nn.Module, loss_fn: Callable[[], Tensor], epoch: int) -> Callable[[], None]:
         """Perturb `net` in place against `loss_fn() -> [b]`; returns the call that restores it."""
         if epoch < self.start_epoch:
             return lambda: None
         weights = [p for name, p in net.named_parameters() if p.dim() > 1 and "weight" in name and p.requires_grad]
-        saved = [w.detach().clone() for w in weights]
-        try:
-            with untracked(net):
-                moves = [d.mul_(self.gamma) for d in self.direction(net, weights, loss_fn)]
-        finally:
-            _assign(weights, saved)
-        _shift(weights, moves)
+        with untracked(net):
+            moves, sizes = self.direction(net, weights, loss_fn)
+        saved = [w.detach().clone() for w in weights] if self.restore == "before_step" else []
+        _shift(weights, moves, sizes, self.gamma)
         if self.restore == "before_step":
             return lambda: _assign(weights, saved)
-        return lambda: _shift(weights, moves, -1)
+        return lambda: _shift(weights, moves, sizes, -self.gamma)
 
 
 class AWP(WeightPerturbation):
@@ -72,10 +71,12 @@ class AWP(WeightPerturbation):
     "after_step" reproduces theirs.
     """
 
-    def direction(self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
+    def direction(
+        self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """`||w|| g / ||g||`, layer by layer."""
         gradient = _gradient(loss_fn().mean(), weights)
-        return [w.detach().norm() / (g.norm() + _TINY) * g for w, g in zip(weights, gradient, strict=True)]
+        return gradient, [w.detach().norm() / (g.norm() + _TINY) for w, g in zip(weights, gradient, strict=True)]
 
 
 class RWP(WeightPerturbation):
@@ -108,20 +109,25 @@ class RWP(WeightPerturbation):
             raise ValueError(f"steps must be >= 1, got {steps}.")
         self.threshold, self.steps = threshold, steps
 
-    def direction(self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]) -> list[Tensor]:
+    def direction(
+        self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """`||w|| a / ||a||` over all layers, where a sums the gradients met on the way."""
         saved = [w.detach().clone() for w in weights]
         size = _norm(saved)
-        walked = [torch.zeros_like(w) for w in saved]
-        move = walked
-        for _ in range(self.steps):
+        walked, sizes = [torch.zeros_like(w) for w in saved], [torch.zeros_like(size)] * len(saved)
+        try:
+            for _ in range(self.steps):
+                _assign(weights, saved)
+                _shift(weights, walked, sizes, self.gamma)
+                loss = loss_fn()
+                easy = (loss < self.threshold).detach()
+                for total, g in zip(walked, _gradient((loss * easy).mean(), weights), strict=True):
+                    total += g
+                sizes = [size / (_norm(walked) + _TINY)] * len(walked)
+        finally:
             _assign(weights, saved)
-            _shift(weights, move, self.gamma)
-            loss = loss_fn()
-            easy = (loss < self.threshold).detach()
-            walked = [a + g for a, g in zip(walked, _gradient((loss * easy).mean(), weights), strict=True)]
-            move = [size / (_norm(walked) + _TINY) * a for a in walked]
-        return move
+        return walked, sizes
 
 
 def _gradient(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
@@ -150,7 +156,7 @@ def _assign(weights: list[nn.Parameter], values: list[Tensor]) -> None:
 
 
 @torch.no_grad()
-def _shift(weights: list[nn.Parameter], moves: list[Tensor], factor: float = 1.0) -> None:
-    for weight, move in zip(weights, moves, strict=True):
-        weight.add_(move, alpha=factor)
+def _shift(weights: list[nn.Parameter], moves: list[Tensor], sizes: list[Tensor], factor: float) -> None:
+    for weight, move, size in zip(weights, moves, sizes, strict=True):
+        weight.addcmul_(move, size, value=factor)
     torch.clear_autocast_cache()

@@ -187,7 +187,7 @@ def test_awp(name: str) -> None:
 
     weights = [defense.net.get_parameter(key) for key in record["diff"]]
     gradient = torch.autograd.grad(loss_fn().mean(), weights)
-    ours = AWP().direction(defense.net, weights, loss_fn)
+    ours = [size * move for move, size in zip(*AWP().direction(defense.net, weights, loss_fn), strict=True)]
     for w, g, move, theirs in zip(weights, gradient, ours, record["diff"].values(), strict=True):
         # the authors subtract w from the weights after a step of 0.01: the same up to the rounding of that difference
         walked = (w.detach() + 0.01 * g) - w.detach()
