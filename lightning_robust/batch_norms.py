@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class _Norm(torch.autograd.Function):
@@ -26,12 +27,13 @@ class _Norm(torch.autograd.Function):
 
 @contextmanager
 def scaling(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, gradients pass batch norms in evaluation mode by one multiplication, on CPUs and in full precision.
+    """Inside, gradients pass batch norms in evaluation mode by one multiplication, on CPUs.
 
-    Outputs are torch's to the bit, gradients but for rounding. torch's own backward pass takes as long as that of a
-    small convolution, and keeps the norm's input. Norms that train, whose weights await a gradient, or whose forward is
-    not torch's are left alone; so are compiled nets (the compiler fuses such things, and would compile anew each time).
-    Nets should not be copied or pickled inside.
+    Outputs are torch's to the bit, gradients but for rounding (in bf16 the scale is rounded too, as autocast rounds the
+    weights of convolutions). torch's own backward pass takes as long as that of a small convolution, and keeps the
+    norm's input. Norms that train, whose weights await a gradient, or whose forward is not torch's are left alone; so
+    are compiled nets (the compiler fuses such things, and would compile anew each time). Nets should not be copied or
+    pickled inside.
     """
     modules = list(modules)
     compiled = any(m._compiled_call_impl is not None or hasattr(m, "_torchdynamo_orig_callable") for m in modules)
@@ -55,14 +57,14 @@ def _scaling(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Tensor) -> Tensor:
         frozen = not norm.training and not (norm.affine and norm.weight.requires_grad)
-        full = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-        if not (frozen and full and x.requires_grad) or torch._C._functorch.peek_interpreter_stack() is not None:
+        ours = x.device.type == "cpu" and x.dtype in DTYPES
+        if not (frozen and ours and x.requires_grad) or torch._C._functorch.peek_interpreter_stack() is not None:
             return own(x)
         assert norm.running_var is not None
         with torch.no_grad():
             scale = torch.rsqrt(norm.running_var + norm.eps)
             scale = scale * norm.weight if norm.affine else scale
-        out: Tensor = _Norm.apply(x, own, scale.view(-1, *[1] * (x.dim() - 2)))
+        out: Tensor = _Norm.apply(x, own, scale.to(x.dtype).view(-1, *[1] * (x.dim() - 2)))
         return out
 
     return forward
