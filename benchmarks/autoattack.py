@@ -39,9 +39,16 @@ Attack: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 # ------------------------------------------------------------------------------------------------------ contenders
 
 
-def ours(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None, bf16: bool = False) -> Attack:
+def ours(
+    case: Case,
+    net: nn.Module,
+    seed: int = 0,
+    stage: str | None = None,
+    bf16: bool = False,
+    batch_size: int | None = None,
+) -> Attack:
     """The package's; with `bf16`, the search runs in it, on images in the memory format channels_last."""
-    whole = AutoAttack(case.threat, batch_size=case.batch)
+    whole = AutoAttack(case.threat, batch_size=batch_size or case.batch)
     attack = whole if stage is None else whole.stages[stage]
 
     def run(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
@@ -53,14 +60,16 @@ def ours(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None, bf
     return run
 
 
-def torchattacks(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None) -> Attack:
+def torchattacks(
+    case: Case, net: nn.Module, seed: int = 0, stage: str | None = None, batch_size: int | None = None
+) -> Attack:
     """torchattacks', with the authors' numbers of steps instead of its own 10."""
     module = library("torchattacks")
     whole = module.AutoAttack(net, norm=case.norm.capitalize(), eps=case.eps, n_classes=CLASSES, seed=seed)
     for attack in whole._autoattack.attacks[:3]:
         attack.steps = STEPS
     chosen = whole if stage is None else whole._autoattack.attacks[STAGES.index(stage)]
-    size = case.batch
+    size = batch_size or case.batch
     return lambda x, y, index: torch.cat([chosen(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)])
 
 

@@ -157,7 +157,7 @@ def bars(
         axes.axvline(limit, color="tab:red", lw=1, ls="--", label=f"required: {limit:g}")
         axes.legend(loc="lower right")
     axes.set_xlabel(quantity)
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.01)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(folder / f"{name}.png", dpi=110)
 

@@ -1,0 +1,116 @@
+"""What each lever gives to AutoAttack's standard version: ours without any, with one more each time, and torchattacks'.
+
+python benchmarks/autoattack_levers.py [--samples 450] [--colour_samples 64] [--nets FOLDER]
+"""
+
+import copy
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from autoattack import ROUNDS, Attack, Whole, ours, torchattacks
+from cases import RADII, Case, NetName, dataset, percent, trained
+from harness import Row, Spread, bars, interleave, ratio, required, write
+from jsonargparse import auto_cli
+from recipes import quiet
+from torch import Tensor
+
+from lightning_robust import modes
+from lightning_robust.threat import Norm
+
+NETS: tuple[NetName, ...] = ("digits AT", "colours AT")
+POOL = 128
+"""Rows at a time, as `evaluate` takes by default, whatever the loader's batches."""
+LEVERS = ("samples leave, targets side by side", "faster batch norms", f"batches of {POOL}", "channels_last", "bf16")
+"""The first is built in; each of the others comes on top of those before it."""
+PEER, POOLED = "torchattacks", f"torchattacks, batches of {POOL}"
+TIMES = 2.0
+"""How many times as long torchattacks is to take as ours with all levers."""
+
+
+def with_levers(case: Case, count: int) -> Attack:
+    """Ours with the first so many of the levers."""
+    norms, pool, ordered, half = (lever in LEVERS[:count] for lever in LEVERS[1:])
+    net = copy.deepcopy(case.net).to(memory_format=torch.channels_last if ordered else torch.contiguous_format)
+    attack = ours(case, net, bf16=half, batch_size=POOL if pool else None)
+
+    def run(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last) if ordered else x
+        with nullcontext() if norms else patch.object(modes, "scaling", lambda modules: nullcontext()):
+            return attack(x, y, index)
+
+    return run
+
+
+def measure(name: NetName, norm: Norm, samples: int, folder: Path) -> tuple[list[Row], dict[str, Spread]]:
+    """The lines of one net and norm."""
+    x, y = dataset(name, train=False)
+    case = Case(name, trained(name, folder), norm, RADII[name][norm], x[:samples], y[:samples])
+    arms = {PEER: Whole(case, torchattacks(case, case.net))}
+    arms[POOLED] = Whole(case, torchattacks(case, case.net, batch_size=POOL))
+    for count, lever in enumerate(LEVERS, 1):
+        arms[f"+ {lever}" if count > 1 else f"ours: {lever}"] = Whole(case, with_levers(case, count))
+    seconds = interleave(arms, ROUNDS[name.split()[0]])
+    rows: list[Row] = []
+    over: dict[str, Spread] = {}
+    before = PEER
+    for line, arm in arms.items():
+        whole = ratio(seconds[PEER], seconds[line])
+        row: Row = {
+            "net": name,
+            "norm": norm,
+            "": line,
+            "seconds": round(sum(seconds[line]), 1),
+            "torchattacks / this": whole.median,
+            "quartiles": whole.quartiles(2),
+            "line above / this": "" if line in (PEER, POOLED) else ratio(seconds[before], seconds[line]).median,
+            "robust": percent(arm.verdicts),
+            "same verdict as torchattacks": percent(arm.verdicts == arms[PEER].verdicts),
+        }
+        rows.append(row)
+        before = PEER if line == POOLED else line
+        if line != PEER:
+            over[f"{name}, {norm}: {line}"] = whole
+    return rows, over
+
+
+def main(
+    samples: int = 450, colour_samples: int = 64, jobs: int = os.cpu_count() or 1, nets: Path | None = None
+) -> None:
+    """Measure on the CPU, print the table, and leave it in results/autoattack_levers.{csv,md,png}.
+
+    Args:
+        samples: digits that are attacked, in three rounds.
+        colour_samples: coloured digits that are, in two.
+        jobs: nets and norms at a time, each of one thread.
+        nets: folder where the trained nets are kept; by default none is.
+    """
+    cases = [(name, norm) for name in NETS for norm in RADII[name]]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = nets or Path(scratch)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, initializer=quiet, initargs=(scratch,)) as pool:
+            list(pool.map(trained, NETS, [folder] * len(NETS)))
+            sizes = [colour_samples if name == "colours AT" else samples for name, _ in cases]
+            found = list(pool.map(measure, *zip(*cases, strict=True), sizes, [folder] * len(cases)))
+    rows = [row for lines, _ in found for row in lines]
+    over = {line: spread for _, spreads in found for line, spread in spreads.items()}
+    full = [row for row in rows if row[""] == f"+ {LEVERS[-1]}"]
+    fast = {f"{row['net']}, {row['norm']}": float(row["torchattacks / this"]) >= TIMES for row in full}
+    same = {f"{row['net']}, {row['norm']}": float(row["same verdict as torchattacks"]) >= 99 for row in full}
+    caption = (
+        "APGD-CE 100 steps, APGD-T and FAB-T 9 x 100, Square 5000 queries, in batches of 50 digits or 32 coloured "
+        "ones, as a loader gives them, where nothing else is said; seconds of all samples together. "
+        + required({f"{TIMES:g} times as fast with all levers": fast, "with 99 % the same verdicts": same})
+    )
+    print(write("autoattack_levers", "What each lever gives to AutoAttack's standard version", rows, caption))
+    bars("autoattack_levers", over, "times as fast as torchattacks", TIMES)
+
+
+if __name__ == "__main__":
+    auto_cli(main)
