@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.defenses.at import AT
 from lightning_robust.draws import Draws
-from lightning_robust.modes import quiet_logits
+from lightning_robust.modes import independent, quiet_logits
 from lightning_robust.per_sample import PerSample
 from lightning_robust.types import Batch, Views, to_float
 
@@ -48,7 +48,8 @@ class IAAT(AT):
         kwargs: see `Defense`. The attack's step is the larger of its `step_size` and 2 e_i / steps.
 
     Raises:
-        ValueError: for settings out of range, "lazy" with batch norms not in evaluation mode, or batches without index.
+        ValueError: for settings out of range, "lazy" where batch norms let samples see each other, or batches without
+            index.
 
     Paper: Balaji et al. 2019 (arXiv 1910.08051), algorithms 1 and 2.
     Reference: yogeshbalaji/Instance_Adaptive_Adversarial_Training@49f5f14; to reproduce it, `probing="all"` and
@@ -81,10 +82,12 @@ class IAAT(AT):
             raise ValueError(
                 f"IAAT needs gamma, warmup and cap >= 0 and beta in (0, 1], got {gamma}, {warmup}, {cap}, {beta}."
             )
-        if probing == "lazy" and self.attack_bn != "eval":
+        if probing == "lazy" and not independent(net, self.attack_bn):
+            batch = self.attack_bn != "eval"
+            cause = f"attack_bn={self.attack_bn!r}" if batch else "a batch norm without running statistics"
             raise ValueError(
-                f"probing='lazy' attacks some samples without the others, which attack_bn={self.attack_bn!r} does not "
-                "allow: set probing='all' or attack_bn='eval'."
+                f"probing='lazy' attacks some samples without the others, which {cause} does not allow: set "
+                "probing='all'" + (" or attack_bn='eval'." if batch else ".")
             )
 
     def generate(self, batch: Batch) -> Views:

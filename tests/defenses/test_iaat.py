@@ -320,6 +320,10 @@ def test_lazy_probing_needs_samples_that_do_not_see_each_other(attack_bn: Any) -
     ):
         made(attack_bn=attack_bn)
     made(attack_bn=attack_bn, probing="all")
+    net = torch.nn.Sequential(norm_net(), torch.nn.BatchNorm1d(3, track_running_stats=False))
+    with pytest.raises(ValueError, match=r"without running statistics does not allow: set probing='all'\."):
+        made(net)
+    made(net, probing="all")
 
 
 @pytest.mark.parametrize("settings", [{"gamma": -1.0}, {"beta": 0.0}, {"beta": 1.5}, {"warmup": -1}, {"cap": -0.1}])
