@@ -79,19 +79,19 @@ def sgd(params: Any) -> torch.optim.SGD:
     return torch.optim.SGD(params, lr=1e-6, momentum=0.9, weight_decay=5e-4)
 
 
-def settle(defense: Defense, samples: int, device: Any) -> Defense:
-    """Give IAAT radii that its probes are about."""
+def settle(defense: Defense, samples: int, device: Any) -> None:
+    """Give IAAT radii that its probes are about, the same before every step."""
     if isinstance(defense, IAAT):
         defense.radii.prepare(samples, torch.device(device))
         defense.radii.values.fill_(4 / 255)
-    return defense
 
 
 def bare_step(defense: Defense, batch: Batch) -> Callable[[], None]:
     """A step in a hand-written loop: what the method computes, without Trainer, checks, logging and loading."""
-    optimizer: Any = settle(defense, len(batch.x), batch.x.device).configure_optimizers()
+    optimizer: Any = defense.configure_optimizers()
 
     def run() -> None:
+        settle(defense, len(batch.x), batch.x.device)
         views = defense.generate(batch)
         perturb, restore = defense.weight_perturbation, None
         if perturb is not None:
@@ -142,7 +142,7 @@ class Fit:
         callbacks: Callable[[], list[Callback]] = list,
     ) -> None:
         b = len(batch.x)
-        self.defense, self.precision, self.callbacks = settle(defense, 2 * b, "cpu"), precision, callbacks
+        self.defense, self.precision, self.callbacks = defense, precision, callbacks
         self.accelerator = batch.x.device.type
         twice = TensorDataset(batch.x.cpu().repeat(2, 1, 1, 1), batch.y.cpu().repeat(2))
         self.loader = DataLoader(Indexed(twice), b)
@@ -150,6 +150,7 @@ class Fit:
 
     def __call__(self) -> float:
         clock = _Clock(lambda: self._strength(STEPS))
+        settle(self.defense, len(self.loader.dataset), "cpu")  # type: ignore[arg-type]
         trainer = Trainer(
             max_epochs=1,
             accelerator=self.accelerator,
