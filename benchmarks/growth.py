@@ -1,34 +1,22 @@
-"""How a training step grows with batch, steps, classes and image size, and how fast evaluation is on two ranks.
+"""How a training step grows with batch, steps, classes and image size.
 
-python benchmarks/growth.py [--rounds 5] [--nets FOLDER]
+python benchmarks/growth.py [--rounds 5]
 """
 
-import io
-import json
 import math
-import multiprocessing
-import tempfile
-import time
-from contextlib import redirect_stdout
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from cases import dataset, trained
-from harness import Arm, Row, Spread, interleave, ratio, required, timed, write
+from harness import RESULTS, Arm, Row, Spread, interleave, ratio, required, timed, write
 from jsonargparse import auto_cli
-from lightning import Trainer
-from torch import nn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from workloads import bare_step, defended, prepare
 
-from lightning_robust.attacks import APGD, PGD
-from lightning_robust.callbacks import RobustEvaluation
-from lightning_robust.data import Digits
-from lightning_robust.defenses import Standard
+from lightning_robust.attacks import PGD
 from lightning_robust.models import TorchvisionModel
 from lightning_robust.modes import quiet_logits
 from lightning_robust.per_sample import PerSample
-from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
 
 
@@ -47,8 +35,8 @@ GROWTH: dict[str, tuple[Point, ...]] = {
     "classes": tuple(Point(classes=n) for n in (10, 100, 1000)),
     "pixels": tuple(Point(pixels=n) for n in (16, 32, 64)),
 }
-LINEAR, TWO_RANKS, BYTES = 1.1, 1.8, 4
-"""Greatest exponent of growth with batch and steps; least speed of two ranks over one; bytes a sample."""
+LINEAR, BYTES = 1.1, 4
+"""Greatest exponent of growth with batch and steps, and bytes that IAAT remembers of a sample."""
 
 
 def step(point: Point) -> Arm:
@@ -60,59 +48,32 @@ def step(point: Point) -> Arm:
     return timed(bare_step(defended("AT", net, attack=PGD(steps=point.steps)), batch))
 
 
-def evaluate(net: nn.Module, ranks: int, folder: str) -> float:
-    """Wall seconds of APGD on digits, dealt over so many ranks of one thread each."""
-    attack = APGD(Threat("linf", 0.05), steps=100)  # a radius at which most samples stay to the end
-    evaluation = RobustEvaluation({"apgd": attack}, batch_size=75, checks=0, figure_samples=0)
-    given: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    strategy = "ddp_fork" if ranks > 1 else "auto"
-    place = Path(folder, f"{ranks}-{time.time_ns()}")
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy=strategy,
-        use_distributed_sampler=False,
-        default_root_dir=place,
-        callbacks=[evaluation],
-        **given,
-    )
-    with redirect_stdout(io.StringIO()):
-        trainer.test(Standard(net), Digits(), verbose=False)
-    seconds: float = json.loads((place / "robustness.json").read_text())["attacks"]["apgd"]["seconds"]
-    return seconds
+def draw(seconds: dict[str, list[float]]) -> None:
+    """Leave results/growth.png: seconds of a step against each quantity, beside what linear growth would be."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (quantity, line) in zip(figure.subplots(1, len(GROWTH), sharey=True), GROWTH.items(), strict=True):
+        to = [getattr(point, quantity) for point in line]
+        spent = [Spread.of(seconds[str(point)]) for point in line]
+        sides = [[s.median - s.low for s in spent], [s.high - s.median for s in spent]]
+        axes.errorbar(to, [s.median for s in spent], sides, marker="o", ms=4, capsize=2, color="tab:blue")
+        linear = [spent[0].median * n / to[0] for n in to]
+        axes.plot(to, linear, color="tab:red", lw=1, ls="--", label="linear")
+        axes.set(xscale="log", yscale="log", xlabel=quantity)
+        axes.set_xticks(to, [str(n) for n in to])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.set_ylim(0.1, 20)
+    figure.axes[0].set_ylabel("seconds of a step")
+    figure.axes[0].legend(loc="upper left")
+    figure.savefig(RESULTS / "growth.png", dpi=110)
 
 
-def alone(net: nn.Module, start: Any, ends: Any) -> None:
-    """An attack on digits, from when all are ready."""
-    torch.set_num_threads(1)
-    x, y = dataset("digits AT", train=False)
-    start.wait()
-    began = time.perf_counter()
-    APGD(Threat("linf", 0.05), steps=100)(net, x[:150], y[:150])
-    ends.put(time.perf_counter() - began)
-
-
-def ceiling(net: nn.Module) -> float:
-    """How many times the work of one process two get done that know nothing of each other: what the machine allows."""
-    context = multiprocessing.get_context("fork")
-    spent = []
-    for count in (1, 2):
-        start, ends = context.Barrier(count), context.Queue()
-        processes = [context.Process(target=alone, args=(net, start, ends)) for _ in range(count)]
-        for process in processes:
-            process.start()
-        spent.append(max(ends.get() for _ in processes))
-        for process in processes:
-            process.join()
-    return float(2 * spent[0] / spent[1])
-
-
-def main(rounds: int = 5, nets: Path | None = None) -> None:
-    """Measure on the CPU, print the tables, and leave them in results/growth and results/ranks.
+def main(rounds: int = 5) -> None:
+    """Measure on the CPU, print the table, and leave it in results/growth.{csv,md,png}.
 
     Args:
         rounds: all arms run once in each.
-        nets: folder where the trained net is kept; by default none is.
     """
     prepare()
     points = dict.fromkeys(point for line in GROWTH.values() for point in line)
@@ -147,25 +108,7 @@ def main(rounds: int = 5, nets: Path | None = None) -> None:
         }
     )
     print(write("growth", "How an adversarial training step grows", rows, caption))
-
-    with tempfile.TemporaryDirectory() as scratch:
-        net = trained("digits AT", nets or Path(scratch))
-        told = [(evaluate(net, 1, scratch), evaluate(net, 2, scratch), ceiling(net)) for _ in range(rounds)]
-    one, two, most = zip(*told, strict=True)
-    speed, limit = ratio(one, two), Spread.of(most)
-    rows = [
-        {
-            "seconds on one rank": Spread.of(one).median,
-            "on two": Spread.of(two).median,
-            "times as fast": speed.median,
-            "quartiles": speed.quartiles(2),
-            "two unrelated processes": limit.median,
-            "their quartiles": limit.quartiles(2),
-        }
-    ]
-    met = required({f"{TWO_RANKS} times as fast on two ranks": {"APGD": speed.median >= TWO_RANKS}})
-    caption = f"APGD, 100 steps, on the 450 digits, wall time, each rank with one thread. {met}"
-    print(write("ranks", "An evaluation on two ranks", rows, caption))
+    draw(seconds)
 
 
 if __name__ == "__main__":
