@@ -63,6 +63,9 @@ def workload(name: NetName, batch_size: int, device: str = "cpu") -> tuple[nn.Mo
     """A net with random weights, and random images that it labels itself, so that no method leaves any of them out."""
     pixels, _, build = NETS[name]
     net = build().to(device)
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.0  # running statistics stay, too, and with them what the net says
     x = torch.rand(batch_size, 3, pixels, pixels, device=device)
     return net, Batch(x, quiet_logits(net, x).argmax(1), torch.arange(batch_size, device=device))
 
