@@ -171,7 +171,7 @@ def main(
             "passes": ", ".join(f"{n:g} {kind}" for kind, n in counts.items()),
         }
         rows.append(row)
-    heavy = {row["defense"]: float(row["bare loop over the passes"]) <= LIMIT for row in rows}
+    heavy = {str(row["defense"]): float(row["bare loop over the passes"]) <= LIMIT for row in rows}
     limits = {
         f"at most {LIMIT} times the passes": heavy,
         f"lower quartile with Lightning at most {LIGHTNING} times the bare loop": slow,
