@@ -150,12 +150,13 @@ def bars(
     sides = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
     axes.barh(labels, middle, xerr=sides, color="tab:blue", alpha=0.8, error_kw={"elinewidth": 1, "capsize": 2})
     for place, spread in enumerate(spreads):
-        axes.annotate(
+        said = axes.annotate(
             f"{spread.median:.3g}", (spread.high, place), xytext=(5, 0), textcoords="offset points", va="center"
         )
+        said.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     if limit is not None:
         axes.axvline(limit, color="tab:red", lw=1, ls="--", label=f"required: {limit:g}")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     axes.set_xlabel(quantity)
     axes.margins(x=0.12, y=0.01)
     axes.grid(axis="x", alpha=0.3)
