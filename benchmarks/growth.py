@@ -49,7 +49,7 @@ def step(point: Point) -> Arm:
 
 
 def draw(seconds: dict[str, list[float]]) -> None:
-    """Leave results/growth.png: seconds of a step against each quantity, beside what linear growth would be."""
+    """Leave results/growth.png: seconds of a step against each quantity, beside growth as its power 1 or 2."""
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (quantity, line) in zip(figure.subplots(1, len(GROWTH), sharey=True), GROWTH.items(), strict=True):
@@ -57,15 +57,16 @@ def draw(seconds: dict[str, list[float]]) -> None:
         spent = [Spread.of(seconds[str(point)]) for point in line]
         sides = [[s.median - s.low for s in spent], [s.high - s.median for s in spent]]
         axes.errorbar(to, [s.median for s in spent], sides, marker="o", ms=4, capsize=2, color="tab:blue")
-        linear = [spent[0].median * n / to[0] for n in to]
-        axes.plot(to, linear, color="tab:red", lw=1, ls="--", label="linear")
-        axes.set(xscale="log", yscale="log", xlabel=quantity)
+        power = 2 if quantity == "pixels" else 1
+        grown = [spent[0].median * (n / to[0]) ** power for n in to]
+        if quantity != "classes":
+            axes.plot(to, grown, color="tab:red", lw=1, ls="--", label="square" if power == 2 else "linear")
+            axes.legend(loc="lower right")
+        axes.set(xscale="log", yscale="log", xlabel="pixels a side" if quantity == "pixels" else quantity)
         axes.set_xticks(to, [str(n) for n in to])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.set_ylim(0.1, 20)
     figure.axes[0].set_ylabel("seconds of a step")
-    figure.axes[0].legend(loc="upper left")
     figure.savefig(RESULTS / "growth.png", dpi=110)
 
 

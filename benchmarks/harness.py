@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 RESULTS = Path(__file__).parent / "results"
+NOISE = 0.02
+"""Where the tensors of a process happen to lie moves its ratios by so much, in all rounds alike."""
 
 Row = Mapping[str, str | float]
 Arm = Callable[[], float]

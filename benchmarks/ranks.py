@@ -62,8 +62,8 @@ def alone(net: nn.Module, start: Any, ends: Any) -> None:
     ends.put(time.perf_counter() - began)
 
 
-def ceiling(net: nn.Module) -> float:
-    """How many times the work of one process two get done that know nothing of each other: what the machine allows."""
+def unrelated(net: nn.Module) -> float:
+    """How many times the work of one process two get done that know nothing of each other."""
     context = multiprocessing.get_context("fork")
     spent = []
     for count in (1, 2):
@@ -87,7 +87,7 @@ def main(rounds: int = 5, nets: Path | None = None) -> None:
     prepare()
     with tempfile.TemporaryDirectory() as scratch:
         net = trained("digits AT", nets or Path(scratch))
-        told = [(evaluate(net, 1, scratch), evaluate(net, 2, scratch), ceiling(net)) for _ in range(rounds)]
+        told = [(evaluate(net, 1, scratch), evaluate(net, 2, scratch), unrelated(net)) for _ in range(rounds)]
     one, two, most = zip(*told, strict=True)
     speed, limit = ratio(one, two), Spread.of(most)
     rows: list[Row] = [

@@ -22,7 +22,7 @@ from lightning_robust.modes import quiet_logits
 from lightning_robust.types import Batch
 
 STEPS = 10
-"""Of every attack; IAAT's radii lie where each of its probes has an answer to give."""
+"""Of every attack."""
 
 NetName: TypeAlias = Literal["small", "resnet18", "wide_resnet28_10", "resnet50"]
 NETS: dict[NetName, tuple[int, int, Callable[[], nn.Module]]] = {
@@ -83,7 +83,7 @@ def sgd(params: Any) -> torch.optim.SGD:
 
 
 def settle(defense: Defense, samples: int, device: Any) -> None:
-    """Give IAAT radii that its probes are about, the same before every step."""
+    """Give IAAT radii half as large as the attack's, the same before every step."""
     if isinstance(defense, IAAT):
         defense.radii.prepare(samples, torch.device(device))
         defense.radii.values.fill_(4 / 255)

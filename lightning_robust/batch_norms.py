@@ -62,7 +62,8 @@ def _scaling(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
             return own(x)
         assert norm.running_var is not None
         with torch.no_grad():
-            scale = torch.rsqrt(norm.running_var + norm.eps)
+            variance = norm.running_var
+            scale = torch.rsqrt(variance.to(torch.promote_types(variance.dtype, torch.float32)) + norm.eps)
             scale = scale * norm.weight if norm.affine else scale
         out: Tensor = _Norm.apply(x, own, scale.to(x.dtype).view(-1, *[1] * (x.dim() - 2)))
         return out

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from lightning_robust.modes import untracked
 from lightning_robust.ranks import world_size
 
-_TINY = 1e-20
-
 
 class WeightPerturbation(ABC):
     """Moves the weights to where the loss is worse; the defense moves them back.
@@ -43,7 +41,7 @@ class WeightPerturbation(ABC):
     def direction(
         self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Where to move each weight, and how far: gamma times the second [] times the first. The weights stay."""
+        """Where to move each weight, and how far: gamma times the second (scalars) times the first. The weights stay."""
 
     def __call__(self, net: nn.Module, loss_fn: Callable[[], Tensor], epoch: int) -> Callable[[], None]:
         """Perturb `net` in place against `loss_fn() -> [b]`; returns the call that restores it."""
@@ -76,7 +74,7 @@ class AWP(WeightPerturbation):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """`||w|| g / ||g||`, layer by layer."""
         gradient = _gradient(loss_fn().mean(), weights)
-        return gradient, [w.detach().norm() / (g.norm() + _TINY) for w, g in zip(weights, gradient, strict=True)]
+        return gradient, [_times(w.detach().norm(), g.norm()) for w, g in zip(weights, gradient, strict=True)]
 
 
 class RWP(WeightPerturbation):
@@ -124,7 +122,7 @@ class RWP(WeightPerturbation):
                 easy = (loss < self.threshold).detach()
                 for total, g in zip(walked, _gradient((loss * easy).mean(), weights), strict=True):
                     total += g
-                sizes = [size / (_norm(walked) + _TINY)] * len(walked)
+                sizes = [_times(size, _norm(walked))] * len(walked)
         finally:
             _assign(weights, saved)
         return walked, sizes
@@ -146,6 +144,11 @@ def _gradient(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
 def _norm(tensors: list[Tensor]) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
     return norm
+
+
+def _times(size: Tensor, norm: Tensor) -> Tensor:
+    """How many times a tensor of that norm has the size; 0 where it is zero."""
+    return torch.where(norm > 0, size / norm, torch.zeros_like(norm))
 
 
 @torch.no_grad()

@@ -51,15 +51,16 @@ def test_outputs_and_gradients_are_torchs(shape: str, settings: Any) -> None:
     assert "forward" not in vars(module)
 
 
-def test_in_bf16_outputs_are_torchs_and_gradients_are_exact_but_for_two_roundings() -> None:
-    module, (x, weight) = norm(nn.BatchNorm2d).float(), torch.randn(2, 9, 4, 5, 5, generator=GENERATOR).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_bf16_outputs_are_torchs_and_gradients_are_exact_but_for_two_roundings(dtype: torch.dtype) -> None:
+    module, (x, weight) = norm(nn.BatchNorm2d).to(dtype), torch.randn(2, 9, 4, 5, 5, generator=GENERATOR).bfloat16()
     expected = passed(module, x, weight)
     with scaling([module]):
         got = passed(module, x, weight)
     assert torch.equal(got[0], expected[0])
     assert got[1].dtype == torch.bfloat16
     assert type(got[0].grad_fn).__name__ == "_NormBackward"
-    exact = weight.double() * (module.weight / (module.running_var + module.eps).sqrt()).double().view(-1, 1, 1)
+    exact = weight.double() * (module.weight / (module.running_var.double() + module.eps).sqrt()).view(-1, 1, 1)
     worst = ((got[1].double() - exact) / exact).abs().max()
     assert 2**-8 < worst <= 2**-7 * (1 + 2**-8)  # each rounds by 2^-8 at most; one alone would be torch's
 

@@ -117,6 +117,18 @@ BOTH = pytest.mark.parametrize("make", [AWP, lambda *args: RWP(args[0], 10.0, 2,
 
 
 @BOTH
+def test_weights_in_half_precision_without_a_gradient_stay(make: Any) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 3)).half()
+    net.register_module("unused", nn.Linear(2, 2).half())
+    unused = net.unused.weight.detach().clone()
+    make(0.1)(net, lambda: cross_entropy(net[1](net[0](X.half())).float(), Y, reduction="none"), 0)
+    assert torch.equal(net.unused.weight, unused)
+    assert net[1].weight.isfinite().all()
+    make(0.1)(net, lambda: 0 * net[1](net[0](X.half())).float().sum(1), 0)
+    assert net[1].weight.isfinite().all()
+
+
+@BOTH
 def test_biases_batch_norms_and_frozen_weights_stay(make: Any) -> None:
     net = nn.Sequential(norm_net(), nn.BatchNorm1d(3), nn.Linear(3, 3))
     net.register_module("unused", nn.Linear(2, 2))

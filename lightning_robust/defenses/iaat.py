@@ -83,11 +83,11 @@ class IAAT(AT):
                 f"IAAT needs gamma, warmup and cap >= 0 and beta in (0, 1], got {gamma}, {warmup}, {cap}, {beta}."
             )
         if probing == "lazy" and not independent(net, self.attack_bn):
-            batch = self.attack_bn != "eval"
-            cause = f"attack_bn={self.attack_bn!r}" if batch else "a batch norm without running statistics"
+            by_mode = independent(net)
+            cause = f"attack_bn={self.attack_bn!r}" if by_mode else "a batch norm without running statistics"
             raise ValueError(
                 f"probing='lazy' attacks some samples without the others, which {cause} does not allow: set "
-                "probing='all'" + (" or attack_bn='eval'." if batch else ".")
+                "probing='all'" + (" or attack_bn='eval'." if by_mode else ".")
             )
 
     def generate(self, batch: Batch) -> Views:

@@ -126,7 +126,7 @@ def test_under_autocast_an_example_is_one_in_single_precision_too(net, y, attack
         x_adv = attack.nearest(net, images(), y)
     assert x_adv.dtype == torch.float32
     found = (x_adv != images()).flatten(1).any(1)
-    assert found.sum() >= 6  # the slope in bf16 does not lead everywhere
+    assert found.sum() >= (7 if attack.threat.norm == "l1" else 8)  # in bf16 not every slope leads across
     assert torch.equal(net(x_adv).argmax(1) != y, found)
 
 

@@ -215,7 +215,7 @@ class Shift(WeightPerturbation):
         self.losses: list[Tensor] = []
         self.restored = 0
 
-    def direction(self, *args: Any) -> list[Tensor]:
+    def direction(self, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
         raise NotImplementedError  # __call__ does without
 
     def __call__(self, net: nn.Module, loss_fn: Callable[[], Tensor], epoch: int) -> Callable[[], None]:
