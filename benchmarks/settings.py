@@ -3,20 +3,14 @@
 python benchmarks/settings.py [--net resnet18] [--batch_size 16] [--rounds 5] [--device cuda]
 """
 
-import copy
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from harness import Arm, Row, Spread, bars, interleave, ratio, required, timed, write
+from harness import Arm, Row, Spread, bars, interleave, ratio, required, write
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from torch import nn
 from workloads import STEPS, Fit, NetName, defended, prepare, workload
-
-from lightning_robust.losses import cross_entropy
-from lightning_robust.types import Batch
 
 DEFAULT = "default: fp32, eager"
 CLOSE = {"32-true": 1e-3, "bf16": 2e-2}
@@ -41,50 +35,6 @@ OTHER = ("attack on batch statistics",)
 """Those that compute something else."""
 
 
-def alternatives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:
-    """The passes of an attack step as they are made, and as they could have been."""
-    net, x, y = net.eval().requires_grad_(False), batch.x, batch.y
-    half = partial(torch.autocast, x.device.type, torch.bfloat16)
-
-    def gradient(z: torch.Tensor) -> None:
-        z = z.clone().requires_grad_()
-        torch.autograd.grad(cross_entropy(net(z), y.repeat(len(z) // len(y))).sum(), z)
-
-    def unfrozen() -> None:
-        net.requires_grad_(True)
-        gradient(x)
-        net.requires_grad_(False)
-
-    def attack(cached: bool) -> None:
-        net.requires_grad_(cached)  # autocast keeps its copies of weights only where they await a gradient
-        with half():
-            for _ in range(STEPS):
-                gradient(x)
-        net.requires_grad_(False)
-
-    def twice() -> None:
-        gradient(x)
-        gradient(x)
-
-    pair = torch.cat([x, x])
-    return {
-        "weights frozen": lambda: gradient(x),
-        "weights not frozen": unfrozen,
-        "ST's pair in two passes": twice,
-        "ST's pair in one": lambda: gradient(pair),
-        "bf16 attack, weights cast in each pass": lambda: attack(False),
-        "bf16 attack, weights cast once": lambda: attack(True),
-    }
-
-
-TAKEN = {
-    "weights not frozen": "weights frozen",
-    "ST's pair in two passes": "ST's pair in one",
-    "bf16 attack, weights cast once": "bf16 attack, weights cast in each pass",
-}
-"""Of each alternative, what is done instead."""
-
-
 def main(
     net: NetName = "resnet18",
     batch_size: int = 16,
@@ -92,7 +42,7 @@ def main(
     device: str = "cpu",
     settings: list[str] = list(SETTINGS),  # noqa: B006  (read alone; a list shows in --help)
 ) -> None:
-    """Measure, print the tables, and leave them in results/settings_<net>_<device> and alternatives_<net>_<device>.
+    """Measure, print the table, and leave it in results/settings_<net>_<device>.{csv,md,png}.
 
     Args:
         net: with random weights.
@@ -108,7 +58,6 @@ def main(
         of_defense, of_trainer = SETTINGS[name]
         fits[name] = Fit(defended("AT", given, **of_defense), batch, **of_trainer)
     arms: dict[str, Arm] = {**fits}
-    arms.update({name: timed(run) for name, run in alternatives(copy.deepcopy(given), batch).items()})
     seconds = interleave(arms, rounds)
     where = f"{net}, batch {batch_size}, PGD-{STEPS}, {device}"
 
@@ -134,18 +83,6 @@ def main(
         write(f"settings_{net}_{device}", f"What settings do to a step: {where}", rows, required({requirement: same}))
     )
     bars(f"settings_{net}_{device}", share, "seconds of a step over those in the default setting")
-
-    rows = []
-    for name, taken in TAKEN.items():
-        over = ratio(seconds[name], seconds[taken])
-        row = {
-            "alternative": name,
-            "instead of": taken,
-            "seconds over": over.median,
-            "quartiles": over.quartiles(),
-        }
-        rows.append(row)
-    print(write(f"alternatives_{net}_{device}", f"What was not done, and why: {where}", rows))
 
 
 if __name__ == "__main__":

@@ -292,7 +292,8 @@ def main(
     caption = required(
         {
             f"at least {EQUAL:g} {FP32}, within the quartiles and {NOISE:.0%}": {
-                name: s.high >= EQUAL and s.median >= EQUAL - NOISE for name, s in zip(names, over.values(), strict=True)
+                name: s.high >= EQUAL and s.median >= EQUAL - NOISE
+                for name, s in zip(names, over.values(), strict=True)
             },
             f"at least {RECOMMENDED} {FAST}": {
                 name: float(row[FAST]) >= RECOMMENDED for name, row in zip(names, rows, strict=True)

@@ -41,7 +41,7 @@ class WeightPerturbation(ABC):
     def direction(
         self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Where to move each weight, and how far: gamma times the second (scalars) times the first. The weights stay."""
+        """Directions, and scalars: each weight will move by gamma times both. The weights themselves stay."""
 
     def __call__(self, net: nn.Module, loss_fn: Callable[[], Tensor], epoch: int) -> Callable[[], None]:
         """Perturb `net` in place against `loss_fn() -> [b]`; returns the call that restores it."""

@@ -1,0 +1,93 @@
+"""What could be done otherwise in an attack's passes, and why it is not.
+
+python benchmarks/alternatives.py [--net resnet18] [--batch_size 16] [--rounds 7] [--device cuda]
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from harness import Arm, Row, interleave, ratio, timed, write
+from jsonargparse import auto_cli
+from torch import nn
+from workloads import STEPS, NetName, prepare, workload
+
+from lightning_robust.batch_norms import scaling
+from lightning_robust.losses import cross_entropy
+from lightning_robust.types import Batch
+
+
+def alternatives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:
+    """The passes of an attack step as they are made, and as they could have been."""
+    net, x, y = net.eval().requires_grad_(False), batch.x, batch.y
+    half = partial(torch.autocast, x.device.type, torch.bfloat16)
+
+    def gradient(z: torch.Tensor) -> None:
+        z = z.clone().requires_grad_()
+        with scaling(net.modules()):  # as attacks do; it leaves norms alone whose weights await a gradient
+            torch.autograd.grad(cross_entropy(net(z), y.repeat(len(z) // len(y))).sum(), z)
+
+    def unfrozen() -> None:
+        net.requires_grad_(True)
+        gradient(x)
+        net.requires_grad_(False)
+
+    def attack(cached: bool) -> None:
+        net.requires_grad_(cached)  # autocast keeps its copies of weights only where they await a gradient
+        with half():
+            for _ in range(STEPS):
+                gradient(x)
+        net.requires_grad_(False)
+
+    def twice() -> None:
+        gradient(x)
+        gradient(x)
+
+    pair = torch.cat([x, x])
+    return {
+        "weights frozen": lambda: gradient(x),
+        "weights not frozen": unfrozen,
+        "ST's pair in two passes": twice,
+        "ST's pair in one": lambda: gradient(pair),
+        "bf16 attack, weights cast in each pass": lambda: attack(False),
+        "bf16 attack, weights cast once": lambda: attack(True),
+    }
+
+
+TAKEN = {
+    "weights not frozen": "weights frozen",
+    "ST's pair in two passes": "ST's pair in one",
+    "bf16 attack, weights cast once": "bf16 attack, weights cast in each pass",
+}
+"""Of each alternative, what is done instead."""
+
+
+def main(net: NetName = "resnet18", batch_size: int = 16, rounds: int = 7, device: str = "cpu") -> None:
+    """Measure, print the table, and leave it in results/alternatives_<net>_<device>.{csv,md}.
+
+    Args:
+        net: with random weights.
+        batch_size: images a step.
+        rounds: all arms run once in each.
+        device: "cpu" (one thread) or "cuda".
+    """
+    prepare()
+    given, batch = workload(net, batch_size, device)
+    arms: dict[str, Arm] = {name: timed(run) for name, run in alternatives(given, batch).items()}
+    seconds = interleave(arms, rounds)
+    rows: list[Row] = []
+    for name, taken in TAKEN.items():
+        over = ratio(seconds[name], seconds[taken])
+        row: Row = {
+            "alternative": name,
+            "instead of": taken,
+            "seconds over": over.median,
+            "quartiles": over.quartiles(),
+        }
+        rows.append(row)
+    where = f"{net}, batch {batch_size}, {device}"
+    print(write(f"alternatives_{net}_{device}", f"What was not done, and why: {where}", rows))
+
+
+if __name__ == "__main__":
+    auto_cli(main)
