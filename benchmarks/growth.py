@@ -11,6 +11,7 @@ from harness import RESULTS, Arm, Row, Spread, interleave, ratio, required, time
 from jsonargparse import auto_cli
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
 from workloads import bare_step, defended, prepare
 
 from lightning_robust.attacks import PGD
@@ -64,6 +65,8 @@ def draw(seconds: dict[str, list[float]]) -> None:
             axes.legend(loc="lower right")
         axes.set(xscale="log", yscale="log", xlabel="pixels a side" if quantity == "pixels" else quantity)
         axes.set_xticks(to, [str(n) for n in to])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("seconds of a step")

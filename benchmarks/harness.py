@@ -160,7 +160,8 @@ def bars(
         axes.axvline(limit, color="tab:red", lw=1, ls="--", label=f"required: {limit:g}")
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     axes.set_xlabel(quantity)
-    axes.margins(x=0.12, y=0.01)
+    axes.set_xlim(0, 1.2 * max(spread.high for spread in spreads))
+    axes.margins(y=0.01)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(folder / f"{name}.png", dpi=110)
 
