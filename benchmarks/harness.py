@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 RESULTS = Path(__file__).parent / "results"
 NOISE = 0.02
 """Where the tensors of a process happen to lie moves its ratios by so much, in all rounds alike."""
+WITHIN = f"within the quartiles and {NOISE:.0%}"
+"""How near `Spread.at_least` and `Spread.at_most` look."""
 
 Row = Mapping[str, str | float]
 Arm = Callable[[], float]
@@ -39,6 +41,14 @@ class Spread:
     def of(cls, values: Sequence[float]) -> "Spread":
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high)
+
+    def at_least(self, limit: float) -> bool:
+        """Whether it is, as far as can be told."""
+        return self.high >= limit and self.median >= limit - NOISE
+
+    def at_most(self, limit: float) -> bool:
+        """Whether it is, as far as can be told."""
+        return self.low <= limit and self.median <= limit + NOISE
 
     def quartiles(self, digits: int = 3) -> str:
         """In words."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from harness import NOISE, Arm, Row, Spread, bars, interleave, ratio, required, timed, write
+from harness import WITHIN, Arm, Row, Spread, bars, interleave, ratio, required, timed, write
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 from workloads import DEFENSES, STEPS, Fit, NetName, bare_step, defended, prepare, sgd, workload
@@ -159,7 +159,7 @@ def main(
         # IAAT's default leaves out other samples in each, so that only its passes can be compared
         lightning = ratio(seconds[name], seconds[f"{name}, bare"]) if name != "IAAT" else None
         if lightning:
-            slow[name] = lightning.low <= LIGHTNING and lightning.median <= LIGHTNING + NOISE
+            slow[name] = lightning.at_most(LIGHTNING)
         row: Row = {
             "defense": name,
             "seconds": Spread.of(seconds[name]).median,
@@ -174,7 +174,7 @@ def main(
     heavy = {str(row["defense"]): float(row["bare loop over the passes"]) <= LIMIT for row in rows}
     limits = {
         f"at most {LIMIT} times the passes": heavy,
-        f"with Lightning at most {LIGHTNING} times the bare loop, within the quartiles and {NOISE:.0%}": slow,
+        f"with Lightning at most {LIGHTNING} times the bare loop, {WITHIN}": slow,
     }
     caption = "" if net == "small" else required(limits)
     title = f"A training step of every defense: {net}, batch {batch_size}, attacks of {STEPS} steps, {device}, fp32"

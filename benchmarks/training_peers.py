@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from harness import NOISE, Arm, Row, Spread, bars, interleave, library, ratio, required, timed, write
+from harness import WITHIN, Arm, Row, Spread, bars, interleave, library, ratio, required, timed, write
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -291,9 +291,8 @@ def main(
     names = [f"{row['defense']}, {row['peer']}" for row in rows]
     caption = required(
         {
-            f"at least {EQUAL:g} {FP32}, within the quartiles and {NOISE:.0%}": {
-                name: s.high >= EQUAL and s.median >= EQUAL - NOISE
-                for name, s in zip(names, over.values(), strict=True)
+            f"at least {EQUAL:g} {FP32}, {WITHIN}": {
+                name: spread.at_least(EQUAL) for name, spread in zip(names, over.values(), strict=True)
             },
             f"at least {RECOMMENDED} {FAST}": {
                 name: float(row[FAST]) >= RECOMMENDED for name, row in zip(names, rows, strict=True)
