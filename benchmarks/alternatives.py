@@ -12,8 +12,8 @@ from jsonargparse import auto_cli
 from torch import nn
 from workloads import STEPS, NetName, prepare, workload
 
-from lightning_robust.batch_norms import scaling
 from lightning_robust.losses import cross_entropy
+from lightning_robust.runtime.batch_norms import fast_bn_backward
 from lightning_robust.types import Batch
 
 
@@ -24,7 +24,7 @@ def alternatives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:
 
     def gradient(z: torch.Tensor) -> None:
         z = z.clone().requires_grad_()
-        with scaling(net.modules()):  # as attacks do; it leaves norms alone whose weights await a gradient
+        with fast_bn_backward(net.modules()):  # as attacks do; it leaves norms alone whose weights await a gradient
             torch.autograd.grad(cross_entropy(net(z), y.repeat(len(z) // len(y))).sum(), z)
 
     def unfrozen() -> None:

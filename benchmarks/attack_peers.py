@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from workloads import prepare
 
 from lightning_robust.attacks import APGD, FAB, PGD, Attack, Square
-from lightning_robust.draws import Draws
-from lightning_robust.modes import quiet_logits
+from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.rng import SampleRNG
 
 STEPS = {"PGD": 20, "APGD-CE": 50, "FAB": 20, "Square": 1000}
 """Gradient steps, or queries."""
@@ -41,7 +41,7 @@ def ours(case: Case, attack: str) -> Run:
         "FAB": FAB(threat, steps, candidates=CLASSES - 1),
         "Square": Square(threat, steps),
     }
-    return lambda x, y: of[attack](case.net, x, y, draws=Draws(0, torch.arange(len(x))))
+    return lambda x, y: of[attack](case.net, x, y, rng=SampleRNG(0, torch.arange(len(x))))
 
 
 def torchattacks(case: Case, attack: str) -> Run:
@@ -139,7 +139,7 @@ class Attacked:
     def _attack(self) -> None:
         x_adv = self.run(self.case.x, self.case.y)
         inside = self.case.threat.distance(x_adv, self.case.x) <= self.case.eps * (1 + 1e-5) + 1e-6
-        self.robust = percent((quiet_logits(self.case.net, x_adv).argmax(1) == self.case.y) | ~inside)
+        self.robust = percent((logits_no_grad(self.case.net, x_adv).argmax(1) == self.case.y) | ~inside)
 
 
 def measure(case: Case, attack: str, rounds: int) -> tuple[list[Row], dict[str, Spread]]:

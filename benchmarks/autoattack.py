@@ -21,9 +21,9 @@ from recipes import quiet
 from torch import Tensor, nn
 
 from lightning_robust.attacks import AutoAttack
-from lightning_robust.draws import Draws
 from lightning_robust.models import SmallConvNet
-from lightning_robust.modes import quiet_logits
+from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -55,7 +55,7 @@ def ours(
         if bf16:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-            return attack(net, x, y, draws=Draws(seed, index))
+            return attack(net, x, y, rng=SampleRNG(seed, index))
 
     return run
 
@@ -185,7 +185,7 @@ def whole_version(case: Case, others: list[str]) -> list[Row]:
         arms["bf16"] = Whole(case, ours(case, half, bf16=True), half)
     arms.update({name: Whole(case, OTHERS[name](case, case.net)) for name in others})
     seconds = interleave(arms, ROUNDS[case.name.split()[0]])
-    clean = percent(quiet_logits(case.net, case.x).argmax(1) == case.y)
+    clean = percent(logits_no_grad(case.net, case.x).argmax(1) == case.y)
     luck = None
     if "authors" in others:  # how much of a difference is luck
         again = Whole(case, authors(case, case.net, seed=1))

@@ -20,7 +20,7 @@ from jsonargparse import auto_cli
 from recipes import quiet
 from torch import Tensor
 
-from lightning_robust import modes
+from lightning_robust.runtime import modes
 from lightning_robust.threat import Norm
 
 NETS: tuple[NetName, ...] = ("digits AT", "colours AT")
@@ -49,7 +49,7 @@ def with_levers(case: Case, count: int) -> Attack:
 
     def run(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last) if ordered else x
-        with nullcontext() if norms else patch.object(modes, "scaling", lambda modules: nullcontext()):
+        with nullcontext() if norms else patch.object(modes, "fast_bn_backward", lambda modules: nullcontext()):
             return attack(x, y, index)
 
     return run

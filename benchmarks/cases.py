@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from lightning_robust.attacks import PGD
 from lightning_robust.data import Digits
 from lightning_robust.defenses import AT, ST, Defense, Standard
-from lightning_robust.draws import Draws
 from lightning_robust.models import SmallConvNet
-from lightning_robust.modes import quiet_logits
+from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat
 from lightning_robust.types import Batch
 
@@ -63,15 +63,15 @@ class Case:
         size = self.threat.distance(x_adv, x)
         if not (bool((size <= self.eps * (1 + 1e-5) + 1e-6).all()) and x_adv.min() >= 0 and x_adv.max() <= 1):
             raise RuntimeError(f"{self.name}: examples leave the {self.norm} ball or the box.")
-        return quiet_logits(self.net, x_adv).argmax(1) == self.y[rows]
+        return logits_no_grad(self.net, x_adv).argmax(1) == self.y[rows]
 
 
 def coloured(x: Tensor, seed: int) -> Tensor:
     """Digits [b 1 8 8] as images [b 3 32 32]: each with ink and paper of colours of its own, and a faint texture."""
-    draws = Draws(seed, torch.arange(len(x)))
+    rng = SampleRNG(seed, torch.arange(len(x)))
     ink = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
-    low, high = (draws.uniform(x.new_empty(len(x), 3, 1, 1)) for _ in range(2))
-    texture = F.interpolate(draws.normal(x.new_empty(len(x), 3, 16, 16)), scale_factor=2.0)
+    low, high = (rng.uniform(x.new_empty(len(x), 3, 1, 1)) for _ in range(2))
+    texture = F.interpolate(rng.normal(x.new_empty(len(x), 3, 16, 16)), scale_factor=2.0)
     return (0.3 * low + ink * (0.5 + 0.2 * high) + 0.03 * texture).clamp(0, 1)
 
 

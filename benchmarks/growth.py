@@ -16,8 +16,8 @@ from workloads import bare_step, defended, prepare
 
 from lightning_robust.attacks import PGD
 from lightning_robust.models import TorchvisionModel
-from lightning_robust.modes import quiet_logits
-from lightning_robust.per_sample import PerSample
+from lightning_robust.parts.per_sample import PerSample
+from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.types import Batch
 
 
@@ -45,7 +45,7 @@ def step(point: Point) -> Arm:
     torch.manual_seed(0)
     net = TorchvisionModel("resnet18", point.classes, small_images=True)
     x = torch.rand(point.batch, 3, point.pixels, point.pixels)
-    batch = Batch(x, quiet_logits(net, x).argmax(1), torch.arange(point.batch))
+    batch = Batch(x, logits_no_grad(net, x).argmax(1), torch.arange(point.batch))
     return timed(bare_step(defended("AT", net, attack=PGD(steps=point.steps)), batch))
 
 

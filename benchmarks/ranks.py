@@ -33,7 +33,7 @@ TWO_RANKS = 1.8
 def evaluate(net: nn.Module, ranks: int, folder: str) -> float:
     """Wall seconds of APGD on digits, dealt over so many ranks of one thread each."""
     attack = APGD(Threat("linf", 0.05), steps=100)  # a radius at which most samples stay to the end
-    evaluation = RobustEvaluation({"apgd": attack}, batch_size=75, checks=0, figure_samples=0)
+    evaluation = RobustEvaluation({"apgd": attack}, batch_size=75, check_samples=0, figure_samples=0)
     given: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     strategy = "ddp_fork" if ranks > 1 else "auto"
     place = Path(folder, f"{ranks}-{time.time_ns()}")

@@ -18,11 +18,11 @@ from harness import now
 from lightning import Callback
 
 from lightning_robust.attacks import PGD, Collaborative
-from lightning_robust.cli import RobustCLI
-from lightning_robust.draws import Draws
+from lightning_robust.cli.main import RobustCLI
 from lightning_robust.losses import cross_entropy
-from lightning_robust.metrics import effective_margin
-from lightning_robust.modes import quiet_logits
+from lightning_robust.metrics.functional import effective_margin
+from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import as_batch, to_float
 
@@ -117,9 +117,9 @@ def measure(recipe: str, eps: float, seed: int, epochs: int | None = None) -> Ru
         (tested,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path="best", verbose=False)
     (given,) = cli.datamodule.test_dataloader()  # the whole test set is one batch
     (x, y, _), net, threat = as_batch(given), cli.model, Threat("linf", eps)
-    draws = Draws(0, torch.arange(len(x)))
+    rng = SampleRNG(0, torch.arange(len(x)))
     losses = [
-        cross_entropy(quiet_logits(net, attack(net, x, y, draws=draws)), y).mean()
+        cross_entropy(logits_no_grad(net, attack(net, x, y, rng=rng)), y).mean()
         for attack in (PGD(threat, steps=20), Collaborative(threat, steps=20))
     ]
     return Run(

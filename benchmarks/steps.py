@@ -13,8 +13,8 @@ from jsonargparse import auto_cli
 from torch import Tensor, nn
 from workloads import DEFENSES, STEPS, Fit, NetName, bare_step, defended, prepare, sgd, workload
 
-from lightning_robust.batch_norms import scaling
 from lightning_robust.losses import cross_entropy
+from lightning_robust.runtime.batch_norms import fast_bn_backward
 from lightning_robust.types import Batch
 
 LIMIT, LIGHTNING = 1.05, 1.02
@@ -60,7 +60,7 @@ def primitives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:
 
     def input_gradient(training: bool = False) -> None:
         mode(training, True)
-        with scaling(net.modules()):  # else the passes would take longer here than within a step
+        with fast_bn_backward(net.modules()):  # else the passes would take longer here than within a step
             z = x.clone().requires_grad_()
             torch.autograd.grad(cross_entropy(net(z), y).sum(), z)
 

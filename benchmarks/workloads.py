@@ -18,7 +18,7 @@ from lightning_robust.attacks import PGD
 from lightning_robust.data import Indexed
 from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
 from lightning_robust.models import SmallConvNet, TorchvisionModel, WideResNet
-from lightning_robust.modes import quiet_logits
+from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.types import Batch
 
 STEPS = 10
@@ -67,7 +67,7 @@ def workload(name: NetName, batch_size: int, device: str = "cpu") -> tuple[nn.Mo
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.0  # running statistics stay, too, and with them what the net says
     x = torch.rand(batch_size, 3, pixels, pixels, device=device)
-    return net, Batch(x, quiet_logits(net, x).argmax(1), torch.arange(batch_size, device=device))
+    return net, Batch(x, logits_no_grad(net, x).argmax(1), torch.arange(batch_size, device=device))
 
 
 def defended(name: str, net: nn.Module, **settings: Any) -> Defense:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_robust.draws import Draws
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Radius, to_float
 
 Norm: TypeAlias = Literal["linf", "l2", "l1"]
@@ -64,20 +64,20 @@ class Threat:
         for name, value in {"norm": norm, "eps": eps, **box}.items():
             object.__setattr__(self, name, value)
 
-    def random(self, x: Float[Tensor, "b ..."], draws: Draws, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
+    def random(self, x: Float[Tensor, "b ..."], rng: SampleRNG, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
         """A point uniform in the ball around x, then clamped into the box."""
         radius = self._radius(eps, x)
         if self.norm == "linf":
-            return self._clamp(x + (2 * draws.uniform(x) - 1) * radius)
+            return self._clamp(x + (2 * rng.uniform(x) - 1) * radius)
         d = x[0].numel()
         if self.norm == "l2":  # a uniform direction, and a distance whose d-th power is uniform
-            direction = draws.normal(x)
-            unit = direction / column(direction.flatten(1).norm(dim=1), x)
+            direction = rng.normal(x)
+            unit = direction / per_image(direction.flatten(1).norm(dim=1), x)
         else:  # exponential variates over their sum are uniform on the l1 sphere's face; the sign picks the face
-            size = -torch.log1p(-draws.uniform(x))
-            unit = size / column(size.flatten(1).sum(1), x) * torch.where(draws.uniform(x) < 0.5, -1.0, 1.0)
-        length = draws.uniform(x.flatten(1)[:, :1]) ** (1 / d)
-        return self._clamp(x + unit * column(length[:, 0], x) * radius)
+            size = -torch.log1p(-rng.uniform(x))
+            unit = size / per_image(size.flatten(1).sum(1), x) * torch.where(rng.uniform(x) < 0.5, -1.0, 1.0)
+        length = rng.uniform(x.flatten(1)[:, :1]) ** (1 / d)
+        return self._clamp(x + unit * per_image(length[:, 0], x) * radius)
 
     def steepest(
         self, grad: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."] | None = None
@@ -93,8 +93,8 @@ class Threat:
         flat = grad.flatten(1)
         if self.norm == "l2":
             greatest = flat.abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
-            unit = grad / column(greatest, grad)  # a confident net's gradient is so small that its squares underflow
-            return unit / column(unit.flatten(1).norm(dim=1).clamp_min(1), grad)
+            unit = grad / per_image(greatest, grad)  # a confident net's gradient is so small that its squares underflow
+            return unit / per_image(unit.flatten(1).norm(dim=1).clamp_min(1), grad)
         if x_adv is not None:
             room = torch.where(grad > 0, self.upper - x_adv, x_adv - self.lower).flatten(1)
             flat = flat * (room > L1_ROOM * (self.upper - self.lower))
@@ -114,29 +114,29 @@ class Threat:
             return self._clamp(torch.minimum(torch.maximum(x_adv, x - radius), x + radius))
         delta = (self._clamp(x_adv) if self.box_first else x_adv) - x
         if self.norm == "l2":
-            length = column(delta.flatten(1).norm(dim=1), x).clamp_min(torch.finfo(x.dtype).tiny)
+            length = per_image(delta.flatten(1).norm(dim=1), x).clamp_min(torch.finfo(x.dtype).tiny)
             return self._clamp(x + delta * (radius / length).clamp_max(1))
         return self._clamp(x + _project_l1(delta, radius, self.lower - x, self.upper - x))
 
     def distance(self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
         """The size of each sample's perturbation in this norm."""
-        return sizes((x_adv - x).flatten(1), self.norm)
+        return norms((x_adv - x).flatten(1), self.norm)
 
     def _radius(self, eps: Radius | None, x: Tensor) -> Tensor:
-        return column(self.eps if eps is None else eps, x)
+        return per_image(self.eps if eps is None else eps, x)
 
     def _clamp(self, x: Tensor) -> Tensor:
         return x.clamp(self.lower, self.upper)
 
 
-def sizes(delta: Float[Tensor, "... d"], norm: Norm) -> Float[Tensor, "..."]:
+def norms(delta: Float[Tensor, "... d"], norm: Norm) -> Float[Tensor, "..."]:
     """The norms of vectors. `vector_norm` takes ten times as long for linf, and five for l1 (CPU, torch 2.15)."""
     if norm == "linf":
         return delta.abs().amax(-1)
     return delta.abs().sum(-1) if norm == "l1" else torch.linalg.vector_norm(delta, dim=-1)
 
 
-def column(value: Radius, x: Tensor) -> Tensor:
+def per_image(value: Radius, x: Tensor) -> Tensor:
     """One number, or one per sample [b], shaped to multiply the images x [b ...]."""
     if not isinstance(value, Tensor):
         return torch.as_tensor(value, dtype=x.dtype, device=x.device)

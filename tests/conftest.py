@@ -19,7 +19,9 @@ from jaxtyping import install_import_hook
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is welcome where a float is asked for
 
 # before anything imports them: their annotations are checked on every call
-install_import_hook([f"lightning_robust.{name}" for name in ("threat", "draws", "losses")], f"{__name__}.check_types")
+install_import_hook(
+    [f"lightning_robust.{name}" for name in ("threat", "runtime.rng", "losses")], f"{__name__}.check_types"
+)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")

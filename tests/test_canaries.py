@@ -20,23 +20,26 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from lightning_robust.attacks import PGD
-from lightning_robust.cli import main
+from lightning_robust.cli.main import main
 from lightning_robust.defenses import Standard
 from lightning_robust.metrics import AttackSuccessRate, RobustAccuracy
-from lightning_robust.regularizers import Regularizer
+from lightning_robust.parts.regularizers import Regularizer
 from lightning_robust.types import Batch, Views
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, norm_net, plain_net
-from tests.foreign import ForeignModule, images, loader
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, norm_net, plain_net
+from tests.helpers.foreign import ForeignModule, images, loader
 
 TESTS = Path(__file__).parent
 ELSEWHERE = {
     "a checkpoint's settings override those asked for": (
-        "test_cli.py",
+        "cli/test_cli.py",
         "test_fit_says_how_to_test_and_test_obeys_the_command_line",
     ),
-    "a stale checkpoint of another SLURM job is loaded": ("test_cli.py", "test_a_slurm_job_finds_its_own_folder_again"),
-    "a mean's gradient underflows in fp16": ("test_modes.py", "test_fp16_does_not_lose_the_gradient"),
+    "a stale checkpoint of another SLURM job is loaded": (
+        "cli/test_cli.py",
+        "test_a_slurm_job_finds_its_own_folder_again",
+    ),
+    "a mean's gradient underflows in fp16": ("runtime/test_modes.py", "test_fp16_does_not_lose_the_gradient"),
     "weights restored before the backward pass": (
         "defenses/test_base.py",
         "test_the_gradient_is_taken_at_the_perturbed_weights_and_applied_at_the_old",
@@ -64,7 +67,7 @@ ELSEWHERE = {
         "data/test_sampling.py",
         "test_augmentation_depends_on_the_seed_alone_and_leaves_the_generator_alone",
     ),
-    "synchronised batch norms forgotten": ("test_modes.py", "test_running_statistics_move_only_in_train_mode"),
+    "synchronised batch norms forgotten": ("runtime/test_modes.py", "test_running_statistics_move_only_in_train_mode"),
 }
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_robust.cli import main
-from tests.data.files import checksums_of, write
+from lightning_robust.cli.main import main
+from tests.helpers.files import checksums_of, write
 
 ROOT = Path(__file__).parent.parent
 QUICK = {"digits-st", "cifar10-trades", "mnist-emr_at"}  # the rest only in the full suite

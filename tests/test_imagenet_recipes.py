@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.data.files import write
-from tests.launch import finish, launch, named
+from tests.helpers.files import write
+from tests.helpers.launch import finish, launch, named
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "imagenet"
 N, VAL = 2000, 1000

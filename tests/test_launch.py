@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ddp import free_port
-from tests.launch import LOOPBACK, Host, cabled, ended, finish, launch, named, results
+from tests.helpers.ddp import free_port
+from tests.helpers.launch import LOOPBACK, Host, cabled, ended, finish, launch, named, results
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""The house rules, read from the source: imports only point down, and one module alone switches modes and gradients."""
+"""The house rules, read from the source: imports only point down, and one room alone switches modes and gradients."""
 
 import ast
 import subprocess
@@ -9,28 +9,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_robust"
-FLOORS = {
-    0: {
-        "types",
-        "threat",
-        "modes",
-        "batch_norms",
-        "schedules",
-        "draws",
-        "checks",
-        "per_sample",
-        "ranks",
-        "errors",
-        "files",
-    },
-    1: {"losses"},
-    2: {"attacks", "metrics"},
-    3: {"regularizers", "reweighting", "weight_perturbation", "models", "data", "evaluation", "strategies"},
-    4: {"defenses", "callbacks"},
-    5: {"cli", "parser", "robustbench", "weights", "model_card", "plan", "stopwatch", "checkpoints", "__main__"},
-}
-FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-TOGETHER = {0, 5}  # floors whose modules may import each other; elsewhere siblings do not
+FLOORS = (
+    ("types", "utils"),
+    ("runtime", "losses", "schedules", "threat"),
+    ("attacks", "metrics"),
+    ("parts", "models", "data", "evaluation"),
+    ("defenses", "callbacks"),
+    ("publish",),
+    ("cli", "__main__"),
+)
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+ORDERED = (0, 1, 6)  # floors in which a part may import those that stand before it; elsewhere siblings do not
+ROOT_MODULES = {"__init__", "__main__", "types", "threat", "losses", "schedules"}
 SWITCHES = {"eval", "train", "requires_grad_", "backward", "cuda"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -60,9 +50,10 @@ def faults(name: str, source: str) -> list[str]:
         elif first in ("lightning", "pytorch_lightning", "lightning_fabric") and floor <= 2:
             found.append(f"{target}: floors 0-2 know no lightning")
         elif first == "lightning_robust" and inner in FLOOR and inner != name:
-            below = FLOOR[inner] < floor or (FLOOR[inner] == floor and floor in TOGETHER)
-            if not below:
-                found.append(f"{target}: floor {FLOOR[inner]} is not below floor {floor}")
+            siblings = FLOORS[floor]
+            before = floor in ORDERED and inner in siblings and siblings.index(inner) < siblings.index(name)
+            if not (FLOOR[inner] < floor or before):
+                found.append(f"{target}: {inner} does not stand below {name}")
     return found
 
 
@@ -76,6 +67,22 @@ def test_every_module_has_a_floor():
     assert {part(path) for path in FILES} - {"__init__"} <= set(FLOOR)
 
 
+def test_the_root_holds_a_few_modules_and_rooms_are_flat():
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= ROOT_MODULES
+    assert max(len(path.relative_to(PACKAGE).parts) for path in FILES) == 2
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/__init__.py")), ids=lambda path: path.parent.name)
+def test_no_module_is_shadowed_by_a_name_of_its_package(path):
+    bound = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not bound & {module.stem for module in path.parent.glob("*.py")}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_only_point_down(path):
     if part(path) != "__init__":
@@ -83,23 +90,27 @@ def test_imports_only_point_down(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_modes_switches_modes_and_gradients(path):
+def test_only_runtime_switches_modes_and_gradients(path):
     where = str(path.relative_to(PACKAGE))
     allowed = {"defenses/base.py": "super().backward("}.get(where, "\0")
-    if where != "modes.py":
+    if not where.startswith("runtime/"):
         assert not [call for call in switches(path.read_text()) if not call.startswith(allowed)]
 
 
 @pytest.mark.parametrize(
     ("name", "source", "fault"),
     [
-        ("threat", "from lightning_robust.losses import cross_entropy", "floor 1 is not below floor 0"),
-        ("threat", "def f():\n    from lightning_robust import attacks", "floor 2 is not below floor 0"),
-        ("models", "import lightning_robust.data.base", "floor 3 is not below floor 3"),
-        ("defenses", "from lightning_robust.callbacks import report", "floor 4 is not below floor 4"),
+        ("losses", "from lightning_robust.threat import Threat", "threat does not stand below losses"),
+        ("types", "from lightning_robust.utils.checks import check_images", "utils does not stand below types"),
+        ("threat", "def f():\n    from lightning_robust import attacks", "attacks does not stand below threat"),
+        ("models", "import lightning_robust.data.base", "data does not stand below models"),
+        ("attacks", "from lightning_robust.metrics import is_correct", "metrics does not stand below attacks"),
+        ("defenses", "from lightning_robust.callbacks import report", "callbacks does not stand below defenses"),
+        ("callbacks", "from lightning_robust.publish import report", "publish does not stand below callbacks"),
         ("metrics", "from lightning.pytorch import Trainer", "know no lightning"),
         ("attacks", "from .base import Attack", "write imports in full"),
-        ("draws", "from lightning_robust.types import Batch", None),
+        ("runtime", "from lightning_robust.types import Batch", None),
+        ("threat", "from lightning_robust.losses import cross_entropy", None),
         (
             "defenses",
             "from lightning import LightningModule\nfrom lightning_robust.models.small import SmallConvNet",

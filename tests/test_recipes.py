@@ -148,7 +148,7 @@ TABLE: dict[str, Recipe] = {
         64,
         23,  # 90 / 4
         (8, 16, 0.1),
-        {"replays": 4, "lr_batch_size": 256},
+        {"replays": 4, "base_batch_size": 256},
     ),
 }
 

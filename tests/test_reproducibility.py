@@ -16,10 +16,10 @@ from torch import Tensor
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.defenses import AT, IAAT, ST, Defense, FreeAT
+from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturbation as AWP
 from lightning_robust.threat import Threat
-from lightning_robust.weight_perturbation import AWP
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, norm_net
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, norm_net
 
 ATTACK = PGD(Threat(eps=0.2), steps=2, step_size=0.05)
 

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 from scipy.stats import beta, kstest, uniform
 
-from lightning_robust.draws import Draws
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import L1_SPARSITY, Threat
 
 NORMS = ["linf", "l2", "l1"]
@@ -94,7 +94,7 @@ def test_l1_projection_is_the_nearest_point(seed):
 @given(x=images(0, 1), seed=st.integers(0, 2**31), eps=numbers(0, 3))
 def test_random_is_in_ball_and_box(norm, x, seed, eps):
     threat = Threat(norm, eps)
-    start = threat.random(x, Draws(seed, torch.arange(2)))
+    start = threat.random(x, SampleRNG(seed, torch.arange(2)))
     assert (size(start - x, norm) <= eps + 1e-5).all()
     assert start.min() >= 0
     assert start.max() <= 1
@@ -104,7 +104,7 @@ def test_random_is_in_ball_and_box(norm, x, seed, eps):
 def test_random_is_uniform_in_the_ball(norm):
     """The marginals of the uniform law: radius^d; a pixel's share of an l1 ball; Archimedes' for the 2-sphere."""
     eps, d, x = 0.7, 3, torch.zeros(4000, 1, 1, 3)
-    delta = Threat(norm, eps, **WIDE).random(x, Draws(5, torch.arange(4000))).flatten(1) / eps
+    delta = Threat(norm, eps, **WIDE).random(x, SampleRNG(5, torch.arange(4000))).flatten(1) / eps
     assert kstest(size(delta, norm) ** d, "uniform").pvalue > 0.01
     for pixel in delta.T:
         assert abs((pixel > 0).float().mean() - 0.5) < 4 * 0.5 / math.sqrt(4000)
@@ -119,11 +119,11 @@ def test_random_is_uniform_in_the_ball(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_each_sample_has_its_own_radius(norm):
     x, far, eps = torch.rand(3, 1, 2, 3), torch.randn(3, 1, 2, 3), torch.tensor([0.0, 0.1, 0.4])
-    project, start = Threat(norm).project(far, x, eps), Threat(norm).random(x, Draws(0, torch.arange(3)), eps)
+    project, start = Threat(norm).project(far, x, eps), Threat(norm).random(x, SampleRNG(0, torch.arange(3)), eps)
     for i in range(3):
         alone, one = Threat(norm, float(eps[i])), slice(i, i + 1)
         torch.testing.assert_close(project[one], alone.project(far[one], x[one]))
-        torch.testing.assert_close(start[one], alone.random(x[one], Draws(0, torch.tensor([i]))))
+        torch.testing.assert_close(start[one], alone.random(x[one], SampleRNG(0, torch.tensor([i]))))
     assert (project[0] == x[0]).all()
     assert (start[0] == x[0]).all()
 

@@ -1,16 +1,20 @@
-"""Attacks: from a net, images and a target to adversarial examples."""
+"""Attacks: from a net, images and a target to adversarial examples.
 
-from lightning_robust.attacks.apgd import APGD, apgd
-from lightning_robust.attacks.autoattack import AutoAttack, autoattack
+The classes here are configured once and called often. `lightning_robust.attacks.functional` has each attack as a plain
+function.
+"""
+
+from lightning_robust.attacks.apgd import APGD
+from lightning_robust.attacks.autoattack import AutoAttack
 from lightning_robust.attacks.base import Attack
-from lightning_robust.attacks.cw import CW, cw
-from lightning_robust.attacks.deepfool import DeepFool, deepfool
+from lightning_robust.attacks.collaborative import Collaborative
+from lightning_robust.attacks.cw import CW
+from lightning_robust.attacks.deepfool import DeepFool
 from lightning_robust.attacks.ensemble import Ensemble
-from lightning_robust.attacks.fab import FAB, fab
-from lightning_robust.attacks.minimum_norm import MinimumNorm, minimum_norms
-from lightning_robust.attacks.pgd import PGD, pgd
-from lightning_robust.attacks.square import Square, square
-from lightning_robust.attacks.squeeze import Collaborative, squeeze
+from lightning_robust.attacks.fab import FAB
+from lightning_robust.attacks.minimum_norm import MinimumNorm
+from lightning_robust.attacks.pgd import PGD
+from lightning_robust.attacks.square import Square
 
 __all__ = [
     "APGD",
@@ -24,13 +28,4 @@ __all__ = [
     "Ensemble",
     "MinimumNorm",
     "Square",
-    "apgd",
-    "autoattack",
-    "cw",
-    "deepfool",
-    "fab",
-    "minimum_norms",
-    "pgd",
-    "square",
-    "squeeze",
 ]

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, misclassified, runs
-from lightning_robust.attacks.climb import Climb, Given, Momentum, Sparse
+from lightning_robust.attacks import progress
+from lightning_robust.attacks.apgd_ascent import Ascent, Given, Momentum, Sparse
+from lightning_robust.attacks.base import LOSSES, Attack, Loss, craft, misclassified
 from lightning_robust.attacks.runs import Runs
-from lightning_robust.draws import Draws
 from lightning_robust.losses import runners_up, targeted_dlr
-from lightning_robust.modes import AttackBN, input_gradient, ordinary
-from lightning_robust.threat import Norm, Threat, column
+from lightning_robust.runtime.gradients import detached, input_gradient
+from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Norm, Threat, per_image
 from lightning_robust.types import Net, Objective, Radius
 
 L1_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
@@ -85,20 +87,20 @@ class APGD(Attack):
         step_size: Radius | None = None,
         start: Tensor | None = None,
         bn: AttackBN = "eval",
-        draws: Draws | None = None,
+        rng: SampleRNG | None = None,
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`. `step_size` is not used: the attack finds its own."""
         if target.is_floating_point():
             raise ValueError("APGD needs labels [b] as its target; PGD can ascend from reference logits.")
-        with craft(net, x, target, bn, draws) as (x, y, draws):
-            radius = column(self.threat.eps if eps is None else eps, x).expand(len(x), *[1] * (x.dim() - 1))
+        with craft(net, x, target, bn, rng) as (x, y, rng):
+            radius = per_image(self.threat.eps if eps is None else eps, x).expand(len(x), *[1] * (x.dim() - 1))
             with torch.no_grad():
                 logits = net(x)
             wanted = self._targets(logits, y)
             each = Runs(~misclassified(net, x, logits, y), wanted.shape[1])
             found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf), each)
             for row, run in each:
-                begin = self._start(x[row], radius[row], draws[row].fork(run)) if start is None else start[row]
+                begin = self._start(x[row], radius[row], rng[row].fork(run)) if start is None else start[row]
                 self._run(net, (row, run, x[row], y[row], wanted[row, run]), radius[row], begin, objective, found)
         return found.x_adv.detach()
 
@@ -107,16 +109,16 @@ class APGD(Attack):
         wanted = y[:, None] if self.targets is None else runners_up(logits, y, self.targets)
         return wanted.repeat_interleave(self.restarts, 1)
 
-    def _start(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+    def _start(self, x: Tensor, eps: Tensor, rng: SampleRNG) -> Tensor:
         """A point at the ball's surface (for l1, of the largest ball), in the box."""
         if self.threat.norm == "linf":
-            noise = 2 * draws.uniform(x) - 1
-            noise = noise / column(noise.flatten(1).abs().amax(1), x)
+            noise = 2 * rng.uniform(x) - 1
+            noise = noise / per_image(noise.flatten(1).abs().amax(1), x)
         elif self.threat.norm == "l2":
-            noise = draws.normal(x)
-            noise = noise / column(noise.flatten(1).norm(dim=1), x)
+            noise = rng.normal(x)
+            noise = noise / per_image(noise.flatten(1).norm(dim=1), x)
         else:
-            return self.threat.project(x + draws.normal(x), x, L1_PHASES[0][0] * eps)
+            return self.threat.project(x + rng.normal(x), x, L1_PHASES[0][0] * eps)
         return (x + eps * noise).clamp(self.threat.lower, self.threat.upper)
 
     def _run(
@@ -124,27 +126,27 @@ class APGD(Attack):
     ) -> None:
         """One climb from `x_adv` (for l1, one in each of the shrinking balls)."""
         if self.threat.norm != "l1":
-            self._climb(net, Momentum.begin(given, eps, ordinary(x_adv)), objective, self.steps, found)
+            self._climb(net, Momentum.begin(given, eps, detached(x_adv)), objective, self.steps, found)
             return
         left = self.steps
-        for multiple, share in runs(L1_PHASES):
+        for multiple, share in progress.phases(L1_PHASES):
             last, radius = multiple == 1, multiple * eps
             steps = left if last else min(math.ceil(share * self.steps), left)
             s = Sparse.begin(given, radius, self.threat.project(x_adv, given[2], radius))
             x_adv, left = self._climb(net, s, objective, steps, found if last else None), left - steps
 
-    def _climb(self, net: Net, s: Climb, objective: Objective | None, steps: int, found: "_Found | None") -> Tensor:
-        """Climb for so many steps; the best points reached by those that did not leave as found."""
+    def _climb(self, net: Net, s: Ascent, objective: Objective | None, steps: int, found: "_Found | None") -> Tensor:
+        """Ascend for so many steps; the best points reached by those that did not leave as found."""
         checkpoints = s.checkpoints(steps)
-        for i in counted(steps + 1):
-            logits, value, grad = self._look(net, s, objective, gradient=i < steps)
+        for i in progress.steps(steps + 1):
+            logits, value, grad = self._observe(net, s, objective, gradient=i < steps)
             if found is not None and (wrong := misclassified(net, s.x_adv, logits, s.y)).any():
                 found.success(s.row[wrong], s.run[wrong], s.x_adv[wrong])
                 stay = torch.nonzero(found.runs.open(s.row, s.run))[:, 0]
                 s, value, grad = s[stay], value[stay], grad[stay]
                 if not len(stay):
                     break
-            s.look(value, grad)
+            s.observe(value, grad)
             if i in checkpoints:
                 s.adapt(checkpoints[i], self.rho)
             if i < steps:
@@ -153,7 +155,9 @@ class APGD(Attack):
             found.highest(s.row, s.run, s.best, s.best_value)
         return s.best
 
-    def _look(self, net: Net, s: Climb, objective: Objective | None, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _observe(
+        self, net: Net, s: Ascent, objective: Objective | None, gradient: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [b k], objective [b] and its gradient (if asked for) at s.x_adv, means over `eot` passes."""
         seen = []
 

@@ -1,28 +1,24 @@
 """What every attack shares: the doorway through which it touches a net, its random start and its progress."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from lightning_robust.draws import Draws
 from lightning_robust.losses import cross_entropy, dlr, margin
-from lightning_robust.modes import AttackBN, crafting, full_precision, ordinary
+from lightning_robust.runtime.gradients import detached
+from lightning_robust.runtime.modes import AttackBN, attack_mode
+from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
 
 Loss: TypeAlias = Literal["ce", "margin", "dlr"]
 LOSSES: dict[str, Objective] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
-
-Listener = Callable[[int, int], None]
-_listener: ContextVar[Listener | None] = ContextVar("attack_progress", default=None)
-_portion: ContextVar[tuple[int, int]] = ContextVar("attack_portion", default=(0, 1))
-
 
 FORWARD_ROOM = 4
 """How many times as many images fit where no gradient is taken, since no layer's output has to be kept."""
@@ -60,7 +56,7 @@ class Attack(ABC):
         step_size: Radius | None = None,
         start: Tensor | None = None,
         bn: AttackBN = "eval",
-        draws: Draws | None = None,
+        rng: SampleRNG | None = None,
     ) -> Tensor:
         """Craft examples.
 
@@ -99,7 +95,7 @@ T = TypeVar("T")
 
 
 def _part(value: Any, which: Tensor) -> Any:
-    return value[which] if isinstance(value, (Tensor, Draws)) else value
+    return value[which] if isinstance(value, (Tensor, SampleRNG)) else value
 
 
 @torch.no_grad()
@@ -117,54 +113,17 @@ def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
 
 @contextmanager
 def craft(
-    net: Net, x: Tensor, target: Tensor, bn: AttackBN, draws: Draws | None
-) -> Iterator[tuple[Tensor, Tensor, Draws]]:
+    net: Net, x: Tensor, target: Tensor, bn: AttackBN, rng: SampleRNG | None
+) -> Iterator[tuple[Tensor, Tensor, SampleRNG]]:
     """The doorway: inside, input gradients work and the net is in mode `bn`; outside, nothing has changed."""
-    with crafting(net, bn):
-        yield ordinary(x), ordinary(target), draws or Draws.from_global_seed(x)
+    with attack_mode(net, bn):
+        yield detached(x), detached(target), rng or SampleRNG.from_global_seed(x)
 
 
-def random_start(x: Tensor, threat: Threat, kind: str, eps: Radius | None, draws: Draws) -> Tensor:
+def random_start(x: Tensor, threat: Threat, kind: str, eps: Radius | None, rng: SampleRNG) -> Tensor:
     """Where an attack begins: "uniform" in the ball, "normal" (0.001 N(0, 1), as TRADES), or "none" (at x)."""
     if kind == "uniform":
-        return threat.random(x, draws, eps)
+        return threat.random(x, rng, eps)
     if kind == "normal":
-        return threat.project(x + 0.001 * draws.normal(x), x, eps)
+        return threat.project(x + 0.001 * rng.normal(x), x, eps)
     return x.clone()
-
-
-def counted(steps: int) -> Iterator[int]:
-    """`range(steps)` that tells whoever is `watching` after each step."""
-    listener, (run, runs) = _listener.get(), _portion.get()
-    for k in range(steps):
-        yield k
-        if listener is not None:
-            listener(run * steps + k + 1, runs * steps)
-
-
-def runs(items: Sequence[T]) -> Iterator[T]:
-    """The items, each for a run that is `counted`: restarts, phases. Whoever watches sees one count of all."""
-    for i, item in enumerate(items):
-        with portion(i, len(items)):
-            yield item
-
-
-@contextmanager
-def portion(i: int, n: int) -> Iterator[None]:
-    """Inside, what is `counted` is the i-th of n equal parts, from 0."""
-    part, parts = _portion.get()
-    token = _portion.set((part * n + i, parts * n))
-    try:
-        yield
-    finally:
-        _portion.reset(token)
-
-
-@contextmanager
-def watching(listener: Listener) -> Iterator[None]:
-    """Call `listener(done, total)` after each step of the attacks run inside."""
-    token = _listener.set(listener)
-    try:
-        yield
-    finally:
-        _listener.reset(token)

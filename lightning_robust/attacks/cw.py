@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import Rows, counted, misclassified, runs
+from lightning_robust.attacks import progress
+from lightning_robust.attacks.base import Rows, misclassified
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
-from lightning_robust.draws import Draws
 from lightning_robust.losses import margin
-from lightning_robust.modes import input_gradient
-from lightning_robust.threat import Threat, column
+from lightning_robust.runtime.gradients import input_gradient
+from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Threat, per_image
 from lightning_robust.types import Net
 
 _NEAR_WALL = 1 - 1e-6
@@ -91,11 +92,11 @@ class CW(MinimumNorm):
         if not confidence >= 0:
             raise ValueError(f"confidence must be >= 0, got {confidence}.")
 
-    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, draws: Draws) -> None:
+    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Descend with one c after the other; see `MinimumNorm.search`."""
         low = torch.zeros_like(found.size)
         high, c = torch.full_like(low, torch.inf), torch.full_like(low, self.initial_c)
-        for _ in runs(range(self.search_steps)):
+        for _ in progress.phases(range(self.search_steps)):
             fooled = self._descend(net, y, c, found)
             high, low = torch.where(fooled, c, high), torch.where(fooled, low, c)
             c = torch.where(high < torch.inf, (low + high) / 2, 10 * c)
@@ -103,7 +104,7 @@ class CW(MinimumNorm):
     def _descend(self, net: Net, y: Tensor, c: Tensor, found: Nearest) -> Tensor:
         """Descend with weights c [b]; tells of which samples [b] examples turned up."""
         run, fooled = self._begin(y, c, found), torch.zeros_like(y, dtype=torch.bool)
-        for k in counted(self.steps):
+        for k in progress.steps(self.steps):
             if not len(run.row):
                 break
             x, x_adv = found.x[run.row], self._image(run.u)
@@ -111,7 +112,7 @@ class CW(MinimumNorm):
             found.take(run.row, x_adv, wrong)
             fooled[run.row[wrong]] = True
             through = self._half * (1 - torch.tanh(run.u).square())
-            run.adam((2 * (x_adv - x) + column(run.c, x) * slope) * through, self.lr, k + 1)
+            run.adam((2 * (x_adv - x) + per_image(run.c, x) * slope) * through, self.lr, k + 1)
             leave = found.done[run.row]
             if k % max(self.steps // _CHECKS, 1) == 0:
                 cost = self.threat.distance(x_adv, x).square() + run.c * lack

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import Rows, counted, misclassified
+from lightning_robust.attacks import progress
+from lightning_robust.attacks.base import Rows, misclassified
 from lightning_robust.attacks.hyperplane import nearest_boundary
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
-from lightning_robust.draws import Draws
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat
 from lightning_robust.types import Net
 
@@ -64,11 +65,11 @@ class DeepFool(MinimumNorm):
         if candidates < 1:
             raise ValueError(f"candidates must be >= 1, got {candidates}.")
 
-    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, draws: Draws) -> None:
+    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Walk until the net errs; see `MinimumNorm.search`."""
         row = found.left
         walk = _Walk(row, y[row], found.x[row], torch.zeros_like(found.x[row]))
-        for _ in counted(self.steps):
+        for _ in progress.steps(self.steps):
             if not len(walk.row):
                 return
             walk.total = walk.total + self._step(net, walk.point, walk.y)

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack, craft, misclassified
+from lightning_robust.attacks.pad_small_batches import PadSmallBatches
 from lightning_robust.attacks.runs import room_for
-from lightning_robust.draws import Draws
-from lightning_robust.modes import AttackBN, Steady, full_precision
+from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Net, Objective, Radius
 
 
@@ -57,11 +59,11 @@ class Ensemble(Attack):
         step_size: Radius | None = None,
         start: Tensor | None = None,
         bn: AttackBN = "eval",
-        draws: Draws | None = None,
+        rng: SampleRNG | None = None,
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`. What no attack breaks is returned as it is."""
-        size, net = self.batch_size or max(len(x), 1), Steady(net)
-        with craft(net, x, target, bn, draws) as (x, y, draws), room_for(size):
+        size, net = self.batch_size or max(len(x), 1), PadSmallBatches(net)
+        with craft(net, x, target, bn, rng) as (x, y, rng), room_for(size):
             x_adv = x.clone()
             left = _standing(net, x, y, torch.arange(len(x), device=x.device), size)
             for number, attack in enumerate(self.stages.values()):
@@ -77,7 +79,7 @@ class Ensemble(Attack):
                         step_size=_rows(step_size, some),
                         start=None if start is None else start[some],
                         bn=bn,
-                        draws=draws[some].fork(number),
+                        rng=rng[some].fork(number),
                     )
                 left = _standing(net, x_adv, y, left, size)
             x_adv[left] = x[left]

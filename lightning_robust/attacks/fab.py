@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import Rows, counted, misclassified, runs
+from lightning_robust.attacks import progress
+from lightning_robust.attacks.base import Rows, misclassified
 from lightning_robust.attacks.hyperplane import nearest_boundary, smallest_shift
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
 from lightning_robust.attacks.runs import Runs
-from lightning_robust.draws import Draws
 from lightning_robust.losses import runners_up
-from lightning_robust.threat import Norm, Threat, column, sizes
+from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Norm, Threat, norms, per_image
 from lightning_robust.types import Net
 
 
@@ -90,18 +91,18 @@ class FAB(MinimumNorm):
         if not 0 < beta < 1:
             raise ValueError(f"beta must be in (0, 1), got {beta}.")
 
-    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, draws: Draws) -> None:
+    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Walk from every start towards every target; see `MinimumNorm.search`."""
         targets = None if self.targets is None else runners_up(logits, y, self.targets)
         count = 1 if targets is None else targets.shape[1]
-        for restart in runs(range(self.restarts)):
+        for restart in progress.phases(range(self.restarts)):
             reach = found.size.clamp_max(self.threat.eps) / 2
             each = Runs(~found.done, count)
             for row, run in each:
                 wanted = self.candidates if targets is None else targets[row, run][:, None]
                 walk = _Walk(torch.arange(len(row), device=row.device), row, run, y[row], wanted, found.x[row])
                 if restart:
-                    mine = draws[row].fork(restart * count + run)
+                    mine = rng[row].fork(restart * count + run)
                     walk.point = self.threat.random(walk.point, mine, reach[row])
                 self._walk(net, walk, each, found)
 
@@ -109,13 +110,13 @@ class FAB(MinimumNorm):
         """Walk on until every walk is done or over."""
         row, run = walk.row, walk.run
         mine = Nearest(self.threat, found.x[row], torch.zeros_like(row, dtype=torch.bool), found.enough[row])
-        for _ in counted(self.steps):
+        for _ in progress.steps(self.steps):
             x = mine.x[walk.at]
             point = self._step(net, walk, x)
             with torch.no_grad():
                 wrong = misclassified(net, point, net(point), walk.y)
             mine.take(walk.at, point, wrong)
-            walk.point = torch.where(column(wrong, x).bool(), x + self.beta * (point - x), point)
+            walk.point = torch.where(per_image(wrong, x).bool(), x + self.beta * (point - x), point)
             done = mine.done[walk.at]
             if done.any():
                 each.settle(walk.row[done], walk.run[done])
@@ -135,8 +136,8 @@ class FAB(MinimumNorm):
         shift = smallest_shift(
             w, torch.stack([gap, gap + ahead]), both.flatten(2), threat.norm, threat.lower, threat.upper
         ).view_as(both)
-        of_point, of_x = sizes(shift.flatten(2), threat.norm).clamp_min(1e-8)
-        alpha = column((of_point / (of_point + of_x)).clamp_max(self.alpha_max), x)
+        of_point, of_x = norms(shift.flatten(2), threat.norm).clamp_min(1e-8)
+        alpha = per_image((of_point / (of_point + of_x)).clamp_max(self.alpha_max), x)
         point, x = both + self.eta * shift
         return torch.lerp(point, x, alpha).clamp(threat.lower, threat.upper)
 

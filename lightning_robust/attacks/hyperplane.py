@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_robust.losses import at_least_fp32, runners_up
-from lightning_robust.modes import full_precision, input_gradients
-from lightning_robust.threat import Norm, sizes
+from lightning_robust.runtime.gradients import input_gradients
+from lightning_robust.runtime.precision import full_precision
+from lightning_robust.threat import Norm, norms
 from lightning_robust.types import Net
 
 _DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
@@ -35,7 +36,7 @@ def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm:
     grads = grads.flatten(2)
     if grads.shape[1] == 1:
         return grads[:, 0], -values[:, 0]
-    slopes = sizes(grads, _DUAL[norm]).clamp_min(torch.finfo(x.dtype).tiny)
+    slopes = norms(grads, _DUAL[norm]).clamp_min(torch.finfo(x.dtype).tiny)
     each, nearest = torch.arange(len(x), device=x.device), (values.abs() / slopes).argmin(1)
     return grads[each, nearest], -values[each, nearest]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack, craft, misclassified
-from lightning_robust.draws import Draws
-from lightning_robust.modes import AttackBN
-from lightning_robust.threat import Threat, column
+from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Threat, per_image
 from lightning_robust.types import Net, Objective, Radius
 
 
@@ -27,7 +27,7 @@ class Nearest:
         self.x = x
         self.x_adv = x.clone()
         self.size = x.new_zeros(len(x)).masked_fill(~wrong, torch.inf)
-        self.enough = column(enough, x).flatten().expand(len(x))
+        self.enough = per_image(enough, x).flatten().expand(len(x))
 
     @property
     def done(self) -> Tensor:
@@ -55,7 +55,7 @@ class MinimumNorm(Attack):
     """
 
     @abstractmethod
-    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, draws: Draws) -> None:
+    def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Offer what is found, by `found.take`, for the samples that are left.
 
         Args:
@@ -73,7 +73,7 @@ class MinimumNorm(Attack):
         y: Tensor,
         *,
         bn: AttackBN = "eval",
-        draws: Draws | None = None,
+        rng: SampleRNG | None = None,
         enough: Radius = 0.0,
     ) -> Tensor:
         """The nearest example found of each sample, of whatever size.
@@ -89,7 +89,7 @@ class MinimumNorm(Attack):
         Returns:
             Examples [b c h w]; the clean image where none was found, and where the net errs on it already.
         """
-        return self._find(net, x, y, bn, draws, enough).x_adv
+        return self._find(net, x, y, bn, rng, enough).x_adv
 
     def __call__(
         self,
@@ -102,25 +102,25 @@ class MinimumNorm(Attack):
         step_size: Radius | None = None,
         start: Tensor | None = None,
         bn: AttackBN = "eval",
-        draws: Draws | None = None,
+        rng: SampleRNG | None = None,
     ) -> Tensor:
         """The nearest examples, where they lie within the radius; see `Attack.__call__`."""
         radius = self.threat.eps if eps is None else eps
-        found = self._find(net, x, target, bn, draws, radius)
-        return torch.where(column(found.done, x).bool(), found.x_adv, found.x)
+        found = self._find(net, x, target, bn, rng, radius)
+        return torch.where(per_image(found.done, x).bool(), found.x_adv, found.x)
 
-    def _find(self, net: Net, x: Tensor, y: Tensor, bn: AttackBN, draws: Draws | None, enough: Radius) -> Nearest:
-        with craft(net, x, y, bn, draws) as (x, y, draws):
+    def _find(self, net: Net, x: Tensor, y: Tensor, bn: AttackBN, rng: SampleRNG | None, enough: Radius) -> Nearest:
+        with craft(net, x, y, bn, rng) as (x, y, rng):
             with torch.no_grad():
                 logits = net(x)
             found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
-            self.search(net, y.long(), logits, found, draws)
+            self.search(net, y.long(), logits, found, rng)
         return found
 
 
-def minimum_norms(attack: MinimumNorm, net: Net, x: Tensor, y: Tensor, draws: Draws | None = None) -> Tensor:
+def minimum_norms(attack: MinimumNorm, net: Net, x: Tensor, y: Tensor, rng: SampleRNG | None = None) -> Tensor:
     """Sizes [b] of the smallest perturbations found: 0 where the net errs already, inf where there was none.
 
     They bound robust accuracy from above at every radius at once.
     """
-    return attack._find(net, x, y, "eval", draws, enough=0.0).size
+    return attack._find(net, x, y, "eval", rng, enough=0.0).size

@@ -6,11 +6,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import LOSSES, Attack, Loss, counted, craft, random_start
-from lightning_robust.draws import Draws
-from lightning_robust.modes import AttackBN, input_gradient, ordinary
-from lightning_robust.ranks import synchronised
-from lightning_robust.threat import Norm, Threat, column
+from lightning_robust.attacks import progress
+from lightning_robust.attacks.base import LOSSES, Attack, Loss, craft, random_start
+from lightning_robust.runtime.gradients import detached, input_gradient
+from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.runtime.ranks import has_sync_batchnorm
+from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Norm, Threat, per_image
 from lightning_robust.types import Net, Objective, Radius, to_float
 
 Start: TypeAlias = Literal["uniform", "normal", "none"]
@@ -97,22 +99,22 @@ class PGD(Attack):
         step_size: Radius | None = None,
         start: Tensor | None = None,
         bn: AttackBN = "eval",
-        draws: Draws | None = None,
+        rng: SampleRNG | None = None,
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`."""
-        if self.restarts > 1 and bn != "eval" and synchronised(net):
+        if self.restarts > 1 and bn != "eval" and has_sync_batchnorm(net):
             raise ValueError(
                 "Restarts run on other samples on each rank, which SyncBatchNorm in training mode waits for: set "
                 "attack_bn to eval, or restarts to 1."
             )
         objective = objective or LOSSES[self.loss]
-        radius = column(self.threat.eps if eps is None else eps, x)
+        radius = per_image(self.threat.eps if eps is None else eps, x)
         if step_size is None:
             step_size = 2.5 * radius / max(self.steps, 1) if self.step_size is None else self.step_size
-        step = column(step_size, x)
-        with craft(net, x, target, bn, draws) as (x, target, draws):
-            _, target = self.aimed(target, draws)
-            begin = random_start(x, self.threat, self.start, radius, draws) if start is None else ordinary(start)
+        step = per_image(step_size, x)
+        with craft(net, x, target, bn, rng) as (x, target, rng):
+            _, target = self.aimed(target, rng)
+            begin = random_start(x, self.threat, self.start, radius, rng) if start is None else detached(start)
             x_adv = self._climb(net, x, target, objective, radius, step, begin)
             for _ in range(1, self.restarts):
                 solved, value = self._judge(net, x_adv, target, objective)
@@ -121,20 +123,20 @@ class PGD(Attack):
                     break
                 part = [t[left] if t.dim() and len(t) > 1 else t for t in (x, target, radius, step)]
                 # drawn for all: `draws[left]` would start over from the same numbers at each restart
-                begin = random_start(x, self.threat, self.start, radius, draws)[left]
+                begin = random_start(x, self.threat, self.start, radius, rng)[left]
                 again = self._climb(net, part[0], part[1], objective, part[2], part[3], begin)
                 solved, new = self._judge(net, again, part[1], objective)
                 better = solved | (new > value[left])
                 x_adv = x_adv.index_copy(0, left[better], again[better])
         return x_adv.detach()
 
-    def aimed(self, y: Tensor, draws: Draws) -> tuple["PGD", Tensor]:
+    def aimed(self, y: Tensor, rng: SampleRNG) -> tuple["PGD", Tensor]:
         """With random targets the attack on given ones, and targets drawn for labels y [b]; else as it is, and y."""
         if self.random_targets is None:
             return self, y
         other = copy.copy(self)
         other.random_targets = None
-        return other, other_classes(y, self.random_targets, draws.fork(TARGETS))
+        return other, other_classes(y, self.random_targets, rng.fork(TARGETS))
 
     def with_steps(self, steps: int) -> "PGD":
         """The same attack with another number of steps."""
@@ -156,10 +158,10 @@ class PGD(Attack):
         """One run of the attack from `x_adv`."""
         sign = -1 if self.targeted else 1
         velocity = torch.zeros_like(x)
-        for _ in counted(self.steps):
+        for _ in progress.steps(self.steps):
             grad, _ = input_gradient(lambda z: objective(net(z), target), x_adv)
             if self.momentum:
-                size = column(grad.flatten(1).abs().sum(1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
+                size = per_image(grad.flatten(1).abs().sum(1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
                 grad = velocity = self.momentum * velocity + grad / size
             x_adv = self.threat.project(x_adv + step * self.threat.steepest(sign * grad, x_adv), x, eps)
         return x_adv
@@ -174,11 +176,11 @@ class PGD(Attack):
         return (logits.argmax(1) == target) == self.targeted, value
 
 
-def other_classes(y: Tensor, k: int, draws: Draws) -> Tensor:
+def other_classes(y: Tensor, k: int, rng: SampleRNG) -> Tensor:
     """Of k classes one for each sample [b] that is not its label, all others equally probable."""
     if y.is_floating_point():
         raise ValueError("Random targets stand in for labels [b], but the attack was called with reference logits.")
-    further = draws.uniform(torch.empty(len(y), 1, device=y.device))[:, 0]
+    further = rng.uniform(torch.empty(len(y), 1, device=y.device))[:, 0]
     return (y + 1 + (further * (k - 1)).long()) % k
 
 

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import portion
+from lightning_robust.attacks import progress
 
 _room: ContextVar[int] = ContextVar("attack_room", default=0)
 
@@ -46,7 +46,7 @@ class Runs:
         run = torch.arange(self.count, device=row.device).repeat_interleave(len(samples))
         total = -(-len(row) // room)
         while len(row):
-            with portion(total - -(-len(row) // room), total):
+            with progress.part(total - -(-len(row) // room), total):
                 yield row[:room], run[:room]
             row, run = row[room:], run[room:]
             open_ = self.open(row, run)

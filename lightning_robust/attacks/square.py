@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_robust.attacks.base import Attack, Rows, counted, craft, misclassified, runs
-from lightning_robust.draws import Draws
+from lightning_robust.attacks import progress
+from lightning_robust.attacks.base import Attack, Rows, craft, misclassified
 from lightning_robust.losses import margin
-from lightning_robust.modes import AttackBN, ordinary
-from lightning_robust.threat import Norm, Threat, column
+from lightning_robust.runtime.gradients import detached
+from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Norm, Threat, per_image
 from lightning_robust.types import Net, Objective, Radius
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -35,7 +37,7 @@ class _Standing(Rows):
     best: Tensor  # the highest objective of the clean image and the earlier restarts
     x_adv: Tensor
     value: Tensor
-    draws: Draws
+    rng: SampleRNG
 
     def keep(self, x_new: Tensor, value: Tensor) -> None:
         """Go on from the points that raise the objective."""
@@ -55,9 +57,9 @@ class _Choices(Rows):
     signs: Tensor  # [b n c 1]
 
     @classmethod
-    def draw(cls, x: Tensor, draws: Draws, side: int, since: int) -> "_Choices":
+    def draw(cls, x: Tensor, rng: SampleRNG, side: int, since: int) -> "_Choices":
         b, c, h, w = x.shape
-        numbers = draws.uniform(x.new_empty((b, BLOCK, 5 + c), dtype=torch.float32))
+        numbers = rng.uniform(x.new_empty((b, BLOCK, 5 + c), dtype=torch.float32))
         down, right = (numbers[..., :2] * (h - side + 1)).long(), (numbers[..., 2:4] * (w - side + 1)).long()
         signs = ((numbers[..., 5:, None] < 0.5) * 2 - 1).to(x)
         return cls(side, since, down * w + right, numbers[..., 4] < 0.5, signs)
@@ -130,19 +132,19 @@ class Square(Attack):
         step_size: Radius | None = None,
         start: Tensor | None = None,
         bn: AttackBN = "eval",
-        draws: Draws | None = None,
+        rng: SampleRNG | None = None,
     ) -> Tensor:
         """Craft examples; see `Attack.__call__`. The step size plays no part."""
         objective = objective or margin
-        radius = column(self.threat.eps if eps is None else eps, x).expand(len(x), 1, 1, 1)
-        with craft(net, x, target, bn, draws) as (x, y, draws), torch.no_grad():
+        radius = per_image(self.threat.eps if eps is None else eps, x).expand(len(x), 1, 1, 1)
+        with craft(net, x, target, bn, rng) as (x, y, rng), torch.no_grad():
             logits, found, row = net(x), x.clone(), torch.arange(len(x), device=x.device)
             value = objective(logits, y)
-            now = _Standing(row, x, y, radius, value, x, value, draws)[~misclassified(net, x, logits, y)]
-            for restart in runs(range(self.restarts)):
+            now = _Standing(row, x, y, radius, value, x, value, rng)[~misclassified(net, x, logits, y)]
+            for restart in progress.phases(range(self.restarts)):
                 if not len(now.row):
                     break
-                now.draws, now.value = draws.fork(restart)[now.row], torch.full_like(now.best, -torch.inf)
+                now.rng, now.value = rng.fork(restart)[now.row], torch.full_like(now.best, -torch.inf)
                 now.x_adv = self._begin(now, start if restart == 0 else None)
                 now = self._search(net, objective, now, found)
                 better = now.value > now.best
@@ -152,16 +154,16 @@ class Square(Attack):
 
     def _begin(self, now: _Standing, start: Tensor | None) -> Tensor:
         if start is not None:
-            return ordinary(start)[now.row]
+            return detached(start)[now.row]
         drawn = stripes if self.threat.norm == "linf" else tiles
-        return drawn(now.x, self.threat, now.eps, now.draws)
+        return drawn(now.x, self.threat, now.eps, now.rng)
 
     def _search(self, net: Net, objective: Objective, now: _Standing, found: Tensor) -> _Standing:
         """One run from `now.x_adv`; writes the samples it breaks into `found` and returns those that stand."""
         changed = repainted if self.threat.norm == "linf" else moved
-        choices = _Choices.draw(now.x, now.draws, self._side(0, now.x), 0)
+        choices = _Choices.draw(now.x, now.rng, self._side(0, now.x), 0)
         x_new = now.x_adv.clone()
-        for k in counted(self.queries):
+        for k in progress.steps(self.queries):
             logits = net(x_new)
             wrong = misclassified(net, x_new, logits, now.y)
             now.keep(x_new, objective(logits, now.y))
@@ -172,7 +174,7 @@ class Square(Attack):
                     break
             side = self._side(k, now.x)
             if side != choices.side or k == choices.since + BLOCK:
-                choices = _Choices.draw(now.x, now.draws, side, k)
+                choices = _Choices.draw(now.x, now.rng, side, k)
             x_new = changed(now, choices, k, self.threat)
         return now
 
@@ -185,18 +187,18 @@ class Square(Attack):
         return min(side, h, w)
 
 
-def stripes(x: Tensor, threat: Threat, eps: Tensor, draws: Draws) -> Tensor:
+def stripes(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:
     """The start for linf: vertical stripes, each channel's at +eps or -eps."""
-    up = draws.uniform(x.new_empty((*x.shape[:2], 1, x.shape[3]), dtype=torch.float32)) < 0.5
+    up = rng.uniform(x.new_empty((*x.shape[:2], 1, x.shape[3]), dtype=torch.float32)) < 0.5
     return (x + torch.where(up, eps, -eps)).clamp(threat.lower, threat.upper)
 
 
-def tiles(x: Tensor, threat: Threat, eps: Tensor, draws: Draws) -> Tensor:
+def tiles(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:
     """The start for l2 and l1: twin peaks side by side, each lying or upright and, in each channel, of either sign."""
     b, c, h, w = x.shape
     side = max(min(h, w) // 5, 1)
     rows, columns = h // side, w // side
-    coin = draws.uniform(x.new_empty((b, c + 1, rows, columns), dtype=torch.float32)) < 0.5
+    coin = rng.uniform(x.new_empty((b, c + 1, rows, columns), dtype=torch.float32)) < 0.5
     coin = coin.repeat_interleave(side, 2).repeat_interleave(side, 3)
     one, other = twin_peaks(side, threat.norm, x.dtype, x.device).view(2, side, side).repeat(1, rows, columns)
     delta = torch.where(coin[:, :1], one, other) * torch.where(coin[:, 1:], 1, -1)

@@ -5,12 +5,14 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import counted, craft, random_start
-from lightning_robust.attacks.pgd import PGD, Start
-from lightning_robust.draws import Draws
+from lightning_robust.attacks import progress
+from lightning_robust.attacks.base import craft, random_start
+from lightning_robust.attacks.pgd import Start
 from lightning_robust.losses import at_least_fp32, js_divergence, squared_l2, symmetric_kl
-from lightning_robust.modes import AttackBN, independent, input_gradient
-from lightning_robust.ranks import synchronised
+from lightning_robust.runtime.gradients import input_gradient
+from lightning_robust.runtime.modes import AttackBN, samples_are_independent
+from lightning_robust.runtime.ranks import has_sync_batchnorm
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
 
@@ -49,7 +51,7 @@ def squeeze(
     starts: tuple[Tensor, Tensor] | None = None,
     keep_roles: bool = False,
     bn: AttackBN = "batch",
-    draws: Draws | None = None,
+    rng: SampleRNG | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Craft an adversarial and a collaborative example of each sample by widening the gap between them.
 
@@ -85,15 +87,15 @@ def squeeze(
         raise ValueError(
             "Squeeze training cannot start at the clean image: set the attack's start to normal or uniform."
         )
-    with craft(net, x, y, bn, draws) as (x, y, draws):
+    with craft(net, x, y, bn, rng) as (x, y, rng):
         if starts is None:
-            starts = (random_start(x, threat, start, None, draws), random_start(x, threat, start, None, draws))
+            starts = (random_start(x, threat, start, None, rng), random_start(x, threat, start, None, rng))
         x_adv, x_col = starts
         with torch.no_grad():
             clean = net(x)
-        together = independent(net, bn)
-        always = bn != "eval" and synchronised(net)  # then all ranks must run the same forwards
-        for _ in counted(steps):
+        together = samples_are_independent(net, bn)
+        always = bn != "eval" and has_sync_batchnorm(net)  # then all ranks must run the same forwards
+        for _ in progress.steps(steps):
             views = torch.stack([x, x_col, x_adv])
             extremes, clean_chosen = Extremes(y, y), False
 
@@ -117,22 +119,3 @@ def squeeze(
             x_adv = threat.project(x_adv + step_size * threat.steepest(up, x_adv), x)
             x_col = threat.project(x_col + step_size * threat.steepest(low, x_col), x)
     return x_adv.detach(), x_col.detach()
-
-
-class Collaborative(PGD):
-    """Examples on which the loss is lower than on the clean image: PGD that descends the cross-entropy of the label.
-
-    Args: see `PGD`.
-
-    Paper: squeeze training (arXiv 2205.11156), section 3: the more robust a net, the less there is to gain.
-    """
-
-    def __init__(
-        self,
-        threat: Threat | None = None,
-        steps: int = 10,
-        step_size: float | str | None = None,
-        start: Start = "uniform",
-        momentum: float = 0.0,
-    ) -> None:
-        super().__init__(threat, steps, step_size, start, momentum=momentum, targeted=True)

@@ -8,10 +8,10 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.checks import check_images, check_labels, check_logits
-from lightning_robust.draws import global_seed, training_draws
-from lightning_robust.modes import AttackBN, quiet_logits
+from lightning_robust.runtime.modes import AttackBN, logits_no_grad
+from lightning_robust.runtime.rng import global_seed, training_rng
 from lightning_robust.types import Batch
+from lightning_robust.utils.checks import check_images, check_labels, check_logits
 
 
 class AdversarialInputs(Callback):
@@ -57,8 +57,8 @@ class AdversarialInputs(Callback):
                 self._check(pl_module, x, y)
                 checked = True
             place = (trainer.current_epoch, trainer.fit_loop.batch_idx, trainer.global_rank)
-            draws = training_draws(global_seed(), *place, Batch(x, y))
-            x_adv = self.attack(pl_module, x, y, bn=self.attack_bn, draws=draws)
+            rng = training_rng(global_seed(), *place, Batch(x, y))
+            x_adv = self.attack(pl_module, x, y, bn=self.attack_bn, rng=rng)
             return step(_replaced(batch, self.image_key, x_adv), *args, **kwargs)
 
         def undo() -> None:
@@ -93,7 +93,7 @@ class AdversarialInputs(Callback):
     def _check(self, net: LightningModule, x: Tensor, y: Tensor) -> None:
         check_images(x, self.attack.threat.lower, self.attack.threat.upper)
         check_labels(y)
-        check_logits(quiet_logits(net, x), y)
+        check_logits(logits_no_grad(net, x), y)
 
 
 def _replaced(batch: Any, key: int | str, value: Tensor) -> Any:

@@ -10,10 +10,11 @@ from rich.console import Console
 from lightning_robust.callbacks.figures import save_figure
 from lightning_robust.callbacks.positions import Positions
 from lightning_robust.data import Corruptions, Indexed
-from lightning_robust.evaluation.corruptions import corruption_figure, corruption_report, corruption_table
+from lightning_robust.evaluation.corruption_report import corruption_figure, corruption_report, corruption_table
 from lightning_robust.evaluation.report import evaluated_in, write_json
 from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
-from lightning_robust.modes import full_precision, quiet_logits
+from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.precision import full_precision
 from lightning_robust.types import as_batch
 
 
@@ -85,7 +86,7 @@ class CorruptionAccuracy(Callback):
                 "(x, y, index), see Indexed."
             )
         with full_precision(given.x):
-            logits = quiet_logits(pl_module, given.x)
+            logits = logits_no_grad(pl_module, given.x)
         numbers = torch.tensor([self._error.groups.index(group) for group in corruptions.groups], device=index.device)
         self._error.update(logits[keep], given.y[keep], numbers[corruptions.group_of(index[keep])])
 

@@ -5,8 +5,10 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torchmetrics import MeanMetric
 
-from lightning_robust.metrics import EffectiveMargin, effective_weight_norm
-from lightning_robust.modes import disable_inference_mode, full_precision
+from lightning_robust.metrics import EffectiveMargin
+from lightning_robust.metrics.functional import effective_weight_norm
+from lightning_robust.runtime.modes import disable_inference_mode
+from lightning_robust.runtime.precision import full_precision
 from lightning_robust.types import as_batch
 
 

@@ -9,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from lightning_robust.attacks.base import watching
+from lightning_robust.attacks import progress
 from lightning_robust.evaluation.evaluate import Watch
 
 _EVERY = 0.2  # seconds between updates
@@ -38,7 +38,7 @@ def evaluation_progress(trainer: Trainer) -> Watch:
                 finished, title = finished + number, f"{stage} <= {bound:.2%}"
                 show(finished, title)
 
-            with watching(step):
+            with progress.listen(step):
                 yield tell
 
     return watch

@@ -14,9 +14,7 @@ from lightning_robust.callbacks.collected import Collected
 from lightning_robust.callbacks.figures import adversarial_grid, save_figure
 from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.progress import evaluation_progress
-from lightning_robust.checks import check_images, check_labels, check_logits, check_precision
-from lightning_robust.draws import Draws
-from lightning_robust.evaluation.curves import accuracy_by_class, accuracy_by_radius
+from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
 from lightning_robust.evaluation.evaluate import Evaluation, Precision, worst
 from lightning_robust.evaluation.report import (
     describe,
@@ -31,8 +29,11 @@ from lightning_robust.evaluation.samples import Samples, gather_objects
 from lightning_robust.evaluation.soundness import Check, examine
 from lightning_robust.evaluation.state import State, fingerprint
 from lightning_robust.metrics import RobustAccuracy
-from lightning_robust.modes import disable_inference_mode, full_precision, quiet_logits
+from lightning_robust.runtime.modes import disable_inference_mode, logits_no_grad
+from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import as_batch
+from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
 
 
 class UnsoundEvaluation(RuntimeError):
@@ -66,7 +67,7 @@ class RobustEvaluation(Callback):
         seed: of the random numbers.
         batch_size: samples attacked at a time; by default as many as the loader gives.
         precision: "bf16" searches under autocast, where only what is misclassified in fp32 too counts as a success.
-        checks: in `validate` and `test`, samples on which the evaluation itself is checked; 0 for no checks.
+        check_samples: in `validate` and `test`, samples on which the evaluation itself is checked; 0 for no checks.
         strict: end with an error where a check does not pass; the command line then ends with status 3.
         state_dir: where an unfinished evaluation is kept; by default `unfinished` in the trainer's root directory.
         figure_samples: samples shown in the figure of examples; 0 for no figures.
@@ -86,14 +87,14 @@ class RobustEvaluation(Callback):
         seed: int = 0,
         batch_size: int | None = None,
         precision: Precision = "fp32",
-        checks: int = 64,
+        check_samples: int = 64,
         strict: bool = False,
         state_dir: str | None = None,
         figure_samples: int = 8,
         figure_every_n_epochs: int = 10,
     ) -> None:
         super().__init__()
-        for name, count in {"checks": checks, "figure_samples": figure_samples}.items():
+        for name, count in {"check_samples": check_samples, "figure_samples": figure_samples}.items():
             if count < 0:
                 raise ValueError(f"{name} must be at least 0, got {count}.")
         for name, value in {"fit_samples": fit_samples, "batch_size": batch_size}.items():
@@ -106,7 +107,7 @@ class RobustEvaluation(Callback):
         self.attacks = attacks
         self.fit_attacks = attacks if fit_attacks is None else fit_attacks
         self.fit_samples, self.seed, self.batch_size, self.precision = fit_samples, seed, batch_size, precision
-        self.checks, self.strict, self.state_dir = checks, strict, state_dir
+        self.check_samples, self.strict, self.state_dir = check_samples, strict, state_dir
         self.figure_samples, self.figure_every_n_epochs = figure_samples, figure_every_n_epochs
         for names in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(names))  # refuses names that clash
@@ -148,7 +149,7 @@ class RobustEvaluation(Callback):
             return
         start = time.perf_counter()
         with full_precision(batch.x):
-            logits = quiet_logits(pl_module, batch.x)
+            logits = logits_no_grad(pl_module, batch.x)
         if not batch_idx:
             check_logits(logits, batch.y)
         if trainer.sanity_checking:
@@ -217,7 +218,11 @@ class RobustEvaluation(Callback):
             loader.gather_examples(run.examples)
             told = gather_objects({"clean": loader.seconds, **run.seconds})
             seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
-            checks = self._check(trainer, net, loader, attacks, size) if self.checks and attacks and not fitting else []
+            checks = (
+                self._check(trainer, net, loader, attacks, size)
+                if self.check_samples and attacks and not fitting
+                else []
+            )
             loader.report = robustness(loader.columns, attacks, seconds, checks, self._about(trainer))
             loader.samples = Samples()  # the images are not needed any more
 
@@ -246,12 +251,12 @@ class RobustEvaluation(Callback):
         found: list[Check] = []
         holders = [rank for rank, n in enumerate(gather_objects(len(loader.samples))) if n]
         if trainer.global_rank in holders[:1]:
-            samples, some = loader.samples, slice(self.checks)
+            samples, some = loader.samples, slice(self.check_samples)
             x, y, index = (samples[name][some].to(net.device) for name in ("x", "y", "index"))
             threat = next(iter(attacks.values())).threat
             alike = {name: attack for name, attack in attacks.items() if attack.threat == threat}
             standing = worst(samples.columns, alike)[some].to(net.device)
-            found = examine(net, x, y, alike, loader.columns, standing, Draws(self.seed, index), size)
+            found = examine(net, x, y, alike, loader.columns, standing, SampleRNG(self.seed, index), size)
         return [check for part in gather_objects(found) for check in part]
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lightning_robust.data.images import collate_bytes, unit
-from lightning_robust.data.resident import Resident
+from lightning_robust.data.on_device_images import OnDeviceImages
 from lightning_robust.data.sampling import EpochSampler, Indexed, ResumableLoader
 from lightning_robust.data.splits import by_class, labels
-from lightning_robust.draws import derive_seed, global_seed
+from lightning_robust.runtime.rng import derive_seed, global_seed
 from lightning_robust.schedules import Schedule
 
 
@@ -74,7 +74,7 @@ class RobustDataModule(LightningDataModule, ABC):
         self.stratified = stratified
         self.resolution = resolution
         self.on_device, self.uint8_transfer = on_device, uint8_transfer
-        self._resident: Resident | None = None
+        self._resident: OnDeviceImages | None = None
         self._held_out: str | None = None
 
     @abstractmethod
@@ -157,7 +157,7 @@ class RobustDataModule(LightningDataModule, ABC):
         sampler = self.train_sampler(global_seed() if self.seed is None else self.seed, *self._world())
         dataset, loading = self.train_set, self._loading()
         if self.on_device:
-            self._resident = self._resident or Resident(self.train_set.dataset)
+            self._resident = self._resident or OnDeviceImages(self.train_set.dataset)
             dataset, loading = Indexed(self._resident), self._workers()
         return ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **loading)
 

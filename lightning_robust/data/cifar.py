@@ -7,10 +7,10 @@ from typing import Any
 import torchvision.datasets
 
 from lightning_robust.data.augmentation import CropAndFlip, Padding
-from lightning_robust.data.downloadable import Downloadable
+from lightning_robust.data.torchvision_data_module import TorchvisionDataModule
 
 
-class CIFAR10(Downloadable):
+class CIFAR10(TorchvisionDataModule):
     """50,000 photographs of 10 classes to train, 10,000 to test: 3 x 32 x 32 in [0, 1], cropped and flipped to train.
 
     Args:

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from lightning_robust.data.base import RobustDataModule
 from lightning_robust.data.corruptions import SEVERITIES, Corruptions
-from lightning_robust.draws import derive_seed
 from lightning_robust.metrics import COMMON_CORRUPTIONS
+from lightning_robust.runtime.rng import derive_seed
 
 
 class Corrupted(Dataset[tuple[Tensor, Any]]):

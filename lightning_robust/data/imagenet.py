@@ -9,12 +9,12 @@ import torchvision.datasets
 from torchvision.datasets.imagenet import ARCHIVE_META, META_FILE, load_meta_file
 
 from lightning_robust.data.augmentation import central_crop, resized_crop_and_flip
+from lightning_robust.data.folder_data_module import FolderDataModule
 from lightning_robust.data.images import ImageFiles, class_files
-from lightning_robust.data.stored import Stored
-from lightning_robust.errors import first_line
+from lightning_robust.utils.messages import first_line
 
 
-class ImageNet(Stored):
+class ImageNet(FolderDataModule):
     """1,281,167 photographs of 1,000 classes to train; the 50,000 published for validation are the test set.
 
     Read from folders of classes, `<root>/train/<class>/<file>` and `<root>/val/<class>/<file>`, numbered in the order

@@ -5,10 +5,10 @@ from typing import Any
 
 import torchvision.datasets
 
-from lightning_robust.data.downloadable import Downloadable
+from lightning_robust.data.torchvision_data_module import TorchvisionDataModule
 
 
-class MNIST(Downloadable):
+class MNIST(TorchvisionDataModule):
     """60,000 handwritten digits to train, 10,000 to test: 1 x 28 x 28 in [0, 1], without augmentation.
 
     Args: see `Downloadable`. The files are `<root>/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte`.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from lightning_robust.draws import derive_seed
+from lightning_robust.runtime.rng import derive_seed
 
 Key = int | tuple[int, int]
 """A dataset position, or a position with the seed of its augmentation."""

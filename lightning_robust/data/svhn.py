@@ -6,10 +6,10 @@ from typing import Any
 import torchvision.datasets
 from torch.utils.data import ConcatDataset, Dataset
 
-from lightning_robust.data.downloadable import Downloadable
+from lightning_robust.data.torchvision_data_module import TorchvisionDataModule
 
 
-class SVHN(Downloadable):
+class SVHN(TorchvisionDataModule):
     """73,257 photographed digits to train, 26,032 to test: 3 x 32 x 32 in [0, 1], without augmentation.
 
     Args:

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_robust.data.augmentation import CropAndFlip, Padding
+from lightning_robust.data.folder_data_module import FolderDataModule
 from lightning_robust.data.images import ImageFiles
-from lightning_robust.data.stored import Stored
 
 
-class TinyImageNet(Stored):
+class TinyImageNet(FolderDataModule):
     """100,000 images of 200 classes to train, 10,000 to test: 3 x 64 x 64 in [0, 1], cropped and flipped to train.
 
     The published validation images are the test set: the labels of the test images were never published. Classes are

@@ -5,13 +5,13 @@ from typing import Any, Literal
 from torch import nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.weight_perturbation import AWP as Perturbation
+from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturbation
 
 
 class AWP(AT):
     """AT-AWP: `CE(f(x'), y)` at weights moved by gamma times their norm to where it is worse.
 
-    On any other method, AWP is `weight_perturbation=lightning_robust.weight_perturbation.AWP(...)`.
+    On any other method, AWP is `weight_perturbation=AdversarialWeightPerturbation(...)`.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
@@ -22,7 +22,7 @@ class AWP(AT):
 
     Paper: Wu et al. 2020 (arXiv 2004.05884).
     Reference: csdongxian/AWP@a7acf5d (AT_AWP), whose attack runs with `attack_bn="train"`.
-    Deviates: see `lightning_robust.weight_perturbation.AWP`.
+    Deviates: see `lightning_robust.parts.weight_perturbation.AdversarialWeightPerturbation`.
     """
 
     def __init__(
@@ -33,4 +33,4 @@ class AWP(AT):
         restore: Literal["before_step", "after_step"] = "before_step",
         **kwargs: Any,
     ) -> None:
-        super().__init__(net, weight_perturbation=Perturbation(gamma, start_epoch, restore), **kwargs)
+        super().__init__(net, weight_perturbation=AdversarialWeightPerturbation(gamma, start_epoch, restore), **kwargs)

@@ -14,15 +14,16 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torchmetrics import MeanMetric
 
 from lightning_robust.attacks.pgd import PGD
-from lightning_robust.checks import check_images, check_labels, check_logits, check_precision
-from lightning_robust.draws import Draws, global_seed, training_draws
+from lightning_robust.defenses.strategies import check_strategy
 from lightning_robust.losses import cross_entropy
-from lightning_robust.modes import AttackBN, disable_inference_mode, half_precision, quiet_logits
-from lightning_robust.regularizers import Regularizer
-from lightning_robust.reweighting import Reweighting
-from lightning_robust.strategies import check_strategy
+from lightning_robust.parts.regularizers import Regularizer
+from lightning_robust.parts.reweighting import Reweighting
+from lightning_robust.parts.weight_perturbation import WeightPerturbation
+from lightning_robust.runtime.modes import AttackBN, disable_inference_mode, logits_no_grad
+from lightning_robust.runtime.precision import half_precision
+from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
 from lightning_robust.types import Batch, Losses, Views, as_batch
-from lightning_robust.weight_perturbation import WeightPerturbation
+from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
 
 GRAPHS = 64
 """How many graphs of a net `torch.compile` may make: of attacks, losses and evaluation, for one batch size and any."""
@@ -49,7 +50,7 @@ class Defense(LightningModule, ABC):
         optimizer: from parameters to an optimizer; SGD with momentum 0.9, weight decay 5e-4 and rate 0.1 by default.
         scheduler: from the optimizer to a learning-rate schedule.
         scheduler_interval: whether the schedule counts epochs or steps.
-        lr_batch_size: samples a step, on all devices together, that the learning rate is meant for; with f times as
+        base_batch_size: samples a step, on all devices together, that the learning rate is meant for; with f times as
             many the optimizer starts with f times the rate (Goyal et al. 2017, arXiv 1706.02677). By default the rate
             is taken as it is.
         compile: compile the net with `torch.compile`; the names in checkpoints stay the same.
@@ -57,7 +58,7 @@ class Defense(LightningModule, ABC):
 
     Raises:
         ValueError: for a net without parameters, an attack that leads towards the labels, or another precision of it;
-            in the first step, for images outside [0, 1] and the like; before it, for `lr_batch_size` without a data
+            in the first step, for images outside [0, 1] and the like; before it, for `base_batch_size` without a data
             module that has a batch size, or with a schedule that sets rates of its own.
     """
 
@@ -76,7 +77,7 @@ class Defense(LightningModule, ABC):
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
-        lr_batch_size: int | None = None,
+        base_batch_size: int | None = None,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -101,7 +102,7 @@ class Defense(LightningModule, ABC):
         self.regularizers = tuple(regularizers)
         self.weight_perturbation = weight_perturbation
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
-        self._lr_batch_size, self._compile, self._channels_last = lr_batch_size, compile, channels_last
+        self._base_batch_size, self._compile, self._channels_last = base_batch_size, compile, channels_last
         self._restore_weights: Callable[[], None] | None = None
         self._stepping = False
         self._batch_idx = 0
@@ -118,16 +119,16 @@ class Defense(LightningModule, ABC):
 
     def craft(self, batch: Batch, target: Tensor | None = None, **settings: Any) -> Tensor:
         """Run the training attack on the batch: against its labels, or against `target` with an `objective` for it."""
-        settings = {"bn": self.attack_bn, "draws": self.draws(batch), **settings}
+        settings = {"bn": self.attack_bn, "rng": self.rng(batch), **settings}
         return self.attack(self.net, batch.x, batch.y if target is None else target, **settings)
 
     def weigh(self, value: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
         """The per-sample value [b] times the reweighting's weights, if there is one."""
         return value if self.reweighting is None else value * self.reweighting(logits_adv, y, self.current_epoch)
 
-    def draws(self, batch: Batch) -> Draws:
+    def rng(self, batch: Batch) -> SampleRNG:
         """This step's random numbers; they depend on (seed, epoch, batch) and on the sample's index or the rank."""
-        return training_draws(global_seed(), self.current_epoch, self._batch_idx, self.global_rank, batch)
+        return training_rng(global_seed(), self.current_epoch, self._batch_idx, self.global_rank, batch)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [b c h w] in [0, 1] to logits [b k]."""
@@ -219,22 +220,24 @@ class Defense(LightningModule, ABC):
         if self._scheduler is None:
             return optimizer
         schedule: dict[str, Any] = {"scheduler": self._scheduler(optimizer), "interval": self._interval}
-        if self._lr_batch_size is not None and isinstance(schedule["scheduler"], (OneCycleLR, CyclicLR)):
+        if self._base_batch_size is not None and isinstance(schedule["scheduler"], (OneCycleLR, CyclicLR)):
             kind = type(schedule["scheduler"]).__name__
-            raise ValueError(f"{kind} sets rates of its own, which lr_batch_size does not scale: leave one out.")
+            raise ValueError(f"{kind} sets rates of its own, which base_batch_size does not scale: leave one out.")
         if isinstance(schedule["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
             schedule["monitor"] = getattr(schedule["scheduler"], "monitor", "val/worst_acc")
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _lr_factor(self) -> float:
-        """How many times `lr_batch_size` samples a step has."""
-        if self._lr_batch_size is None:
+        """How many times `base_batch_size` samples a step has."""
+        if self._base_batch_size is None:
             return 1.0
         each = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
         if not each:
-            raise ValueError("lr_batch_size needs a data module with a batch_size: leave it out and scale lr yourself.")
+            raise ValueError(
+                "base_batch_size needs a data module with a batch_size: leave it out and scale lr yourself."
+            )
         samples: int = each * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return samples / self._lr_batch_size
+        return samples / self._base_batch_size
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the method, so that another one refuses the file."""
@@ -282,7 +285,7 @@ class Defense(LightningModule, ABC):
             check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)
             check_labels(batch.y)
         if first:
-            logits = quiet_logits(self.net, batch.x)
+            logits = logits_no_grad(self.net, batch.x)
             check_logits(logits, batch.y, getattr(getattr(self.trainer, "datamodule", None), "num_classes", None))
             self._checked.add(stage)
         return batch

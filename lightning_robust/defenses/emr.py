@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.regularizers import EffectiveWeightNorm
+from lightning_robust.parts.regularizers import EffectiveWeightNorm
 
 
 class EMR(AT):

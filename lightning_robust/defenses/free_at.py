@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.modes import awaiting_gradient
-from lightning_robust.ranks import world_size
+from lightning_robust.runtime.gradients import awaiting_gradient
+from lightning_robust.runtime.ranks import world_size
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Views
 

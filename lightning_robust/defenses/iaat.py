@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.defenses.at import AT
-from lightning_robust.draws import Draws
-from lightning_robust.modes import independent, quiet_logits
-from lightning_robust.per_sample import PerSample
+from lightning_robust.parts.per_sample import PerSample
+from lightning_robust.runtime.modes import logits_no_grad, samples_are_independent
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Batch, Views, to_float
 
 Aim: TypeAlias = tuple[PGD, Tensor]
@@ -82,8 +82,8 @@ class IAAT(AT):
             raise ValueError(
                 f"IAAT needs gamma, warmup and cap >= 0 and beta in (0, 1], got {gamma}, {warmup}, {cap}, {beta}."
             )
-        if probing == "lazy" and not independent(net, self.attack_bn):
-            by_mode = independent(net)
+        if probing == "lazy" and not samples_are_independent(net, self.attack_bn):
+            by_mode = samples_are_independent(net)
             cause = f"attack_bn={self.attack_bn!r}" if by_mode else "a batch norm without running statistics"
             raise ValueError(
                 f"probing='lazy' attacks some samples without the others, which {cause} does not allow: set "
@@ -94,14 +94,14 @@ class IAAT(AT):
         """Move each sample's radius, and attack within it."""
         index = self._index(batch)
         right = self._withstands(batch.x, batch.y)
-        draws, start, steps = self.draws(batch), None, None
-        aim = self.attack.aimed(batch.y, draws)  # one target for all that is asked of a sample
+        rng, start, steps = self.rng(batch), None, None
+        aim = self.attack.aimed(batch.y, rng)  # one target for all that is asked of a sample
         if self.current_epoch < self.warmup:
             eps = self.attack.threat.eps * right
         else:
             present = self.radii[index]
             probe = self._probe_open if self.probing == "lazy" else self._probe_all
-            raised_ok, present_ok, reached = probe(batch, aim, right, present, draws)
+            raised_ok, present_ok, reached = probe(batch, aim, right, present, rng)
             lowered = torch.where(present_ok, present, present - self.gamma)
             target = torch.where(raised_ok, present + self.gamma, lowered)
             eps = self.beta * (target * right).clamp_min(0) + (1 - self.beta) * present
@@ -110,40 +110,40 @@ class IAAT(AT):
         if self.cap is not None:
             eps = eps.clamp_max(self.cap)
         self.radii[index] = eps
-        return Views(self._attack(aim, batch.x, eps, draws.fork(2), start, steps))
+        return Views(self._attack(aim, batch.x, eps, rng.fork(2), start, steps))
 
     def _probe_all(
-        self, batch: Batch, aim: Aim, right: Tensor, present: Tensor, draws: Draws
+        self, batch: Batch, aim: Aim, right: Tensor, present: Tensor, rng: SampleRNG
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Whether each sample withstands the raised radius, and the present one; and the strongest example met."""
-        at_present = self._attack(aim, batch.x, present, draws.fork(0))
-        at_raised = self._attack(aim, batch.x, present + self.gamma, draws.fork(1))
+        at_present = self._attack(aim, batch.x, present, rng.fork(0))
+        at_raised = self._attack(aim, batch.x, present + self.gamma, rng.fork(1))
         present_ok = self._withstands(at_present, batch.y)
         return self._withstands(at_raised, batch.y), present_ok, at_raised
 
     def _probe_open(
-        self, batch: Batch, aim: Aim, right: Tensor, present: Tensor, draws: Draws
+        self, batch: Batch, aim: Aim, right: Tensor, present: Tensor, rng: SampleRNG
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `_probe_all`, but each probe only where its answer matters; elsewhere it is False."""
         raised_ok, present_ok, reached = torch.zeros_like(right), torch.zeros_like(right), batch.x.clone()
         for number, radius, answer in ((1, present + self.gamma, raised_ok), (0, present, present_ok)):
             some = torch.nonzero(right & ~raised_ok)[:, 0]
             if len(some):
-                x_adv = self._attack((aim[0], aim[1][some]), batch.x[some], radius[some], draws.fork(number)[some])
+                x_adv = self._attack((aim[0], aim[1][some]), batch.x[some], radius[some], rng.fork(number)[some])
                 answer[some] = self._withstands(x_adv, batch.y[some])
                 reached[some] = x_adv
         return raised_ok, present_ok, reached
 
     def _attack(
-        self, aim: Aim, x: Tensor, eps: Tensor, draws: Draws, start: Tensor | None = None, steps: int | None = None
+        self, aim: Aim, x: Tensor, eps: Tensor, rng: SampleRNG, start: Tensor | None = None, steps: int | None = None
     ) -> Tensor:
         attack, target = aim
         step = (2 * eps / max(attack.steps, 1)).clamp_min(attack.step_size or 0.0)
         attack = attack if steps is None else attack.with_steps(steps)
-        return attack(self.net, x, target, eps=eps, step_size=step, start=start, bn=self.attack_bn, draws=draws)
+        return attack(self.net, x, target, eps=eps, step_size=step, start=start, bn=self.attack_bn, rng=rng)
 
     def _withstands(self, x: Tensor, y: Tensor) -> Tensor:
-        return quiet_logits(self.net, x, self.attack_bn).argmax(1) == y
+        return logits_no_grad(self.net, x, self.attack_bn).argmax(1) == y
 
     def _index(self, batch: Batch) -> Tensor:
         if batch.index is None:

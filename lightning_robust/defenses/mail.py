@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.reweighting import MarginWeights
+from lightning_robust.parts.reweighting import MarginWeights
 
 
 class MAIL(AT):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_robust.attacks.squeeze import DISCREPANCIES, Discrepancy, Extremes, squeeze
 from lightning_robust.defenses.base import Defense
 from lightning_robust.losses import cross_entropy
-from lightning_robust.modes import AttackBN, untracked
+from lightning_robust.runtime.modes import AttackBN, frozen_running_stats
 from lightning_robust.types import Batch, Losses, Views
 
 
@@ -72,14 +72,14 @@ class ST(Defense):
                 start=self.attack.start,
                 keep_roles=self.keep_roles,
                 bn=self.attack_bn,
-                draws=self.draws(batch),
+                rng=self.rng(batch),
             )
         )
 
     def loss(self, batch: Batch, views: Views) -> Losses:
         """`CE(f(x), y) + beta D(f(x_up), f(x_low))`; collaborative examples leave no trace in running statistics."""
         assert views.col is not None
-        with untracked(self.net):
+        with frozen_running_stats(self.net):
             logits_col = self.net(views.col)
         logits = self.net(batch.x)
         logits_adv = self.net(views.adv)

@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_robust.defenses.base import Defense
 from lightning_robust.losses import cross_entropy, kl_divergence
-from lightning_robust.modes import quiet_logits
+from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.types import Batch, Losses, Views
 
 
@@ -54,7 +54,7 @@ class TRADES(Defense):
         """Ascend KL(f(x) || f(x')), or the cross-entropy."""
         if self.ascend == "ce":
             return super().generate(batch)
-        clean = quiet_logits(self.net, batch.x, self.attack_bn)
+        clean = logits_no_grad(self.net, batch.x, self.attack_bn)
         return Views(self.craft(batch, clean, objective=kl_divergence))
 
     def loss(self, batch: Batch, views: Views) -> Losses:

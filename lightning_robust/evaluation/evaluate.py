@@ -10,12 +10,14 @@ from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.minimum_norm import MinimumNorm
+from lightning_robust.attacks.pad_small_batches import PadSmallBatches
 from lightning_robust.attacks.runs import room_for
-from lightning_robust.checks import check_examples
-from lightning_robust.draws import Draws
 from lightning_robust.evaluation.samples import Samples, gather_objects
-from lightning_robust.modes import Steady, full_precision, quiet_logits
+from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Net
+from lightning_robust.utils.checks import check_examples
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 STANDING = -1
@@ -100,7 +102,7 @@ class Evaluation:
             ValueError: if an attack leaves its threat model.
         """
         for name, attack in self.attacks.items():
-            for number, (stage, part) in enumerate(stages(name, attack).items()):
+            for number, (stage, part) in enumerate(named_stages(name, attack).items()):
                 size = part.fitting(self.batch_size)
                 samples.deal(self._open(samples, name, number), device)
                 todo = torch.nonzero(self._open(samples, name, number))[:, 0]
@@ -129,17 +131,17 @@ class Evaluation:
         self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, attack: Attack, device: torch.device
     ) -> None:
         """One batch of one stage."""
-        net = Steady(net)
+        net = PadSmallBatches(net)
         x, y, index = (samples[column][rows].to(device) for column in ("x", "y", "index"))
-        draws = Draws(self.seed, index)
+        rng = SampleRNG(self.seed, index)
         if self.attacks[name].stages:
-            draws = draws.fork(number)
+            rng = rng.fork(number)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             find = searching(attack, self.attacks[name])
             with room_for(self.batch_size):
-                x_adv = find(net, x, y, draws=draws)
+                x_adv = find(net, x, y, rng=rng)
         with full_precision(x):
-            predicted = quiet_logits(net, x_adv).argmax(1)
+            predicted = logits_no_grad(net, x_adv).argmax(1)
         size = attack.threat.distance(x_adv.double(), x.double())
         wrong = predicted != y
         if find is not attack:  # the nearest, of whatever size
@@ -161,7 +163,7 @@ def searching(part: Attack, whole: Attack) -> Callable[..., Tensor]:
     return part.nearest if isinstance(part, MinimumNorm) and not whole.stages else part
 
 
-def stages(name: str, attack: Attack) -> dict[str, Attack]:
+def named_stages(name: str, attack: Attack) -> dict[str, Attack]:
     """An attack's stages under the names that are reported; a single attack is its own."""
     return {f"{name}/{stage}": part for stage, part in attack.stages.items()} or {name: attack}
 

@@ -13,12 +13,12 @@ from rich.table import Table
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.checks import file_sha256
-from lightning_robust.evaluation.evaluate import stages, worst
+from lightning_robust.evaluation.evaluate import named_stages, worst
 from lightning_robust.evaluation.soundness import Check
-from lightning_robust.files import replacing
 from lightning_robust.metrics.functional import wilson_interval
 from lightning_robust.threat import Threat
+from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.files import atomic_write
 
 PACKAGES = ("lightning-robust", "lightning", "torch", "torchvision", "torchmetrics")
 
@@ -62,7 +62,7 @@ def _attack(columns: Mapping[str, Tensor], name: str, attack: Attack, seconds: M
     """One attack's row, and that of each of its stages: the accuracy once it was through."""
     right, broken, size = columns["clean"] == columns["y"], columns[f"{name}/broken"], columns[f"{name}/size"]
     sizes = size[right & (size > 0) & size.isfinite()]
-    parts = stages(name, attack)
+    parts = named_stages(name, attack)
     after = [int((right & ((broken < 0) | (broken > number))).sum()) for number in range(len(parts))]
     rows = [
         {"name": part, **accuracy(correct, len(right)), "seconds": seconds[part]}
@@ -84,7 +84,7 @@ def sample_rows(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack]) ->
     """
     head, values = ["index", "label", "clean"], [columns[name].tolist() for name in ("index", "y", "clean")]
     for name, attack in attacks.items():
-        names = list(stages(name, attack))
+        names = list(named_stages(name, attack))
         head += [f"{name}/broken_by", f"{name}/class", f"{name}/size"]
         values.append([names[number] if number >= 0 else "" for number in columns[f"{name}/broken"].tolist()])
         values.append(columns[f"{name}/class"].tolist())
@@ -133,14 +133,14 @@ def print_table(report: Mapping[str, Any], title: str) -> None:
 
 def write_json(report: Mapping[str, Any], path: Path) -> None:
     """Write atomically: a reader, or a crash, never sees half a file."""
-    with replacing(path) as beside, beside.open("w") as file:
+    with atomic_write(path) as beside, beside.open("w") as file:
         json.dump(report, file, indent=2)
         file.write("\n")
 
 
 def write_csv(head: Sequence[str], lines: Iterable[Sequence[Any]], path: Path) -> None:
     """Write atomically."""
-    with replacing(path) as beside, beside.open("w", newline="") as file:
+    with atomic_write(path) as beside, beside.open("w", newline="") as file:
         csv.writer(file).writerows([head, *lines])
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from lightning_robust.ranks import world_size
+from lightning_robust.runtime.ranks import world_size
 
 HEAVY = "x"
 """The column that is neither gathered nor written to disk."""

@@ -17,10 +17,12 @@ from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.base import Attack, craft
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.square import Square
-from lightning_robust.draws import Draws
-from lightning_robust.evaluation.evaluate import stages
+from lightning_robust.evaluation.evaluate import named_stages
 from lightning_robust.losses import cross_entropy
-from lightning_robust.modes import full_precision, input_gradient, quiet_logits
+from lightning_robust.runtime.gradients import input_gradient
+from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
 
@@ -59,14 +61,14 @@ class Probe:
     x: Tensor
     y: Tensor
     threat: Threat
-    draws: Draws
+    rng: SampleRNG
     batch_size: int
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, which: Tensor) -> "Probe":
-        return replace(self, x=self.x[which], y=self.y[which], draws=self.draws[which])
+        return replace(self, x=self.x[which], y=self.y[which], rng=self.rng[which])
 
     @property
     def batches(self) -> list["Probe"]:
@@ -75,8 +77,8 @@ class Probe:
 
     def attacked(self, attack: Attack) -> Tensor:
         """Logits [b k] on the attack's examples."""
-        examples = (attack(part.net, part.x, part.y, draws=part.draws) for part in self.batches)
-        return torch.cat([quiet_logits(self.net, x_adv) for x_adv in examples])
+        examples = (attack(part.net, part.x, part.y, rng=part.rng) for part in self.batches)
+        return torch.cat([logits_no_grad(self.net, x_adv) for x_adv in examples])
 
     def standing(self, attack: Attack) -> Tensor:
         """Which samples [b] withstand the attack."""
@@ -90,7 +92,7 @@ def examine(
     attacks: Mapping[str, Attack],
     columns: Mapping[str, Tensor] | None = None,
     standing: Tensor | None = None,
-    draws: Draws | None = None,
+    rng: SampleRNG | None = None,
     batch_size: int = 64,
 ) -> list[Check]:
     """Probe a net on a few samples, in fp32.
@@ -108,8 +110,8 @@ def examine(
     if not len(x):
         return []
     found = [in_training_mode(net)]  # before anything here switches it
-    draws = Draws.from_global_seed(x) if draws is None else draws
-    probe = Probe(WithGradient(net), x, y, next(iter(attacks.values())).threat, draws, batch_size)
+    rng = SampleRNG.from_global_seed(x) if rng is None else rng
+    probe = Probe(WithGradient(net), x, y, next(iter(attacks.values())).threat, rng, batch_size)
     with full_precision(x):
         logits = probe.attacked(PGD(steps=0, start="none"))
         found += [random_outputs(probe, logits, attacks), probabilities(logits), inputs(x, probe.threat)]
@@ -147,7 +149,9 @@ def random_outputs(probe: Probe, logits: Tensor, attacks: Mapping[str, Attack]) 
     gap = float((again - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
     if gap <= 1e-3:  # kernels may sum in another order
         return Check("deterministic", "pass", "Two forward passes on the same images gave the same logits.")
-    averaged = any(getattr(part, "eot", 1) > 1 for attack in attacks.values() for part in stages("", attack).values())
+    averaged = any(
+        getattr(part, "eot", 1) > 1 for attack in attacks.values() for part in named_stages("", attack).values()
+    )
     return Check(
         "deterministic",
         "warn" if averaged else "fail",
@@ -181,7 +185,7 @@ def zero_gradients(probe: Probe) -> Check:
     """Samples on which the cross-entropy has no input gradient at all, or one that is not finite."""
     zero = 0
     for part in probe.batches:
-        with craft(part.net, part.x, part.y, "eval", part.draws) as (x, y, _):
+        with craft(part.net, part.x, part.y, "eval", part.rng) as (x, y, _):
             # with a graph, entries that are not finite are left as they are
             gradient, _ = input_gradient(partial(_cross_entropy, part.net, y), x, create_graph=True)
         zero += int(((gradient == 0).flatten(1).all(1) | ~gradient.isfinite().flatten(1).all(1)).sum())
@@ -252,7 +256,7 @@ def _black_box_check(beaten: int, n: int, good: float, bad: float) -> Check:
 
 def _black_box_stages(attacks: Mapping[str, Attack]) -> dict[str, list[int]]:
     """Of each attack the numbers of its black-box stages; empty unless there are both such stages and others."""
-    parts = {name: list(stages(name, attack).values()) for name, attack in attacks.items()}
+    parts = {name: list(named_stages(name, attack).values()) for name, attack in attacks.items()}
     found = {name: [k for k, part in enumerate(p) if isinstance(part, Square)] for name, p in parts.items()}
     return found if 0 < sum(map(len, found.values())) < sum(map(len, parts.values())) else {}
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.evaluation.samples import Samples
-from lightning_robust.files import replacing
+from lightning_robust.utils.files import atomic_write
 
 
 class State:
@@ -69,7 +69,7 @@ class State:
             self.folder.rmdir()
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        with replacing(self._own) as beside, beside.open("wb") as file:
+        with atomic_write(self._own) as beside, beside.open("wb") as file:
             torch.save(content, file)
 
 

@@ -1,9 +1,8 @@
-"""Metrics of robustness, exact over batches and ranks."""
+"""Metrics of robustness, exact over batches and ranks; `lightning_robust.metrics.functional` has their kernels."""
 
 from lightning_robust.metrics.attack_success_rate import AttackSuccessRate
 from lightning_robust.metrics.corruption_error import ALEXNET_ERRORS, COMMON_CORRUPTIONS, CorruptionError
 from lightning_robust.metrics.effective_margin import EffectiveMargin
-from lightning_robust.metrics.functional import effective_margin, effective_weight_norm, is_correct, wilson_interval
 from lightning_robust.metrics.perturbation_norm import PerturbationNorm
 from lightning_robust.metrics.robust_accuracy import RobustAccuracy
 
@@ -15,8 +14,4 @@ __all__ = [
     "EffectiveMargin",
     "PerturbationNorm",
     "RobustAccuracy",
-    "effective_margin",
-    "effective_weight_norm",
-    "is_correct",
-    "wilson_interval",
 ]

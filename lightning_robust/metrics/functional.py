@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_robust.losses import mean_logit, runners_up
-from lightning_robust.modes import crafting, input_gradient, ordinary
+from lightning_robust.runtime.gradients import detached, input_gradient
+from lightning_robust.runtime.modes import attack_mode
 from lightning_robust.types import Net
 
 
@@ -31,8 +32,8 @@ def effective_margin(
 
     Paper: effective margin regularization (arXiv 2210.05118) penalises the denominator, the effective weight norm.
     """
-    with crafting(net):
-        x, y = ordinary(x), ordinary(y)
+    with attack_mode(net):
+        x, y = detached(x), detached(y)
         with torch.no_grad():
             logits = net(x)
         margins = []
@@ -52,8 +53,8 @@ def effective_weight_norm(net: Net, x: Float[Tensor, "b ..."], temperature: floa
 
     Paper: effective margin regularization (arXiv 2210.05118) penalises its square.
     """
-    with crafting(net):
-        gradient, _ = input_gradient(lambda z: mean_logit(net(z), temperature), ordinary(x))
+    with attack_mode(net):
+        gradient, _ = input_gradient(lambda z: mean_logit(net(z), temperature), detached(x))
     norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     return norm
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_robust.models.weight_files import find_weights, read_config, read_weights
-from lightning_robust.modes import for_inference
+from lightning_robust.runtime.modes import for_inference
 
 _PACKAGE = "lightning_robust.models"
 _NOT_BUILT = ("Normalize", "Pretrained", "RobustBenchModel")  # no nets of their own, or fetched from elsewhere

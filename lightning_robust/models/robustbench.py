@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lightning_robust.checks import check_sha256
-from lightning_robust.errors import instead
+from lightning_robust.utils.checks import check_sha256
+from lightning_robust.utils.messages import did_you_mean
 
 
 class RobustBenchModel(nn.Module):
@@ -48,7 +48,7 @@ class RobustBenchModel(nn.Module):
         enums = importlib.import_module("robustbench.model_zoo.enums")
         known = zoo.all_models[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(threat), {})
         if name not in known:
-            raise ValueError(f"RobustBench has no model {name!r} for {dataset} and {threat}{instead(name, known)}")
+            raise ValueError(f"RobustBench has no model {name!r} for {dataset} and {threat}{did_you_mean(name, known)}")
         file = Path(folder, dataset, threat, f"{name}.pt")
         if sha256 is not None and file.exists():
             check_sha256(file, sha256)

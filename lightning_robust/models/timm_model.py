@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_robust.errors import first_line, instead
 from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.utils.messages import did_you_mean, first_line
 
 
 class TimmModel(nn.Module):
@@ -47,7 +47,7 @@ class TimmModel(nn.Module):
         super().__init__()
         timm = _timm()
         if not timm.is_model(name):
-            raise ValueError(f"timm has no net {name!r}{instead(name, timm.list_models())}")
+            raise ValueError(f"timm has no net {name!r}{did_you_mean(name, timm.list_models())}")
         given = {"num_classes": num_classes, "in_chans": in_channels}
         try:
             self.net: nn.Module = timm.create_model(name, pretrained=pretrained, **given, **(options or {}))

@@ -8,8 +8,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from lightning_robust.errors import first_line, instead
 from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.utils.messages import did_you_mean, first_line
 
 
 class TorchvisionModel(nn.Module):
@@ -52,7 +52,7 @@ class TorchvisionModel(nn.Module):
         super().__init__()
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
-            raise ValueError(f"torchvision has no net {name!r}{instead(name, known)}")
+            raise ValueError(f"torchvision has no net {name!r}{did_you_mean(name, known)}")
         pretrained = _weights(name, weights)
         if pretrained is not None and mean is None and std is None:
             mean, std = pretrained.transforms().mean, pretrained.transforms().std
@@ -73,7 +73,7 @@ def _weights(name: str, weights: str | None) -> Any:
         return None
     known = torchvision.models.get_model_weights(name).__members__
     if weights not in known:
-        raise ValueError(f"torchvision has no weights {weights!r} for {name}{instead(weights, known)}")
+        raise ValueError(f"torchvision has no weights {weights!r} for {name}{did_you_mean(weights, known)}")
     found = known[weights]
     try:  # the builders load the file as a pickle that may run code, so first as one that must not
         found.get_state_dict(progress=True, check_hash=True, weights_only=True)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_robust.checks import check_sha256
-from lightning_robust.errors import first_line
+from lightning_robust.utils.checks import check_sha256
+from lightning_robust.utils.messages import first_line
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The files of an exported net, in a folder or in a repository of the Hugging Face Hub."""

@@ -3,14 +3,14 @@ import torch
 import torchattacks
 from torch import nn
 
-from lightning_robust.attacks import APGD, apgd
-from lightning_robust.attacks.base import watching
-from lightning_robust.attacks.climb import Momentum, Sparse
-from lightning_robust.draws import Draws
+from lightning_robust.attacks import APGD, progress
+from lightning_robust.attacks.apgd_ascent import Momentum, Sparse
+from lightning_robust.attacks.functional import apgd
 from lightning_robust.losses import cross_entropy, dlr
-from lightning_robust.threat import Threat, column
-from tests.toys import best_linear_gain, conv_net, linear_distance, linear_net
-from tests.trained import EPS, held_out, trained_net
+from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Threat, per_image
+from tests.helpers.toys import best_linear_gain, conv_net, linear_distance, linear_net
+from tests.helpers.trained import EPS, held_out, trained_net
 
 NORMS = ["linf", "l2", "l1"]
 
@@ -20,7 +20,7 @@ def images(shape=(8, 3, 8, 8), low=0.0, high=1.0):
 
 
 def keyed(n=8, seed=0):
-    return Draws(seed, torch.arange(n))
+    return SampleRNG(seed, torch.arange(n))
 
 
 class TestLinearNet:
@@ -43,7 +43,7 @@ class TestLinearNet:
         wide = (1.05 if k == 2 else 2.0) * (1.5 if norm == "l1" else 1.0)
         for share, breaks in ((0.98, False), (wide, True)):
             eps = share * distance
-            x_adv = APGD(Threat(norm, 1.0), **settings)(net, x, y, eps=eps, draws=keyed(len(x)))
+            x_adv = APGD(Threat(norm, 1.0), **settings)(net, x, y, eps=eps, rng=keyed(len(x)))
             assert (Threat(norm).distance(x_adv, x) <= eps * (1 + 1e-4)).all()
             assert ((net(x_adv).argmax(1) != y) == breaks).all()
 
@@ -78,11 +78,11 @@ def test_a_sample_does_not_depend_on_its_batch(norm, settings):
     y = net(x).argmax(1)
     attack = APGD(Threat(norm), steps=12, **settings)
     eps = {"linf": 0.03, "l2": 0.25, "l1": 1.5}[norm] * torch.linspace(0.1, 2, 8)
-    whole = attack(net, x, y, eps=eps, draws=keyed())
+    whole = attack(net, x, y, eps=eps, rng=keyed())
     broken = net(whole).argmax(1) != y
     assert 0 < broken.sum() < 8
     for rows in (*torch.arange(8).split(3), torch.arange(7, -1, -1)):
-        part = attack(net, x[rows], y[rows], eps=eps[rows], draws=keyed()[rows])
+        part = attack(net, x[rows], y[rows], eps=eps[rows], rng=keyed()[rows])
         torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-9)
 
 
@@ -96,7 +96,7 @@ def test_as_strong_as_torchattacks(norm, settings):
     theirs = (torchattacks.APGDT if settings else torchattacks.APGD)(net, norm=name, eps=EPS[norm], steps=50)
     theirs.set_device("cpu")
     stands = net(theirs(x, y)).argmax(1) == y
-    x_adv = APGD(Threat(norm, EPS[norm]), steps=50, **settings)(net, x, y, draws=keyed(100))
+    x_adv = APGD(Threat(norm, EPS[norm]), steps=50, **settings)(net, x, y, rng=keyed(100))
     ours = net(x_adv).argmax(1) == y
     assert 10 < stands.sum() < 90
     assert ours.sum() <= stands.sum() + 1
@@ -121,14 +121,14 @@ def test_samples_leave_as_soon_as_they_are_broken():
             return net(x)
 
     attack = APGD(Threat(eps=0.06), steps=20)
-    x_adv = attack(Watched(), images(), y, draws=keyed())
+    x_adv = attack(Watched(), images(), y, rng=keyed())
     assert len(sizes) == 22  # the clean images, the start, the steps
     assert sizes == sorted(sizes, reverse=True)
     stood = int((net(x_adv).argmax(1) == y).sum())
     assert 0 < stood <= sizes[-1] < 8
     passes = sum(sizes)
     assert passes < 22 * 8
-    x_adv = attack(Watched(), images(), y, eps=1.0, draws=keyed())
+    x_adv = attack(Watched(), images(), y, eps=1.0, rng=keyed())
     assert len(sizes) < 44  # all broken: it ends
 
 
@@ -189,15 +189,15 @@ def test_an_objective_given_is_climbed():
     y = net(x).argmax(1)
     attack = APGD(Threat(eps=1e-3), steps=10)
     for objective, other in ((cross_entropy, dlr), (dlr, cross_entropy)):
-        high = attack(net, x, y, objective=objective, draws=keyed())
-        low = attack(net, x, y, objective=other, draws=keyed())
+        high = attack(net, x, y, objective=objective, rng=keyed())
+        low = attack(net, x, y, objective=other, rng=keyed())
         assert objective(net(high), y).sum() > objective(net(low), y).sum()
 
 
 def test_whoever_watches_sees_one_count_of_all_runs():
     net, x = conv_net().eval(), images()
     seen = []
-    with watching(lambda done, total: seen.append((done, total))):
+    with progress.listen(lambda done, total: seen.append((done, total))):
         APGD(Threat(eps=1e-4), steps=2, targets=3, restarts=2)(net, x, net(x).argmax(1))
     assert seen == [(k, 18) for k in range(1, 19)]
 
@@ -230,10 +230,10 @@ def test_a_sample_that_its_start_breaks_does_not_change_the_others(norm):
     y = net(x).argmax(1)
     eps = {"linf": 1.0, "l2": 12.0}[norm] * torch.tensor([1.0] * 4 + [0.01] * 4)
     attack = APGD(Threat(norm), steps=1)
-    whole = attack(net, x, y, eps=eps, draws=keyed())
-    assert (net(attack._start(x, column(eps, x), keyed().fork(0))).argmax(1) != y).any()
+    whole = attack(net, x, y, eps=eps, rng=keyed())
+    assert (net(attack._start(x, per_image(eps, x), keyed().fork(0))).argmax(1) != y).any()
     for rows in torch.arange(8).split(1):
-        part = attack(net, x[rows], y[rows], eps=eps[rows], draws=keyed()[rows])
+        part = attack(net, x[rows], y[rows], eps=eps[rows], rng=keyed()[rows])
         torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-12)
 
 
@@ -253,7 +253,7 @@ def test_gradients_that_are_not_finite_do_not_protect(norm):
     y = half_blind(True)(x).argmax(1)
     attack = APGD(Threat(norm, {"linf": 0.05, "l2": 0.25, "l1": 0.6}[norm]), steps=20)
     stands = {
-        finite: half_blind(finite)(attack(half_blind(finite), x, y, draws=keyed(30))).argmax(1) == y
+        finite: half_blind(finite)(attack(half_blind(finite), x, y, rng=keyed(30))).argmax(1) == y
         for finite in (True, False)
     }
     assert 0 < stands[True].sum() < 28

@@ -2,17 +2,17 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from lightning_robust.attacks import PGD
-from lightning_robust.attacks.base import counted, craft, random_start, watching
-from lightning_robust.draws import Draws
+from lightning_robust.attacks import PGD, progress
+from lightning_robust.attacks.base import craft, random_start
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.toys import conv_net
+from tests.helpers.toys import conv_net
 
 X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(4)
 
 
 def keyed(n=4):
-    return Draws(0, torch.arange(n))
+    return SampleRNG(0, torch.arange(n))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -38,26 +38,26 @@ def test_inside_craft_everything_is_ready_for_gradients():
     net = conv_net()
     with torch.inference_mode():
         x, y = X.clone(), Y.clone()
-        with craft(net, x, y, "eval", None) as (inner_x, inner_y, draws):
+        with craft(net, x, y, "eval", None) as (inner_x, inner_y, rng):
             assert not inner_x.is_inference()
             assert not inner_y.is_inference()
             assert torch.equal(inner_x, x)
             assert torch.equal(inner_y, y)
             assert torch.is_grad_enabled()
             assert not net.training
-            assert draws.uniform(inner_x).shape == x.shape
+            assert rng.uniform(inner_x).shape == x.shape
     assert net.training
 
 
 def test_craft_keeps_the_draws_it_is_given():
     given = keyed()
-    with craft(conv_net(), X, Y, "eval", given) as (_, _, draws):
-        assert draws is given
+    with craft(conv_net(), X, Y, "eval", given) as (_, _, rng):
+        assert rng is given
 
 
 def test_a_listener_hears_every_step_of_the_attacks_inside():
     heard = []
-    with watching(lambda done, total: heard.append((done, total))):
+    with progress.listen(lambda done, total: heard.append((done, total))):
         PGD(steps=3)(conv_net(), X, Y)
     assert heard == [(1, 3), (2, 3), (3, 3)]
     PGD(steps=3)(conv_net(), X, Y)
@@ -68,14 +68,14 @@ def test_listeners_nest_and_leave_also_by_an_exception():
     outer, inner = [], []
 
     def two_steps_and_an_error():
-        for k in counted(4):
+        for k in progress.steps(4):
             if k == 2:
                 raise RuntimeError("stop")
 
-    with watching(lambda done, _: outer.append(done)):
-        with pytest.raises(RuntimeError, match="stop"), watching(lambda done, _: inner.append(done)):
+    with progress.listen(lambda done, _: outer.append(done)):
+        with pytest.raises(RuntimeError, match="stop"), progress.listen(lambda done, _: inner.append(done)):
             two_steps_and_an_error()
-        assert list(counted(2)) == [0, 1]
+        assert list(progress.steps(2)) == [0, 1]
     assert (inner, outer) == ([1, 2], [1, 2])
-    assert list(counted(3)) == [0, 1, 2]
+    assert list(progress.steps(3)) == [0, 1, 2]
     assert (inner, outer) == ([1, 2], [1, 2])

@@ -3,12 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_robust.attacks.base import watching
+from lightning_robust.attacks import progress
 from lightning_robust.attacks.cw import CW
 from lightning_robust.attacks.minimum_norm import minimum_norms
 from lightning_robust.losses import margin
 from lightning_robust.threat import Threat
-from tests.toys import conv_net, linear_distance, linear_net
+from tests.helpers.toys import conv_net, linear_distance, linear_net
 
 
 def images(shape=(8, 3, 8, 8), low=0.0, high=1.0):
@@ -53,7 +53,7 @@ def test_an_example_has_the_margin_asked_for():
 
 def test_listeners_hear_every_step_of_every_c():
     sure, heard = linear_net(torch.randn(2, 192), torch.tensor([900.0, 0.0])), []
-    with watching(lambda done, total: heard.append((done, total))):
+    with progress.listen(lambda done, total: heard.append((done, total))):
         CW(steps=3, search_steps=2).nearest(sure, images(), torch.zeros(8, dtype=torch.long))
     assert heard[0] == (1, 6)
     assert {total for _, total in heard} == {6}

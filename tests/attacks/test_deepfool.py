@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_robust.attacks.base import watching
+from lightning_robust.attacks import progress
 from lightning_robust.attacks.deepfool import DeepFool
 from lightning_robust.attacks.minimum_norm import minimum_norms
 from lightning_robust.threat import Threat
-from tests.toys import conv_net, linear_distance, linear_net
+from tests.helpers.toys import conv_net, linear_distance, linear_net
 
 
 def images(shape=(8, 3, 8, 8)):
@@ -41,7 +41,7 @@ def test_it_goes_beyond_the_boundary_by_the_overshoot(overshoot):
 
 def test_listeners_hear_every_step():
     sure, heard = linear_net(torch.randn(2, 192), torch.tensor([900.0, 0.0])), []
-    with watching(lambda done, total: heard.append((done, total))):
+    with progress.listen(lambda done, total: heard.append((done, total))):
         DeepFool(steps=2).nearest(sure, images(), torch.zeros(8, dtype=torch.long))
     assert heard == [(1, 2), (2, 2)]
 

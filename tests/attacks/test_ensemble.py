@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from lightning_robust.attacks import APGD, FAB, PGD, AutoAttack, Ensemble, Square, autoattack
+from lightning_robust.attacks import APGD, FAB, PGD, AutoAttack, Ensemble, Square
 from lightning_robust.attacks.base import FORWARD_ROOM, Attack
-from lightning_robust.draws import Draws
+from lightning_robust.attacks.functional import autoattack
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.toys import conv_net
-from tests.trained import EPS, held_out, trained_net
+from tests.helpers.toys import conv_net
+from tests.helpers.trained import EPS, held_out, trained_net
 
 THREAT = Threat("linf", EPS["linf"])
 
@@ -65,11 +66,11 @@ def test_it_ends_when_nothing_stands():
 def test_the_worst_case_is_that_of_its_attacks_alone():
     net, (x, y) = trained_net(), held_out(40)
     attacks = {"pgd": PGD(THREAT, steps=3), "square": Square(THREAT, queries=30), "fab": FAB(THREAT, steps=5)}
-    both = net(Ensemble(attacks)(net, x, y, draws=Draws(0, torch.arange(40)))).argmax(1) == y
+    both = net(Ensemble(attacks)(net, x, y, rng=SampleRNG(0, torch.arange(40)))).argmax(1) == y
     alone = torch.ones(40, dtype=torch.bool)
     for number, attack in enumerate(attacks.values()):
-        draws = Draws(0, torch.arange(40)).fork(number)
-        alone &= net(attack(net, x, y, draws=draws)).argmax(1) == y
+        rng = SampleRNG(0, torch.arange(40)).fork(number)
+        alone &= net(attack(net, x, y, rng=rng)).argmax(1) == y
     assert torch.equal(both, alone & (net(x).argmax(1) == y))
 
 

@@ -2,12 +2,12 @@ import pytest
 import torch
 import torchattacks
 
-from lightning_robust.attacks.base import watching
+from lightning_robust.attacks import progress
 from lightning_robust.attacks.fab import FAB
 from lightning_robust.attacks.minimum_norm import minimum_norms
-from lightning_robust.draws import Draws
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.toys import conv_net, least_shift_size, linear_boundaries, linear_distance, linear_net
+from tests.helpers.toys import conv_net, least_shift_size, linear_boundaries, linear_distance, linear_net
 
 NORMS = ["linf", "l2", "l1"]
 
@@ -65,7 +65,7 @@ def test_restarts_begin_elsewhere_and_never_hurt():
         return torch.stack([0 * t, torch.maximum(t - 0.75, 0.6 - 2 * t)], 1)
 
     def found(restarts):
-        return minimum_norms(FAB(Threat("linf", 0.3), 20, restarts), valley, x, y, Draws(0, torch.arange(8)))
+        return minimum_norms(FAB(Threat("linf", 0.3), 20, restarts), valley, x, y, SampleRNG(0, torch.arange(8)))
 
     x, y = torch.full((8, 1, 2, 2), 0.5), torch.zeros(8, dtype=torch.long)
     once, thrice, more = found(1), found(3), found(9)
@@ -84,7 +84,7 @@ def test_the_samples_left_go_on_to_the_next_target(net, y):
 
 def test_listeners_hear_every_step(net, y):
     heard = []
-    with watching(lambda done, total: heard.append((done, total))):
+    with progress.listen(lambda done, total: heard.append((done, total))):
         FAB(steps=2, targets=2).nearest(net, images(), y)
     assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_robust.attacks.hyperplane import nearest_boundary, smallest_shift
-from tests.toys import least_shift_size, linear_net
+from tests.helpers.toys import least_shift_size, linear_net
 
 NORMS = {"linf": math.inf, "l2": 2, "l1": 1}
 UNIT = (0.0, 1.0)

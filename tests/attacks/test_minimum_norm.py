@@ -9,9 +9,9 @@ from lightning_robust.attacks.cw import CW, cw
 from lightning_robust.attacks.deepfool import DeepFool, deepfool
 from lightning_robust.attacks.fab import FAB, fab
 from lightning_robust.attacks.minimum_norm import minimum_norms
-from lightning_robust.draws import Draws
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.toys import conv_net, linear_distance, linear_net
+from tests.helpers.toys import conv_net, linear_distance, linear_net
 
 ATTACKS = {
     **{f"fab {norm}": lambda box, norm=norm: FAB(Threat(norm, 0.3, *box), steps=10) for norm in ("linf", "l2", "l1")},
@@ -68,23 +68,23 @@ def test_the_nearest_boundary_of_a_linear_net(name, k, dtype):
 
 def test_called_it_gives_examples_within_the_radius_or_the_clean_image(net, y, attack_in_a_wide_box):
     x, attack = images(), attack_in_a_wide_box
-    draws = Draws(0, torch.arange(8))
-    eps = minimum_norms(attack, net, x, y, draws) * torch.tensor([1.1, 0.9] * 4)
-    x_adv = attack(net, x, y, eps=eps, draws=draws)
+    rng = SampleRNG(0, torch.arange(8))
+    eps = minimum_norms(attack, net, x, y, rng) * torch.tensor([1.1, 0.9] * 4)
+    x_adv = attack(net, x, y, eps=eps, rng=rng)
     assert x_adv.min() >= -0.2
     assert x_adv.max() <= 1.1
     assert (attack.threat.distance(x_adv, x) <= eps).all()
     assert torch.equal(net(x_adv).argmax(1) != y, torch.tensor([True, False] * 4))
     assert torch.equal(x_adv[1::2], x[1::2])
     radius = float(eps.median())
-    assert torch.equal(attack(net, x, y, eps=radius, draws=draws) != x, attack(net, x, y, eps=0 * eps + radius) != x)
+    assert torch.equal(attack(net, x, y, eps=radius, rng=rng) != x, attack(net, x, y, eps=0 * eps + radius) != x)
 
 
 def test_an_example_does_not_depend_on_the_rest_of_the_batch(net, attack):
     x, y, enough = images(), torch.arange(8) % 4, torch.linspace(0, 0.5, 8)
-    whole = attack.nearest(net, x, y, draws=Draws(4, torch.arange(8)), enough=enough)
+    whole = attack.nearest(net, x, y, rng=SampleRNG(4, torch.arange(8)), enough=enough)
     for part in ([5], [7, 0, 3, 2]):
-        alone = attack.nearest(net, x[part], y[part], draws=Draws(4, torch.tensor(part)), enough=enough[part])
+        alone = attack.nearest(net, x[part], y[part], rng=SampleRNG(4, torch.tensor(part)), enough=enough[part])
         torch.testing.assert_close(alone, whole[part], atol=1e-4, rtol=0)
 
 

@@ -7,13 +7,14 @@ import torchattacks
 from scipy.stats import chisquare
 from torch import nn
 
-from lightning_robust.attacks import PGD, pgd
+from lightning_robust.attacks import PGD
+from lightning_robust.attacks.functional import pgd
 from lightning_robust.attacks.pgd import TARGETS, other_classes
-from lightning_robust.draws import Draws
 from lightning_robust.losses import cross_entropy, kl_divergence, margin
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.ddp import process_group, run_ddp
-from tests.toys import best_linear_gain, conv_net, linear_net
+from tests.helpers.ddp import process_group, run_ddp
+from tests.helpers.toys import best_linear_gain, conv_net, linear_net
 
 NORMS = ["linf", "l2", "l1"]
 EPS = {"linf": 0.1, "l2": 0.8, "l1": 6.0}
@@ -25,7 +26,7 @@ def images(shape=(8, 3, 8, 8), low=0.0, high=1.0):
 
 
 def keyed(n=8, seed=0):
-    return Draws(seed, torch.arange(n))
+    return SampleRNG(seed, torch.arange(n))
 
 
 @pytest.fixture(scope="module")
@@ -171,30 +172,30 @@ class TestSettingsWithNames:
 def test_targeted_is_descent_towards_the_target(net):
     x, wanted = images(), (Y + 1) % 4
     settings = {"threat": Threat("l2", 1.0), "steps": 10}
-    towards = PGD(**settings, targeted=True)(net, x, wanted, draws=keyed())
+    towards = PGD(**settings, targeted=True)(net, x, wanted, rng=keyed())
     before, after = (F.cross_entropy(net(z), wanted, reduction="none") for z in (x, towards))
     assert (after < before).all()
-    minus = PGD(**settings)(net, x, wanted, objective=lambda z, y: -cross_entropy(z, y), draws=keyed())
+    minus = PGD(**settings)(net, x, wanted, objective=lambda z, y: -cross_entropy(z, y), rng=keyed())
     assert torch.equal(towards, minus)
-    unchanged = PGD(**settings, targeted=True, restarts=3)(net, x, net(towards).argmax(1), draws=keyed())
+    unchanged = PGD(**settings, targeted=True, restarts=3)(net, x, net(towards).argmax(1), rng=keyed())
     assert (net(unchanged).argmax(1) == net(towards).argmax(1)).all()
 
 
 class TestRandomTargets:
     def test_every_other_class_is_as_likely(self):
         y = torch.arange(4).repeat(1000)
-        drawn = other_classes(y, 4, Draws(0, torch.arange(4000)))
+        drawn = other_classes(y, 4, SampleRNG(0, torch.arange(4000)))
         counts = torch.bincount(4 * y + drawn, minlength=16).view(4, 4)
         assert (counts.diagonal() == 0).all()
         assert chisquare(counts[~torch.eye(4, dtype=torch.bool)]).pvalue > 0.01
-        assert torch.equal(drawn[[7]], other_classes(y[[7]], 4, Draws(0, torch.tensor([7]))))  # the sample's own
+        assert torch.equal(drawn[[7]], other_classes(y[[7]], 4, SampleRNG(0, torch.tensor([7]))))  # the sample's own
 
     def test_it_is_the_targeted_attack_on_the_classes_drawn(self, net):
         settings = {"threat": Threat("linf", 0.1), "steps": 5, "start": "none", "targeted": True}
-        x_adv = PGD(**settings, random_targets=4)(net, images(), Y, draws=keyed())
+        x_adv = PGD(**settings, random_targets=4)(net, images(), Y, rng=keyed())
         wanted = other_classes(Y, 4, keyed().fork(TARGETS))
         assert torch.equal(x_adv, PGD(**settings)(net, images(), wanted))
-        again = PGD(**settings, random_targets=4)(net, images(), Y, draws=keyed().fork(1))
+        again = PGD(**settings, random_targets=4)(net, images(), Y, rng=keyed().fork(1))
         assert not torch.equal(x_adv, again)
 
     @pytest.mark.parametrize("settings", [{"random_targets": 1, "targeted": True}, {"random_targets": 4}])
@@ -234,27 +235,27 @@ class TestRestarts:
         def sure(z):
             return net(z) + 20 * F.one_hot(Y, 4)
 
-        x, draws = images(), keyed()
+        x, rng = images(), keyed()
         settings = {"threat": Threat("linf", 0.06), "steps": 2, "step_size": 0.005, "targeted": targeted}
-        runs = [PGD(**settings)(sure, x, target, objective=objective, draws=draws) for _ in range(6)]
+        runs = [PGD(**settings)(sure, x, target, objective=objective, rng=rng) for _ in range(6)]
         values = torch.stack([objective(sure(run), target) for run in runs])
         best = values.argmin(0) if targeted else values.argmax(0)
         assert len(set(best.tolist())) > 2  # the best run is not always the same one
-        ours = PGD(**settings, restarts=6)(sure, x, target, objective=objective, draws=keyed())
+        ours = PGD(**settings, restarts=6)(sure, x, target, objective=objective, rng=keyed())
         torch.testing.assert_close(ours, torch.stack(runs)[best, torch.arange(8)])
 
     def test_a_success_counts_whatever_its_objective(self, net):
         """Without steps, a restart is a random point; this objective prefers points that are classified right."""
-        x, y, draws, threat = images(), net(images()).argmax(1), keyed(), Threat("linf", 0.5)
-        points = [threat.random(x, draws) for _ in range(6)]
+        x, y, rng, threat = images(), net(images()).argmax(1), keyed(), Threat("linf", 0.5)
+        points = [threat.random(x, rng) for _ in range(6)]
         fooled = torch.stack([net(point).argmax(1) != y for point in points])
-        ours = PGD(threat, steps=0, restarts=6)(net, x, y, objective=lambda z, t: -margin(z, t), draws=keyed())
+        ours = PGD(threat, steps=0, restarts=6)(net, x, y, objective=lambda z, t: -margin(z, t), rng=keyed())
         assert torch.equal(net(ours).argmax(1) != y, fooled.any(0))
         assert fooled[1:].any(0)[~fooled[0]].any()  # some are fooled by a later restart only
 
     def test_they_never_hurt(self, net):
         x, y = images(), net(images()).argmax(1)
-        fooled = [net(self.weak(n)(net, x, y, draws=keyed())).argmax(1) != y for n in (1, 4, 8)]
+        fooled = [net(self.weak(n)(net, x, y, rng=keyed())).argmax(1) != y for n in (1, 4, 8)]
         assert (fooled[0] <= fooled[1]).all()
         assert (fooled[1] <= fooled[2]).all()
 
@@ -270,9 +271,9 @@ class TestRestarts:
             seen.append(len(z))
             return torch.stack([torch.full((len(z),), 0.7) + z.flatten(1)[:, 1] * 1e-3, z[:, 0, 0, 0]], 1)
 
-        x_adv = PGD(Threat("linf", 0.05), steps=2, restarts=2)(net, x, y, draws=keyed())
+        x_adv = PGD(Threat("linf", 0.05), steps=2, restarts=2)(net, x, y, rng=keyed())
         assert seen == forwards
-        once = PGD(Threat("linf", 0.05), steps=2)(net, x, y, draws=keyed())
+        once = PGD(Threat("linf", 0.05), steps=2)(net, x, y, rng=keyed())
         assert torch.equal(x_adv[:wrong], once[:wrong])
 
 
@@ -288,9 +289,9 @@ def test_an_explicit_start_is_taken_as_it_is(net):
 @pytest.mark.parametrize("start", ["uniform", "normal"])
 def test_an_example_does_not_depend_on_the_rest_of_the_batch(net, norm, start):
     x, attack = images(), PGD(Threat(norm, EPS[norm]), steps=4, start=start, restarts=3, momentum=0.5)
-    whole = attack(net, x, Y, draws=keyed(seed=4))
+    whole = attack(net, x, Y, rng=keyed(seed=4))
     for part in ([5], [7, 0, 3, 2]):
-        alone = attack(net, x[part], Y[part], draws=Draws(4, torch.tensor(part)))
+        alone = attack(net, x[part], Y[part], rng=SampleRNG(4, torch.tensor(part)))
         torch.testing.assert_close(alone, whole[part], atol=1e-4, rtol=0)
 
 

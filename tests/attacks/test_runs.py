@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_robust.attacks import progress
 from lightning_robust.attacks.apgd import APGD
-from lightning_robust.attacks.base import counted, watching
 from lightning_robust.attacks.fab import FAB
 from lightning_robust.attacks.runs import Runs, room_for
-from lightning_robust.draws import Draws
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.toys import conv_net
+from tests.helpers.toys import conv_net
 
 X = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -53,9 +53,9 @@ def test_the_first_run_that_succeeds_counts():
 
 def test_whoever_watches_sees_one_count_of_all_batches():
     heard = []
-    with watching(lambda done, total: heard.append(done / total)):
+    with progress.listen(lambda done, total: heard.append(done / total)):
         for _ in Runs(torch.ones(4, dtype=torch.bool), 3):
-            list(counted(2))
+            list(progress.steps(2))
     assert heard == pytest.approx([k / 6 for k in range(1, 7)])
 
 
@@ -94,9 +94,9 @@ def test_what_is_found_does_not_depend_on_the_room(net, name):
     found = {}
     for room in (1, 20, 1000):
         with room_for(room):
-            found[room] = attack(net, X, y, draws=Draws(0, torch.arange(12)))
+            found[room] = attack(net, X, y, rng=SampleRNG(0, torch.arange(12)))
     with room_for(1):
-        alone = [attack(net, X[i : i + 1], y[i : i + 1], draws=Draws(0, torch.tensor([i]))) for i in range(12)]
+        alone = [attack(net, X[i : i + 1], y[i : i + 1], rng=SampleRNG(0, torch.tensor([i]))) for i in range(12)]
     assert 0 < (net(found[1]).argmax(1) != y).sum() < 12  # some are broken, some are not
     for other in (found[20], found[1000], torch.cat(alone)):
         assert torch.equal(found[1], other)
@@ -108,7 +108,7 @@ def test_neither_do_the_nearest_examples(net, name):
     found = []
     for room in (1, 1000):
         with room_for(room):
-            found.append(attack.nearest(net, X, y, draws=Draws(0, torch.arange(12)), enough=0.01))
+            found.append(attack.nearest(net, X, y, rng=SampleRNG(0, torch.arange(12)), enough=0.01))
     assert torch.equal(*found)
 
 

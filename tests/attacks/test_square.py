@@ -6,13 +6,13 @@ import torchattacks
 from scipy.stats import chisquare
 from torch import nn
 
-from lightning_robust.attacks.base import watching
+from lightning_robust.attacks import progress
 from lightning_robust.attacks.square import Square, square, twin_peaks
-from lightning_robust.draws import Draws
 from lightning_robust.losses import cross_entropy, margin
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.toys import best_linear_gain, conv_net, linear_distance, linear_net
-from tests.trained import EPS, held_out, trained_net
+from tests.helpers.toys import best_linear_gain, conv_net, linear_distance, linear_net
+from tests.helpers.trained import EPS, held_out, trained_net
 
 NORMS = ["linf", "l2", "l1"]
 ZEROS = torch.zeros(8, dtype=torch.long)
@@ -23,7 +23,7 @@ def images(shape=(8, 3, 8, 8), low=0.0, high=1.0):
 
 
 def keyed(n=8, seed=0):
-    return Draws(seed, torch.arange(n))
+    return SampleRNG(seed, torch.arange(n))
 
 
 class Watched(nn.Module):
@@ -52,7 +52,7 @@ class TestLinearNet:
         distance = linear_distance(net, x, y, "linf")
         assert distance.max() < 0.1
         for share, breaks in ((1 - 1e-9, False), (1 + 1e-9, True)):
-            x_adv = Square(Threat("linf"), queries=600)(net, x, y, eps=share * distance, draws=keyed(40))
+            x_adv = Square(Threat("linf"), queries=600)(net, x, y, eps=share * distance, rng=keyed(40))
             assert ((net(x_adv).argmax(1) != y) == breaks).all()
 
     @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_at_least_as_strong_as_torchattacks(norm, rescale):
     )
     stands = net(theirs(x, y)).argmax(1) == y
     attack = Square(Threat(norm, EPS[norm]), queries=200, rescale=rescale)
-    ours = net(attack(net, x, y, draws=keyed(100))).argmax(1) == y
+    ours = net(attack(net, x, y, rng=keyed(100))).argmax(1) == y
     assert 10 < stands.sum() < 90
     assert ours.sum() <= stands.sum() + 1
 
@@ -89,18 +89,18 @@ def test_a_sample_does_not_depend_on_its_batch(norm):
     net, x = conv_net().double().eval(), images().double()
     y = net(x).argmax(1)
     attack = Square(Threat(norm, {"linf": 0.12, "l2": 1.5, "l1": 4.0}[norm]), queries=20, restarts=2)
-    whole = attack(net, x, y, draws=keyed())
+    whole = attack(net, x, y, rng=keyed())
     broken = net(whole).argmax(1) != y
     assert 0 < broken.sum() < 8
     for rows in (torch.tensor([5]), *torch.arange(8).split(3), torch.arange(7, -1, -1)):
-        part = attack(net, x[rows], y[rows], draws=keyed()[rows])
+        part = attack(net, x[rows], y[rows], rng=keyed()[rows])
         assert torch.equal(net(part).argmax(1) != y[rows], broken[rows])
         torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-12)
 
 
 def test_windows_and_signs_differ_between_samples():
     net = Watched()
-    Square(queries=3)(net, images((1, 1, 32, 32), 0.4, 0.6).expand(8, -1, -1, -1), ZEROS, draws=keyed())
+    Square(queries=3)(net, images((1, 1, 32, 32), 0.4, 0.6).expand(8, -1, -1, -1), ZEROS, rng=keyed())
     assert all(len(seen.unique(dim=0)) == 8 for seen in net.seen[1:])
 
 
@@ -131,7 +131,7 @@ def test_any_number_of_classes_any_shape_any_box(norm, k, shape):
 def test_opposite_peaks_cancel_without_harm(norm, eps):
     """On images one pixel high a window is a single pixel, whose new perturbation may be minus the old."""
     net = Watched()
-    Square(Threat(norm, eps, -1e3, 1e3), 50)(net, images((8, 1, 1, 9)), ZEROS, draws=keyed())
+    Square(Threat(norm, eps, -1e3, 1e3), 50)(net, images((8, 1, 1, 9)), ZEROS, rng=keyed())
     assert all(seen.isfinite().all() for seen in net.seen)
 
 
@@ -151,7 +151,7 @@ class TestWindows:
     def asked(norm, shape, reluctant, queries, eps=0.1, grey=0.5, start=None, **settings):
         """The perturbations tried [queries b ...]."""
         net, x = Watched(reluctant=reluctant), torch.full((8, *shape), grey)
-        Square(Threat(norm, eps), queries, **settings)(net, x, ZEROS, start=start, draws=keyed())
+        Square(Threat(norm, eps), queries, **settings)(net, x, ZEROS, start=start, rng=keyed())
         return torch.stack(net.seen[1:]) - grey
 
     def test_stripes(self):
@@ -251,7 +251,7 @@ class TestWindows:
 def test_a_sample_leaves_as_soon_as_it_is_broken():
     net, (x, y) = Watched(trained_net()), held_out(40)
     attack = Square(Threat("linf", 0.25), queries=150)
-    x_adv = attack(net, x, y, draws=keyed(40))
+    x_adv = attack(net, x, y, rng=keyed(40))
     sizes, wrong = [len(seen) for seen in net.seen], [int((net.net(x).argmax(1) != y).sum())]
     assert len(sizes) == 151
     assert sizes[1] == 40 - wrong[0]
@@ -260,20 +260,20 @@ def test_a_sample_leaves_as_soon_as_it_is_broken():
     assert 0 < stands.sum() <= sizes[-1] < 30
     assert torch.equal(x_adv[net.net(x).argmax(1) != y], x[net.net(x).argmax(1) != y])
     net.seen.clear()
-    attack(net, x, y, eps=1.0, draws=keyed(40))
+    attack(net, x, y, eps=1.0, rng=keyed(40))
     assert len(net.seen) < 151  # all broken: it ends
 
 
 def test_restarts_are_the_best_of_independent_runs():
     net, x = linear_net(torch.randn(2, 64), torch.tensor([90.0, 0.0])), images((8, 1, 8, 8))
-    runs = [Square(queries=20, restarts=n)(net, x, ZEROS, draws=keyed()) for n in (1, 2, 3, 4)]
+    runs = [Square(queries=20, restarts=n)(net, x, ZEROS, rng=keyed()) for n in (1, 2, 3, 4)]
     values = torch.stack([margin(net(run), ZEROS) for run in runs])
     assert (values[1:] >= values[:-1]).all()
     assert (values[1:] > values[:-1]).any(1).all()
-    alone = Square(queries=20)(net, x, ZEROS, draws=keyed().fork(7))
+    alone = Square(queries=20)(net, x, ZEROS, rng=keyed().fork(7))
     assert not torch.equal(alone, runs[0])
     seen = []
-    with watching(lambda done, total: seen.append((done, total))):
+    with progress.listen(lambda done, total: seen.append((done, total))):
         Square(queries=5, restarts=2)(net, x, ZEROS)
     assert seen == [(k, 10) for k in range(1, 11)]
 
@@ -281,7 +281,7 @@ def test_restarts_are_the_best_of_independent_runs():
 def test_a_start_given_is_the_first_restarts():
     net, x = Watched(reluctant=True), images((8, 1, 8, 8))
     start = Threat("l2", 0.5).random(x, keyed())
-    Square(Threat("l2", 0.5), queries=2, restarts=2)(net, x, ZEROS, start=start, draws=keyed())
+    Square(Threat("l2", 0.5), queries=2, restarts=2)(net, x, ZEROS, start=start, rng=keyed())
     given = start.clone()
     assert torch.equal(net.seen[1], given)
     assert not torch.equal(net.seen[3], given)
@@ -295,10 +295,10 @@ def test_a_start_given_is_the_first_restarts():
 def test_an_objective_given_is_climbed():
     net, x = conv_net().eval(), images()
     y, attack = net(x).argmax(1), Square(Threat("linf", 1e-3), queries=60)
-    found = {f: attack(net, x, y, objective=f, draws=keyed()) for f in (cross_entropy, margin)}
+    found = {f: attack(net, x, y, objective=f, rng=keyed()) for f in (cross_entropy, margin)}
     for mine, other in ((cross_entropy, margin), (margin, cross_entropy)):
         assert mine(net(found[mine]), y).sum() > mine(net(found[other]), y).sum()
-    assert torch.equal(attack(net, x, y, draws=keyed()), found[margin])
+    assert torch.equal(attack(net, x, y, rng=keyed()), found[margin])
 
 
 def test_a_success_counts_whatever_its_objective():

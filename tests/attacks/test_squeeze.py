@@ -10,14 +10,15 @@ from scipy.special import rel_entr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_robust.attacks import Collaborative, squeeze
+from lightning_robust.attacks import Collaborative
+from lightning_robust.attacks.functional import squeeze
 from lightning_robust.attacks.squeeze import DISCREPANCIES, Extremes
-from lightning_robust.draws import Draws
-from lightning_robust.modes import AttackBN
+from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.few import norm_net
-from tests.foreign import images
-from tests.toys import conv_net, linear_net
+from tests.helpers.few import norm_net
+from tests.helpers.foreign import images
+from tests.helpers.toys import conv_net, linear_net
 
 GENERATOR = torch.Generator().manual_seed(0)
 THREAT = Threat(eps=0.1)
@@ -26,7 +27,7 @@ LINE = linear_net(W)
 GREY = 0.5 + 0.2 * (torch.rand(6, 1, 4, 4, generator=GENERATOR, dtype=torch.float64) - 0.5)  # the box is out of reach
 LABEL = torch.tensor([0, 1, 0, 1, 0, 1])
 TOWARDS = torch.stack([(W[y] - W[1 - y]).sign() for y in LABEL]).view_as(GREY)  # more confidence in the label
-DRAWS = Draws(0, torch.arange(6))
+DRAWS = SampleRNG(0, torch.arange(6))
 
 
 def confidence(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def confidence(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("discrepancy", DISCREPANCIES)
 def test_on_a_linear_net_the_pair_is_the_least_and_the_most_confident_corner(discrepancy: Any) -> None:
     adv, col = squeeze(
-        LINE, GREY, LABEL, THREAT, steps=9, step_size=0.05, discrepancy=discrepancy, start="uniform", draws=DRAWS
+        LINE, GREY, LABEL, THREAT, steps=9, step_size=0.05, discrepancy=discrepancy, start="uniform", rng=DRAWS
     )
     torch.testing.assert_close(adv, GREY - 0.1 * TOWARDS)
     torch.testing.assert_close(col, GREY + 0.1 * TOWARDS)
@@ -45,7 +46,7 @@ def test_on_a_linear_net_the_pair_is_the_least_and_the_most_confident_corner(dis
 def test_the_gap_grows_with_the_steps_and_contains_the_clean_image() -> None:
     gaps = []
     for steps in range(5):
-        adv, col = squeeze(LINE, GREY, LABEL, THREAT, steps=steps, step_size=0.02, draws=Draws(0, torch.arange(6)))
+        adv, col = squeeze(LINE, GREY, LABEL, THREAT, steps=steps, step_size=0.02, rng=SampleRNG(0, torch.arange(6)))
         low, clean, high = (confidence(LINE, x, LABEL) for x in (adv, GREY, col))
         gaps.append(high - low)
         if steps:
@@ -143,7 +144,7 @@ def test_roles_are_kept_only_if_asked_and_only_while_no_clean_image_is_chosen(
     net = conv_net().double()
     del net[6]  # dropout would draw anew
     x = x.double()
-    adv, col = squeeze(net, x, y, THREAT, steps=8, step_size=0.03, bn=bn, draws=Draws(0, torch.arange(5)))
+    adv, col = squeeze(net, x, y, THREAT, steps=8, step_size=0.03, bn=bn, rng=SampleRNG(0, torch.arange(5)))
     starts = (col, adv) if swapped else (adv, col)  # far from the clean images, in the right or the wrong roles
     got = squeeze(net, x, y, THREAT, steps=3, step_size=0.03, starts=starts, keep_roles=keep, bn=bn)
     reference, mismatch = naive(net, x, y, starts, 3, 0.03, keep, bn)

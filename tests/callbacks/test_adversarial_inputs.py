@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import AdversarialInputs
-from lightning_robust.draws import derive_seed
+from lightning_robust.runtime.rng import derive_seed
 from lightning_robust.threat import Threat
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.foreign import ForeignModule, images, loader
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.foreign import ForeignModule, images, loader
 
 ATTACK = PGD(Threat(eps=0.1), steps=2, start="none")  # no randomness, so that it can be written by hand
 

@@ -14,9 +14,9 @@ from lightning_robust.defenses import AT
 from lightning_robust.schedules import Linear, Stages
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
-from tests.ddp import quiet_trainer
-from tests.few import Few, plain_net
-from tests.foreign import ForeignModule
+from tests.helpers.ddp import quiet_trainer
+from tests.helpers.few import Few, plain_net
+from tests.helpers.foreign import ForeignModule
 
 
 class Watched(AT):

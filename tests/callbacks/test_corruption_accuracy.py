@@ -12,10 +12,10 @@ from lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_robust.callbacks import CorruptionAccuracy
-from lightning_robust.cli import main
+from lightning_robust.cli.main import main
 from lightning_robust.data import CIFAR10C, Corruptions, Indexed, RobustDataModule
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.foreign import ForeignModule, images
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.foreign import ForeignModule, images
 
 GROUPS = [("clean", 0), ("fog", 1), ("fog", 3), ("snow", 1), ("snow", 3)]
 REFERENCE = {"fog": 0.7, "snow": 0.6, "clean": 0.4}

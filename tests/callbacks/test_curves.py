@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_robust.callbacks import Curves
 from lightning_robust.callbacks.curves import curves
 from lightning_robust.defenses import Standard
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, plain_net
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, plain_net
 
 
 class Losses(Callback):

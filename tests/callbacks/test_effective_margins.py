@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lightning_robust.callbacks import EffectiveMargins
 from lightning_robust.defenses import Standard
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few
-from tests.foreign import ForeignModule, images
-from tests.toys import linear_net
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few
+from tests.helpers.foreign import ForeignModule, images
+from tests.helpers.toys import linear_net
 
 W = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
 

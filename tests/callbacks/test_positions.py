@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Sampler
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.threat import Threat
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.foreign import ForeignModule, images, loader
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.foreign import ForeignModule, images, loader
 
 N = 7
 
@@ -37,7 +37,7 @@ class Stream:
 
 
 def counted(on: Any) -> dict[str, int]:
-    evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.06), steps=2)}, figure_samples=0, checks=0)
+    evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.06), steps=2)}, figure_samples=0, check_samples=0)
     on(evaluation)
     [(_, loader)] = evaluation._loaders.items()
     return {

@@ -8,9 +8,9 @@ import torch
 
 from lightning_robust.callbacks import PseudoLabels
 from lightning_robust.defenses import Standard
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, norm_net
-from tests.foreign import images
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, norm_net
+from tests.helpers.foreign import images
 
 
 def test_labels_are_the_nets_classes_in_the_order_of_the_images(tmp_path: Path) -> None:

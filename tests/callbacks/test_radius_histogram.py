@@ -16,8 +16,8 @@ from lightning_robust.callbacks import radius_histogram as module
 from lightning_robust.callbacks.radius_histogram import radius_figure
 from lightning_robust.defenses import IAAT, Standard
 from lightning_robust.threat import Threat
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, plain_net
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, plain_net
 
 
 def iaat() -> IAAT:

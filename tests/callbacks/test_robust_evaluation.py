@@ -21,11 +21,11 @@ from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation, progress, robust_evaluation
 from lightning_robust.data import Digits, Indexed
 from lightning_robust.defenses import Standard
-from lightning_robust.draws import Draws
 from lightning_robust.models import SmallConvNet
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.foreign import ForeignModule, images, loader
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.foreign import ForeignModule, images, loader
 
 N = 23  # odd, so that it divides into neither batches nor ranks
 STAGES: dict[str, Callable[[Trainer, ForeignModule, DataLoader[Any]], Any]] = {
@@ -88,7 +88,7 @@ def by_hand(module: ForeignModule, data: Dataset[Any], seed: int = 0) -> dict[st
     module.eval()
     right = {"clean": module(x).argmax(1) == y}
     for name, attack in attacks().items():
-        x_adv = attack(module, x, y, draws=Draws(seed, torch.arange(len(x))))
+        x_adv = attack(module, x, y, rng=SampleRNG(seed, torch.arange(len(x))))
         right[name] = right["clean"] & (module(x_adv).argmax(1) == y)
     right["worst"] = torch.stack(list(right.values())).all(0)
     return {name: int(mask.sum()) for name, mask in right.items()}
@@ -489,7 +489,7 @@ def test_an_interrupted_test_goes_on(state_dir: str | None, tmp_path: Path) -> N
 
     def run(seed: int = 0, weights: int = 4) -> dict[str, Any]:
         attack = {"stops": Stops(Threat(eps=0.06), steps=3)}
-        callback = evaluation(attacks=attack, batch_size=3, state_dir=place, seed=seed, checks=0)
+        callback = evaluation(attacks=attack, batch_size=3, state_dir=place, seed=seed, check_samples=0)
         quiet_trainer(default_root_dir=tmp_path, callbacks=[callback]).test(ForeignModule(seed=weights), loader(N))
         return report(tmp_path)
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_robust.attacks import APGD, PGD
 from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
 from lightning_robust.threat import Threat
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.foreign import ForeignModule, loader
-from tests.trained import held_out, trained_net
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.foreign import ForeignModule, loader
+from tests.helpers.trained import held_out, trained_net
 
 
 class Sound(LightningModule):
@@ -90,7 +90,7 @@ def test_without_strict_the_table_is_followed_by_the_doubts(tmp_path: Path, caps
 
 
 def test_no_checks_if_none_are_asked_for(tmp_path: Path) -> None:
-    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(checks=0, strict=True)])
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(check_samples=0, strict=True)])
     trainer.test(Sound(quantised=True), data(), verbose=False)
     assert checks(tmp_path) == {}
 
@@ -106,7 +106,7 @@ def test_none_inside_fit(tmp_path: Path) -> None:
 
 
 def test_only_so_many_samples_are_probed(tmp_path: Path) -> None:
-    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(checks=5)])
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(check_samples=5)])
     trainer.test(Sound(), data(), verbose=False)
     told = json.loads((tmp_path / "robustness.json").read_text())["checks"]
     assert next(check for check in told if check["name"] == "huge_radius")["sentence"].startswith("0 of 5 samples")
@@ -117,7 +117,7 @@ def test_a_module_that_stays_in_training_mode(tmp_path: Path) -> None:
         def on_test_model_eval(self) -> None:
             self.train()
 
-    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(checks=8)])
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(check_samples=8)])
     trainer.test(Staying(), data(8), verbose=False)
     assert checks(tmp_path)["evaluation_mode"] == "warn"
 
@@ -128,7 +128,7 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
     trained_net(robust=False)  # once, for both
 
     def on(rank: int) -> Any:
-        callback = evaluation(strict=True, checks=16, figure_samples=0)
+        callback = evaluation(strict=True, check_samples=16, figure_samples=0)
         trainer = ddp_trainer(default_root_dir=tmp_path, callbacks=[callback])
         with pytest.raises(UnsoundEvaluation) as raised:
             trainer.test(Sound(quantised=True), data(32), verbose=False)
@@ -143,7 +143,9 @@ def test_the_checks_leave_the_global_random_numbers_alone(tmp_path: Path) -> Non
     states = []
     for checks in (0, 8):
         torch.manual_seed(0)
-        trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(checks=checks, figure_samples=0)])
+        trainer = quiet_trainer(
+            default_root_dir=tmp_path, callbacks=[evaluation(check_samples=checks, figure_samples=0)]
+        )
         trainer.test(Sound(), data(16), verbose=False)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)

@@ -12,9 +12,9 @@ from torch.utils.data import TensorDataset
 from lightning_robust.data import Digits, RobustDataModule
 from lightning_robust.defenses import Standard
 from lightning_robust.types import as_batch
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, plain_net
-from tests.foreign import images
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, plain_net
+from tests.helpers.foreign import images
 
 
 def rows(dataset: Any) -> set[bytes]:

@@ -14,8 +14,8 @@ import torch
 import torchvision.datasets.cifar
 
 from lightning_robust.data import CIFAR10, CIFAR100, SemiSupervised
-from tests.data.files import WRITERS, Arrays, checksums_of, random_arrays, write_cifar10
-from tests.data.pictures import by_position, equal, expected, fit_and_test, place, same_images, windows
+from tests.helpers.files import WRITERS, Arrays, checksums_of, random_arrays, write_cifar10
+from tests.helpers.pictures import by_position, equal, expected, fit_and_test, place, same_images, windows
 
 
 def cifar10(root: Path, stage: str = "fit", **settings: Any) -> tuple[CIFAR10, Arrays]:

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_robust.data import CommonCorruptions, Corrupted, Digits, RobustDataModule
 from lightning_robust.metrics import COMMON_CORRUPTIONS
-from tests.ddp import quiet_trainer
-from tests.foreign import ForeignModule
+from tests.helpers.ddp import quiet_trainer
+from tests.helpers.foreign import ForeignModule
 
 GREY = {"brightness", "contrast", "defocus_blur", "zoom_blur", "pixelate", "jpeg_compression"}  # nothing random in them
 

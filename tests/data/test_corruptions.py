@@ -12,8 +12,8 @@ from lightning_robust.data import CIFAR10C, CIFAR100C, ImageNetC
 from lightning_robust.data.corruptions import CorruptedTestSet
 from lightning_robust.metrics import COMMON_CORRUPTIONS
 from lightning_robust.types import as_batch
-from tests.ddp import ddp_trainer, run_ddp
-from tests.foreign import ForeignModule
+from tests.helpers.ddp import ddp_trainer, run_ddp
+from tests.helpers.foreign import ForeignModule
 
 N = 3  # images; each occurs at five severities
 CLASSES = ["n01440764", "n01443537"]

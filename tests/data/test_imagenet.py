@@ -12,9 +12,9 @@ import torchvision
 from PIL import Image
 
 from lightning_robust.data import ImageNet, SemiSupervised
-from tests.data.files import checksums_of, pack_imagenet, save_jpeg, write_imagenet
-from tests.data.pictures import by_position, equal, expected, fit_and_test
-from tests.ddp import run_ddp
+from tests.helpers.ddp import run_ddp
+from tests.helpers.files import checksums_of, pack_imagenet, save_jpeg, write_imagenet
+from tests.helpers.pictures import by_position, equal, expected, fit_and_test
 
 
 def imagenet(root: Path, stage: str = "fit", **settings: int) -> ImageNet:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lightning_robust.data import MNIST
-from tests.data.files import checksums_of, write_mnist
-from tests.data.pictures import by_position, equal, expected, fit_and_test, same_images
+from tests.helpers.files import checksums_of, write_mnist
+from tests.helpers.pictures import by_position, equal, expected, fit_and_test, same_images
 
 
 def test_pixels_and_labels_are_those_of_the_files(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import yaml
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
-from lightning_robust.cli import main
+from lightning_robust.cli.main import main
 from lightning_robust.data import Digits, SemiSupervised
 from lightning_robust.data.sampling import MixedSampler
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, plain_net
-from tests.foreign import ForeignModule, images
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, plain_net
+from tests.helpers.foreign import ForeignModule, images
 
 FIRST, SECOND = 23, 7
 

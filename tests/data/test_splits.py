@@ -8,8 +8,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_robust.data import Digits
 from lightning_robust.data.splits import by_class, labels
-from tests.few import Few
-from tests.foreign import images
+from tests.helpers.few import Few
+from tests.helpers.foreign import images
 
 RECORDED = [0, 16, 17, 20, 21, 24, 26, 33, 34, 35]
 

@@ -7,8 +7,8 @@ import torch
 from scipy.io import loadmat
 
 from lightning_robust.data import SVHN
-from tests.data.files import checksums_of, write_svhn
-from tests.data.pictures import by_position, equal, expected, fit_and_test, same_images
+from tests.helpers.files import checksums_of, write_svhn
+from tests.helpers.pictures import by_position, equal, expected, fit_and_test, same_images
 
 
 def test_pixels_and_labels_are_those_of_the_files(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from lightning_robust.data import TinyImageNet
-from tests.data.files import Files, write_tiny_imagenet
-from tests.data.pictures import by_position, equal, expected, fit_and_test, place, windows
+from tests.helpers.files import Files, write_tiny_imagenet
+from tests.helpers.pictures import by_position, equal, expected, fit_and_test, place, windows
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.defenses import AT, IAAT, ST, TRADES, Defense, Standard
-from lightning_robust.regularizers import Regularizer
-from lightning_robust.reweighting import Reweighting
+from lightning_robust.parts.regularizers import Regularizer
+from lightning_robust.parts.reweighting import Reweighting
+from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturbation as AWP
+from lightning_robust.parts.weight_perturbation import WeightPerturbation
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
-from lightning_robust.weight_perturbation import AWP, WeightPerturbation
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, norm_net, plain_net
-from tests.foreign import images, loader
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, norm_net, plain_net
+from tests.helpers.foreign import images, loader
 
 RATE = 0.1
 FIXED = PGD(Threat(eps=0.1), steps=3, start="none")  # nothing random
@@ -385,14 +386,14 @@ def test_the_rate_grows_with_the_samples_of_a_step(reference: int | None, accumu
         plain_net(),
         optimizer=lambda p: torch.optim.SGD(p, lr=0.01),
         scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1),
-        lr_batch_size=reference,
+        base_batch_size=reference,
     )
     assert rates(defense, accumulate_grad_batches=accumulate) == [pytest.approx(rate)]
 
 
 def test_the_rate_grows_with_the_ranks() -> None:
     def on(rank: int) -> float:
-        defense = Standard(plain_net(), optimizer=lambda p: torch.optim.SGD(p, lr=0.01), lr_batch_size=4)
+        defense = Standard(plain_net(), optimizer=lambda p: torch.optim.SGD(p, lr=0.01), base_batch_size=4)
         trainer = ddp_trainer(max_epochs=1)
         trainer.fit(defense, Few(n=24, batch_size=4))
         return float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -401,11 +402,13 @@ def test_the_rate_grows_with_the_ranks() -> None:
 
 
 def test_a_rate_that_cannot_be_scaled_is_refused() -> None:
-    cyclic = Standard(plain_net(), scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 10), lr_batch_size=4)
+    cyclic = Standard(
+        plain_net(), scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 10), base_batch_size=4
+    )
     with pytest.raises(ValueError, match="OneCycleLR sets rates of its own"):
         rates(cyclic)
     with pytest.raises(ValueError, match="needs a data module with a batch_size"):
-        quiet_trainer(max_epochs=1).fit(Standard(plain_net(), lr_batch_size=4), DataLoader(images(8), 4))
+        quiet_trainer(max_epochs=1).fit(Standard(plain_net(), base_batch_size=4), DataLoader(images(8), 4))
 
 
 def test_the_default_optimizer_and_frozen_parameters() -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (short names)
+from lightning_robust.cli.devices import fitting_ddp
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
-from lightning_robust.strategies import fitting_ddp
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 
 RECIPES = sorted(Path(__file__).parents[2].glob("configs/digits/*.yaml"))
 QUICK = {"emr_iaat", "st_awp", "st_rst", "mail_mart"}  # each part once; the rest only in the full suite

@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy, normalize
 
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import FreeAT
-from lightning_robust.regularizers import EffectiveWeightNorm
+from lightning_robust.parts.regularizers import EffectiveWeightNorm
+from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturbation as AWP
 from lightning_robust.threat import Norm, Threat
 from lightning_robust.types import Batch
-from lightning_robust.weight_perturbation import AWP
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.defenses.test_golden import FOLDER, X, Y, assert_same_images, net
-from tests.few import Few, norm_net, plain_net
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, norm_net, plain_net
 
 EPS, STEP, REPLAYS = 0.2, 0.15, 3
 
@@ -78,7 +78,10 @@ def test_every_replay_counts_for_the_optimizer_and_none_for_the_schedule() -> No
 
 def test_regularizer_and_weight_perturbation_leave_the_noise_to_the_loss() -> None:
     """A perturbation of no size changes nothing."""
-    plain, perturbed = defense(plain_net()), defense(plain_net(), weight_perturbation=AWP(0.0))
+    plain, perturbed = (
+        defense(plain_net()),
+        defense(plain_net(), weight_perturbation=AWP(0.0)),
+    )
     for module in (plain, perturbed):
         quiet_trainer(max_epochs=2).fit(module, Few(n=8, seed=0))
     torch.testing.assert_close(perturbed.noise, plain.noise)

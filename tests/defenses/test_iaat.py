@@ -16,10 +16,10 @@ from lightning_robust.data import Indexed
 from lightning_robust.defenses import AT, IAAT, Standard
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, norm_net, plain_net
-from tests.foreign import images, loader
-from tests.toys import linear_net
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, norm_net, plain_net
+from tests.helpers.foreign import images, loader
+from tests.helpers.toys import linear_net
 
 EPS = 0.1
 # its warning of sharding is for strategies that shard:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lightning_robust.defenses import MART
-from lightning_robust.reweighting import MarginWeights
+from lightning_robust.parts.reweighting import MarginWeights
 from lightning_robust.types import Batch, Views
-from tests.few import plain_net
-from tests.foreign import images
-from tests.toys import finite_differences
+from tests.helpers.few import plain_net
+from tests.helpers.foreign import images
+from tests.helpers.toys import finite_differences
 
 X, Y = images(8).tensors
 BATCH = Batch(X.double(), Y)

@@ -11,9 +11,9 @@ from lightning_robust.attacks import PGD
 from lightning_robust.defenses import AT, Defense, Standard
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
-from tests.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.few import Few, plain_net
-from tests.foreign import images
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
+from tests.helpers.few import Few, plain_net
+from tests.helpers.foreign import images
 
 NOISY = PGD(Threat(eps=0.2), steps=2, step_size=0.05)
 WRAPPERS: dict[str, dict[str, Any]] = {

@@ -9,12 +9,12 @@ from torch.nn.functional import cross_entropy
 
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import ST, Standard
-from lightning_robust.reweighting import MarginWeights
+from lightning_robust.parts.reweighting import MarginWeights
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
-from tests.ddp import quiet_trainer
-from tests.few import norm_net, plain_net
-from tests.foreign import images, loader
+from tests.helpers.ddp import quiet_trainer
+from tests.helpers.few import norm_net, plain_net
+from tests.helpers.foreign import images, loader
 
 X, Y = images(6).tensors
 BATCH = Batch(X.double(), Y)

@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
-from lightning_robust.regularizers import InputGradient
+from lightning_robust.parts.regularizers import InputGradient
+from lightning_robust.parts.weight_perturbation import RobustWeightPerturbation as RWP
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
-from lightning_robust.weight_perturbation import RWP
-from tests.few import norm_net
+from tests.helpers.few import norm_net
 
 N = 8
 ATTACK = PGD(Threat(eps=0.1), steps=2)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import TRADES, Standard
-from lightning_robust.reweighting import MarginWeights
+from lightning_robust.parts.reweighting import MarginWeights
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Views
-from tests.few import norm_net, plain_net
-from tests.foreign import images
-from tests.toys import finite_differences, linear_net
+from tests.helpers.few import norm_net, plain_net
+from tests.helpers.foreign import images
+from tests.helpers.toys import finite_differences, linear_net
 
 X, Y = images(6).tensors
 BATCH = Batch(X.double(), Y)

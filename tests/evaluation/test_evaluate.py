@@ -11,14 +11,14 @@ from torch import nn
 
 from lightning_robust.attacks import APGD, FAB, PGD, Ensemble, Square
 from lightning_robust.callbacks.collected import Collected
-from lightning_robust.draws import Draws
-from lightning_robust.evaluation.evaluate import Evaluation, stages, worst
+from lightning_robust.evaluation.evaluate import Evaluation, named_stages, worst
 from lightning_robust.evaluation.samples import Samples, moves
 from lightning_robust.evaluation.state import State, checksums, fingerprint
 from lightning_robust.models import SmallConvNet
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from tests.ddp import process_group, run_ddp
-from tests.trained import EPS, held_out, trained_net
+from tests.helpers.ddp import process_group, run_ddp
+from tests.helpers.trained import EPS, held_out, trained_net
 
 N = 60
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def test_the_verdicts_are_those_of_the_attacks_alone():
     right = net(x).argmax(1) == y
     assert right.sum() > 40
     for name, attack in attacks().items():
-        x_adv = attack(net, x, y, draws=Draws(0, torch.arange(N)))
+        x_adv = attack(net, x, y, rng=SampleRNG(0, torch.arange(N)))
         stands = right & (net(x_adv).argmax(1) == y)
         assert 5 < stands.sum() < right.sum()
         assert torch.equal(right & (columns[f"{name}/broken"] < 0), stands)
@@ -93,7 +93,7 @@ def test_each_stage_breaks_what_it_should():
     net, (x, y), broken = trained_net(), held_out(N), found()["auto/broken"]
     left = torch.nonzero(net(x).argmax(1) == y)[:, 0]
     for number, attack in enumerate(attacks()["auto"].stages.values()):
-        x_adv = attack(net, x[left], y[left], draws=Draws(0, left).fork(number))
+        x_adv = attack(net, x[left], y[left], rng=SampleRNG(0, left).fork(number))
         wrong = net(x_adv).argmax(1) != y[left]
         assert torch.equal(torch.isin(left[wrong], torch.nonzero(broken == number)[:, 0]), wrong[wrong])
         assert int((broken == number).sum()) == int(wrong.sum())
@@ -146,7 +146,7 @@ def test_the_ranks_do_not_matter(shares):
     told = run_ddp(on, ranks=len(shares))
     for columns, _, seconds in told:
         assert_same(columns)
-        assert set(seconds) == {stage for name, attack in attacks().items() for stage in stages(name, attack)}
+        assert set(seconds) == {stage for name, attack in attacks().items() for stage in named_stages(name, attack)}
     assert sum(n for _, n, _ in told) == N
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks import APGD, PGD, AutoAttack, Square
 from lightning_robust.attacks.base import Attack
-from lightning_robust.draws import Draws
 from lightning_robust.evaluation.soundness import STEPS, Check, Probe, examine, more_steps
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat
-from tests.trained import EPS, held_out, trained_net
+from tests.helpers.trained import EPS, held_out, trained_net
 
 N = 64
 SILENT = dict.fromkeys(
@@ -75,8 +75,8 @@ def found(net: Any, norm: Norm = "linf", n: int = N, attack: Attack | None = Non
     """What is said of an evaluation by a short Auto-PGD."""
     x, y = held_out(n)
     attack = attack or APGD(Threat(norm, EPS[norm]), steps=50)
-    standing = net(attack(net, x, y, draws=Draws(1, torch.arange(n)))).argmax(1) == y
-    return examine(net, x, y, {"attack": attack}, None, standing, Draws(0, torch.arange(n)), **settings)
+    standing = net(attack(net, x, y, rng=SampleRNG(1, torch.arange(n)))).argmax(1) == y
+    return examine(net, x, y, {"attack": attack}, None, standing, SampleRNG(0, torch.arange(n)), **settings)
 
 
 def statuses(checks: list[Check]) -> dict[str, str]:
@@ -124,7 +124,7 @@ def test_a_sample_that_a_random_start_breaks_is_no_gain() -> None:
     """On a saturated head such a sample's loss rises, and with it the mean of all."""
     x, y = held_out(200)
     told = more_steps(
-        Probe(wrapped(after=lambda z: 1e7 * z), x, y, Threat(eps=0.24), Draws(0, torch.arange(200)), batch_size=200)
+        Probe(wrapped(after=lambda z: 1e7 * z), x, y, Threat(eps=0.24), SampleRNG(0, torch.arange(200)), batch_size=200)
     )
     begin, last = (float(told.sentence.split(what)[0].split()[-1]) for what in (" there", f" after {STEPS}"))
     assert last > begin > 0
@@ -221,7 +221,9 @@ def test_what_the_evaluations_own_black_box_attack_broke_alone(black: int, n: in
 def test_an_evaluation_by_black_box_attacks_alone_is_not_held_against_gradients() -> None:
     x, y = held_out(N)
     columns = by_hand({"square": [0]}, N)
-    told = examine(trained_net(), x, y, {"square": Square(Threat(eps=0.12))}, columns, draws=Draws(0, torch.arange(N)))
+    told = examine(
+        trained_net(), x, y, {"square": Square(Threat(eps=0.12))}, columns, rng=SampleRNG(0, torch.arange(N))
+    )
     assert statuses(told)["black_box"] == "pass"
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.metrics import ALEXNET_ERRORS, COMMON_CORRUPTIONS, CorruptionError
-from tests.ddp import process_group, run_ddp
+from tests.helpers.ddp import process_group, run_ddp
 
 GROUPS = [("clean", 0), ("fog", 1), ("fog", 2), ("snow", 1), ("snow", 2)]
 REFERENCE = {"fog": 0.8, "snow": 0.5, "clean": 0.4}

@@ -7,8 +7,8 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import binomtest
 
-from lightning_robust.metrics import effective_margin, wilson_interval
-from tests.toys import conv_net, linear_net
+from lightning_robust.metrics.functional import effective_margin, wilson_interval
+from tests.helpers.toys import conv_net, linear_net
 
 WEIGHT = torch.tensor([[3.0, 0.0], [0.0, 4.0], [-1.0, -1.0]], dtype=torch.float64)
 

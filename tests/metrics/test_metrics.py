@@ -11,8 +11,8 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_robust.metrics import AttackSuccessRate, EffectiveMargin, PerturbationNorm, RobustAccuracy
-from tests.ddp import process_group, run_ddp
-from tests.toys import linear_net
+from tests.helpers.ddp import process_group, run_ddp
+from tests.helpers.toys import linear_net
 
 
 def fixed_net() -> nn.Module:

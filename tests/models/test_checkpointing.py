@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks import PGD
 from lightning_robust.models import IAATWideResNet, PreActResNet, WideResNet
-from lightning_robust.modes import crafting, input_gradient, untracked
-from lightning_robust.regularizers import EffectiveWeightNorm
+from lightning_robust.parts.regularizers import EffectiveWeightNorm
+from lightning_robust.runtime.gradients import input_gradient
+from lightning_robust.runtime.modes import attack_mode, frozen_running_stats
 from lightning_robust.types import Batch, Views
 
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -66,7 +67,7 @@ def test_two_gradients_of_one_pass_count_it_once(nets: tuple[nn.Module, nn.Modul
 def test_attacks_are_the_same(nets: tuple[nn.Module, nn.Module], bn: Any) -> None:
     grads = []
     for net in nets:
-        with crafting(net, bn):
+        with attack_mode(net, bn):
             grads.append(input_gradient(lambda z, net=net: F.cross_entropy(net(z), Y, reduction="none"), X)[0])
     torch.testing.assert_close(grads[0], grads[1])
     assert grads[0].abs().sum() > 0
@@ -92,7 +93,7 @@ def test_a_penalty_in_evaluation_mode_is_differentiated_there(nets: tuple[nn.Mod
 def test_a_pass_that_leaves_statistics_alone_still_does_when_recomputed(nets: tuple[nn.Module, nn.Module]) -> None:
     for net in nets:
         before = copy.deepcopy(net.state_dict())
-        with untracked(net):
+        with frozen_running_stats(net):
             loss = F.cross_entropy(net(X), Y)
         loss.backward()
         torch.testing.assert_close(dict(net.state_dict()), dict(before))

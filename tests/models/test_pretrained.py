@@ -20,8 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lightning_robust.checks import file_sha256
-from lightning_robust.cli import main
+from lightning_robust.cli.main import main
 from lightning_robust.defenses import Standard
 from lightning_robust.models import (
     Pretrained,
@@ -33,10 +32,11 @@ from lightning_robust.models import (
     load_weights,
 )
 from lightning_robust.models.pretrained import build, fill, net_class
-from lightning_robust.models.standalone import standalone
-from lightning_robust.weights import export_weights
-from tests.ddp import quiet_trainer
-from tests.few import plain_net
+from lightning_robust.publish.export import export_weights
+from lightning_robust.publish.standalone import standalone
+from lightning_robust.utils.checks import file_sha256
+from tests.helpers.ddp import quiet_trainer
+from tests.helpers.few import plain_net
 
 ROOT = Path(__file__).parents[2]
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -188,7 +188,13 @@ def test_missing_files_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "class_path",
     [
-        *("os.system", "torch.nn.Linear", "tests.few.plain_net", "evil.SmallConvNet", "lightning_robust.cli.main"),
+        *(
+            "os.system",
+            "torch.nn.Linear",
+            "tests.helpers.few.plain_net",
+            "evil.SmallConvNet",
+            "lightning_robust.cli.main.main",
+        ),
         *("lightning_robust.models.normalized", "Normalize", "RobustBenchModel", "Pretrained", "from_pretrained"),
         *("lightning_robust.models.pretrained.importlib", "lightning_robust.modelsx.SmallConvNet", None, 3, ["x"]),
     ],
@@ -259,7 +265,7 @@ def test_a_recipe_starts_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     recipe["model"]["init_args"]["net"]["init_args"]["sha256"] = digest
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     quick = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
-    quick += ["--trainer.enable_model_summary=false", "--trainer.accelerator=cpu", "--evaluation.checks=0"]
+    quick += ["--trainer.enable_model_summary=false", "--trainer.accelerator=cpu", "--evaluation.check_samples=0"]
     quick += ["--model.init_args.optimizer.init_args.lr=1e-9"]
     main(["fit", "--config", "recipe.yaml", *quick])
     (last,) = tmp_path.glob("runs/Digits/Standard/*/checkpoints/last.ckpt")

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lightning_robust.cli import main
+from lightning_robust.cli.main import main
 from lightning_robust.models import RobustBenchModel
 
 ROOT = Path(__file__).parents[2]

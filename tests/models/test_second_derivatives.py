@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from lightning_robust.models import IAATWideResNet, PreActResNet, TimmModel, TorchvisionModel, WideResNet
-from lightning_robust.regularizers import EffectiveWeightNorm, InputGradient, Regularizer
+from lightning_robust.parts.regularizers import EffectiveWeightNorm, InputGradient, Regularizer
 from lightning_robust.types import Batch, Views
 
 TINY = {"img_size": 8, "patch_size": 4, "depth": 2, "embed_dim": 12, "num_heads": 3}
@@ -82,7 +82,7 @@ def test_plain_attention_is_what_makes_the_difference(monkeypatch: pytest.Monkey
     """With the kernels that PyTorch would choose, the same penalty has no gradient."""
     net: Any = TimmModel("vit_tiny_patch16_224", options=TINY)
     x = torch.rand(2, 3, 8, 8)
-    monkeypatch.setattr("lightning_robust.modes.sdpa_kernel", lambda _: nullcontext())
+    monkeypatch.setattr("lightning_robust.runtime.modes.sdpa_kernel", lambda _: nullcontext())
     loss = PENALTIES["emr"](net, Batch(x, torch.arange(2)), Views(x), 0).sum()
     with pytest.raises(RuntimeError, match="derivative"):
         loss.backward()

@@ -1,0 +1,162 @@
+"""How Auto-PGD steps, and how it adapts the size of its steps: one climb for linf and l2, a sparse one for l1."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_robust.attacks.base import Rows
+from lightning_robust.threat import Threat, per_image
+
+MOMENTUM = 0.75
+"""Weight of the projected gradient step; the rest is that of the step before (arXiv 2003.01690, section 3)."""
+
+Given: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Of each ascent: sample's position in the batch, number of the run, clean image, label, class to lead to."""
+
+SPARSER = 1.5
+"""By how much an l1 step is sparser than the point it starts from, and shortened when it no longer gets sparser
+(arXiv 2103.01208, section 3.3)."""
+
+
+@dataclass
+class Ascent(Rows):
+    """Ascents, one or several of a sample: where they are, and their best points."""
+
+    row: Tensor  # [b] the sample's position in the batch
+    run: Tensor  # [b] which of the sample's runs it is
+    x: Tensor  # [b c h w] clean
+    y: Tensor  # [b]
+    wanted: Tensor  # [b] class that a targeted run leads to
+    eps: Tensor  # [b 1 1 1]
+    x_adv: Tensor
+    grad: Tensor  # of the objective at x_adv
+    best: Tensor  # the highest point so far, with its gradient and its objective [b]
+    best_grad: Tensor
+    best_value: Tensor
+
+    def observe(self, value: Tensor, grad: Tensor | None) -> None:
+        """Take the objective [b] at x_adv, and its gradient if there will be another step."""
+        better = value > self.best_value
+        self.best_value = torch.where(better, value, self.best_value)
+        mask = per_image(better, self.x).bool()
+        self.best = torch.where(mask, self.x_adv, self.best)
+        if grad is not None:
+            self.grad, self.best_grad = grad, torch.where(mask, grad, self.best_grad)
+
+    def back_to_best(self, which: Tensor) -> None:
+        """Go on from the best point where `which` [b] holds."""
+        mask = per_image(which, self.x).bool()
+        self.x_adv = torch.where(mask, self.best, self.x_adv)
+        self.grad = torch.where(mask, self.best_grad, self.grad)
+
+    @staticmethod
+    @abstractmethod
+    def checkpoints(steps: int) -> dict[int, int]:
+        """After which steps `adapt` is called, and the number of steps since the last time."""
+
+    @abstractmethod
+    def move(self, threat: Threat, first: bool) -> None:
+        """One step along the gradient; whether it is the first."""
+
+    @abstractmethod
+    def adapt(self, window: int, rho: float) -> None:
+        """Choose the next step sizes by what the last `window` steps gained."""
+
+
+@dataclass
+class Momentum(Ascent):
+    """The climb of linf and l2: steps with momentum, halved where they stop paying."""
+
+    before: Tensor  # x_adv one step ago
+    value: Tensor  # [b] objective one step ago
+    step: Tensor  # [b 1 1 1]
+    rises: Tensor  # [b] steps that raised the objective since the last checkpoint
+    checked: Tensor  # [b] best_value at the last checkpoint
+    kept: Tensor  # [b] whether the step was kept there
+
+    @classmethod
+    def begin(cls, given: Given, eps: Tensor, x_adv: Tensor) -> "Momentum":
+        """Before the first look."""
+        x = given[2]
+        zero, low = torch.zeros_like(x), torch.full_like(x.flatten(1)[:, 0], -math.inf)
+        common, none = (*given, eps, x_adv, zero, x_adv, zero, low), torch.zeros_like(given[0])
+        return cls(*common, before=x_adv, value=-low, step=2 * eps, rises=none, checked=-low, kept=none.bool())
+
+    def observe(self, value: Tensor, grad: Tensor | None) -> None:
+        """Count the steps that raise the objective."""
+        super().observe(value, grad)
+        self.checked = torch.where(self.checked == math.inf, value, self.checked)  # the start's
+        self.rises = self.rises + (value > self.value)
+        self.value = value
+
+    @staticmethod
+    def checkpoints(steps: int) -> dict[int, int]:
+        """Windows of 22 % of the steps, each 3 % shorter than the last, down to 6 %."""
+        window, shorter, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
+        out, done = {}, window
+        while done <= steps:
+            out[done], window = window, max(window - shorter, least)
+            done += window
+        return out
+
+    def move(self, threat: Threat, first: bool) -> None:
+        """A gradient step, and a share of the step before if there was one."""
+        z = threat.project(self.x_adv + self.step * threat.steepest(self.grad), self.x, self.eps)
+        if not first:
+            z = self.x_adv + MOMENTUM * (z - self.x_adv) + (1 - MOMENTUM) * (self.x_adv - self.before)
+            z = threat.project(z, self.x, self.eps)
+        self.before, self.x_adv = self.x_adv, z
+
+    def adapt(self, window: int, rho: float) -> None:
+        """Halve the step where too few steps paid, or all together gained nothing, and go back to the best point."""
+        halve = (self.rises <= rho * window) | (self.kept & (self.checked >= self.best_value))
+        self.step = torch.where(per_image(halve, self.x).bool(), self.step / 2, self.step)
+        self.back_to_best(halve)
+        self.rises, self.checked, self.kept = torch.zeros_like(self.rises), self.best_value, ~halve
+
+
+@dataclass
+class Sparse(Ascent):
+    """The climb of l1: each step moves a share of the pixels, which follows the sparsity of the best point."""
+
+    step: Tensor  # [b 1 1 1]
+    share: Tensor  # [b] of the pixels that a step moves
+    changed: Tensor  # [b] pixels that differed from the clean image in the best point at the last checkpoint
+
+    @classmethod
+    def begin(cls, given: Given, eps: Tensor, x_adv: Tensor) -> "Sparse":
+        """Before the first look."""
+        x = given[2]
+        zero, low = torch.zeros_like(x), torch.full_like(x.flatten(1)[:, 0], -math.inf)
+        changed = (x_adv != x).flatten(1).sum(1).to(x)
+        common = (*given, eps, x_adv, zero, x_adv, zero, low)
+        return cls(*common, step=eps, share=changed / x[0].numel() / SPARSER, changed=changed)
+
+    @staticmethod
+    def checkpoints(steps: int) -> dict[int, int]:
+        """Every 4 % of the steps."""
+        window = max(int(0.04 * steps), 1)
+        return dict.fromkeys(range(window, steps + 1, window), window)
+
+    def move(self, threat: Threat, first: bool) -> None:
+        """Along the signs of the largest gradients, then back into ball and box."""
+        size = self.grad.flatten(1).abs()
+        d = size.shape[1]
+        place = ((1 - self.share) * d).clamp(0, d - 1).long()
+        least = size.sort(dim=1).values.gather(1, place[:, None])
+        sign = self.grad.flatten(1).sign() * (size >= least)
+        direction = sign / sign.abs().sum(1, keepdim=True).clamp_min(1)
+        self.x_adv = threat.project(self.x_adv + self.step * direction.view_as(self.x), self.x, self.eps)
+
+    def adapt(self, window: int, rho: float) -> None:
+        """Where the best point became sparser, start over from it with the full step; elsewhere shorten the step."""
+        changed = (self.best != self.x).flatten(1).sum(1).to(self.share)
+        sparser = changed < 0.95 * self.changed
+        step = torch.where(per_image(sparser, self.x).bool(), self.eps, self.step / SPARSER)
+        self.step = torch.maximum(step, self.eps / 10)
+        self.share, self.changed = changed / self.x[0].numel() / SPARSER, changed
+        self.back_to_best(sparser)

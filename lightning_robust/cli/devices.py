@@ -1,0 +1,28 @@
+"""How many processes a run will have, and the strategy that is taken where none is named."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+
+def processes(accelerator: Any, devices: Any, num_nodes: int) -> int:
+    """How many processes a trainer with these settings runs, as far as it can be told before it is built."""
+    if devices in ("auto", -1, "-1"):
+        each = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 1
+    elif isinstance(devices, str):
+        each = len(devices.split(",")) if "," in devices else int(devices)
+    else:
+        each = devices if isinstance(devices, int) else len(devices)
+    return max(each, 1) * num_nodes
+
+
+def fitting_ddp(accumulate_grad_batches: int = 1) -> DDPStrategy:
+    """DDP as it suits a defense: the training graph is the same in every step, and every parameter is in it.
+
+    But where gradients accumulate, a static graph crashes or leaves ranks apart
+    (https://github.com/pytorch/pytorch/pull/187732).
+    """
+    return DDPStrategy(
+        static_graph=accumulate_grad_batches == 1, gradient_as_bucket_view=True, find_unused_parameters=False
+    )

@@ -1,0 +1,1 @@
+"""What leaves the machine: exported weights, model cards, leaderboard entries."""

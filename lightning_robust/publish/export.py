@@ -1,0 +1,176 @@
+"""Trained nets to share: `python -m lightning_robust.publish.export export|push --help`."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli
+from torch import Tensor
+
+from lightning_robust.attacks import PGD
+from lightning_robust.evaluation.report import versions, write_json
+from lightning_robust.models.pretrained import build, fill, net_class
+from lightning_robust.models.weight_files import (
+    CONFIG,
+    WEIGHTS,
+    find_weights,
+    read_checkpoint,
+    read_config,
+    tensors,
+    zoo_package,
+)
+from lightning_robust.publish.model_card import model_card
+from lightning_robust.publish.standalone import standalone
+from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.files import atomic_write
+from lightning_robust.utils.messages import first_line
+
+REPORT, CARD = "robustness.json", "README.md"
+
+
+def export_weights(
+    ckpt_path: str, folder: str, evaluation: str | None = None, name: str | None = None, license: str | None = None
+) -> str:
+    """Write a trained net with all that others need to use and to judge it; gives the folder.
+
+    `model.safetensors` holds the net's weights alone (with Lightning's weight averaging the averaged ones),
+    `config.json` which net it is, its training and the checksums, `README.md` the model card with the run's
+    `config.yaml`, and `robustness.json` the evaluation. Read them before you publish them: a recipe may name folders.
+
+    Args:
+        ckpt_path: the checkpoint of a defense.
+        folder: where to write.
+        evaluation: the `robustness.json` of `lightning-robust test` on this very checkpoint; by default the newest one
+            among the runs beside the checkpoint's own.
+        name: how the card calls the net, such as the `organisation/name` it will have; by default the folder.
+        license: identifier of the licence that the weights are under, such as "mit".
+
+    Raises:
+        ImportError: without safetensors (the extra `zoo`).
+        OSError: if the folder cannot be written.
+        ValueError: for a file that is no checkpoint of a defense, weights that do not fit the net it describes, or an
+            evaluation of other weights.
+    """
+    library = zoo_package("safetensors.torch")
+    checkpoint, run = read_checkpoint(ckpt_path), Path(ckpt_path).resolve().parent.parent
+    if "defense" not in checkpoint:
+        raise ValueError(f"{ckpt_path} was not written in training a defense of lightning_robust.")
+    net, weights = _net(checkpoint, tensors(checkpoint, ckpt_path))
+    loadable = net is not None and net_class(net["class_path"]) is not None
+    if loadable:
+        fill(build(net), weights, ckpt_path)
+    digest = file_sha256(ckpt_path)
+    report = _newest_report(digest, run) if evaluation is None else _report(evaluation, digest)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    # copies: tensors that share their memory, or lie in another order, are stored like any others
+    copies = {key: value.clone().contiguous() for key, value in weights.items()}
+    try:
+        with atomic_write(place / WEIGHTS) as beside:
+            library.save_file(copies, beside, metadata={"format": "pt"})
+    except Exception as error:  # its own class of errors has no public name
+        raise OSError(f"{place / WEIGHTS} was not written ({first_line(error)})") from error
+    settings = (net or {}).get("init_args", {})
+    config = {
+        "net": net,
+        "loadable": loadable,
+        "num_classes": settings.get("num_classes"),
+        "in_channels": settings.get("in_channels"),
+        "defense": checkpoint["defense"],
+        "threat": _threat(checkpoint),
+        "epoch": checkpoint["epoch"],
+        "averaged": "current_model_state" in checkpoint,
+        "versions": {**versions(), "lightning of the checkpoint": checkpoint["pytorch-lightning_version"]},
+        "sha256": file_sha256(place / WEIGHTS),
+        "checkpoint_sha256": digest,
+    }
+    write_json(config, place / CONFIG)
+    (place / REPORT).unlink(missing_ok=True)  # an earlier export's
+    if report:
+        write_json(report, place / REPORT)
+    recipe = run / "config.yaml"
+    text = recipe.read_text() if recipe.is_file() else None
+    (place / CARD).write_text(model_card(name or folder, config, report, text, license))
+    return folder
+
+
+def push_weights(folder: str, repo_id: str, private: bool = True) -> str:
+    """Upload an exported folder to the Hugging Face Hub; gives the address.
+
+    Args:
+        folder: what `export_weights` wrote; nothing else in it is uploaded.
+        repo_id: `organisation/name`; created if it is not there.
+        private: whether a repository that is created is for its members only.
+
+    Raises:
+        ImportError: without huggingface_hub (the extra `zoo`).
+        ValueError: for a folder that is not whole, or if the Hub does not take it.
+    """
+    hub, files = zoo_package("huggingface_hub"), [WEIGHTS, CONFIG, REPORT, CARD]
+    weights = find_weights(Path(folder, WEIGHTS))
+    if read_config(weights) is None or not Path(folder, CARD).is_file():
+        raise ValueError(f"{folder!r} is no whole export: it needs {WEIGHTS}, {CONFIG} and {CARD}.")
+    try:
+        address = hub.create_repo(repo_id, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=files, delete_patterns=[REPORT])
+    except Exception as error:  # its releases raise what requests, httpx and their successors do
+        raise ValueError(
+            f"The Hugging Face Hub did not take {repo_id!r} ({first_line(error)}) It needs a connection and "
+            "`hf auth login` with a token that may write there."
+        ) from error
+    return str(address)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; `args` instead of the process's own, to call it from Python."""
+    try:
+        print(auto_cli({"export": export_weights, "push": push_weights}, args=args, as_positional=False))
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _net(checkpoint: Mapping[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """The net's description, if the command line stored one, and the weights under its own names."""
+    described = checkpoint.get("hyper_parameters", {}).get("net")
+    if not isinstance(described, Mapping):
+        return None, weights
+    net, prefix = standalone(described)
+    return net, {name.removeprefix(prefix): value for name, value in weights.items()}
+
+
+def _threat(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What it was trained against, if the command line stored it."""
+    stored = checkpoint.get("hyper_parameters", {})
+    if checkpoint["defense"] == "Standard" or "attack" not in stored:
+        return None
+    attack = stored["attack"] or {}
+    return dict(attack.get("init_args", {}).get("threat") or vars(PGD().threat))
+
+
+def _report(path: str | Path, digest: str) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(Path(path).read_text())
+        of = (report["checkpoint"] or {}).get("sha256")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a robustness.json: {error}.") from error
+    if of != digest:
+        raise ValueError(f"{str(path)!r} is of other weights: its checkpoint has the SHA-256 {of}, this one {digest}.")
+    return report
+
+
+def _newest_report(digest: str, run: Path) -> dict[str, Any] | None:
+    """The last test of these weights, among the runs of the same data and method."""
+    for path in sorted(run.parent.glob("*/robustness.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            report = _report(path, digest)
+        except ValueError:
+            continue
+        if report.get("stage") == "test":
+            return report
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""How many processes train together, and whether they must run the same forward passes."""
+
+from typing import Any
+
+import torch.distributed
+from torch import nn
+
+
+def world_size() -> int:
+    """Number of ranks; 1 outside distributed training."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
+
+
+def has_sync_batchnorm(net: Any) -> bool:
+    """Whether the net's batch norms, in training mode, wait for the other ranks in each forward pass."""
+    modules = net.modules() if world_size() > 1 and isinstance(net, nn.Module) else ()
+    return any(isinstance(module, nn.SyncBatchNorm) for module in modules)

@@ -1,0 +1,1 @@
+"""Checks of input, parts of messages, files that are written whole."""
