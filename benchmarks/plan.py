@@ -12,8 +12,8 @@ from harness import Row, write
 from jsonargparse import auto_cli
 from recipes import CONFIGS, quiet
 
-from lightning_robust.cli.main import RobustCLI
 from lightning_robust.cli.plan import RobustTrainer
+from lightning_robust.cli.robust_cli import RobustCLI
 
 RECIPES = ["standard", "at", "trades", "mart_awp", "emr_at", "iaat", "st", "rst"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]

@@ -18,7 +18,7 @@ from harness import now
 from lightning import Callback
 
 from lightning_robust.attacks import PGD, Collaborative
-from lightning_robust.cli.main import RobustCLI
+from lightning_robust.cli.robust_cli import RobustCLI
 from lightning_robust.losses import cross_entropy
 from lightning_robust.metrics.functional import effective_margin
 from lightning_robust.runtime.modes import logits_no_grad

@@ -1,9 +1,10 @@
-"""How many processes a run will have, and the strategy that is taken where none is named."""
+"""How many processes a run will have, which of them this is, and the strategy that is taken where none is named."""
 
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 
 def processes(accelerator: Any, devices: Any, num_nodes: int) -> int:
@@ -15,6 +16,11 @@ def processes(accelerator: Any, devices: Any, num_nodes: int) -> int:
     else:
         each = devices if isinstance(devices, int) else len(devices)
     return max(each, 1) * num_nodes
+
+
+def rank() -> int:
+    """Number of this process among the run's, as the environment or Lightning tells it; 0 where nothing does."""
+    return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
 def fitting_ddp(accumulate_grad_batches: int = 1) -> DDPStrategy:

@@ -20,7 +20,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from lightning import Callback
-from lightning_robust.cli import RobustCLI
+from lightning_robust.cli.robust_cli import RobustCLI
 
 class Dies(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):

@@ -1,0 +1,153 @@
+"""The commands that run a trainer: `lightning-robust fit|validate|test|predict|plan --config <recipe>`."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_warn
+
+import lightning_robust.attacks
+import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
+from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.cli.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
+from lightning_robust.cli.devices import fitting_ddp, processes
+from lightning_robust.cli.loggers import run_loggers
+from lightning_robust.cli.parser import Parser
+from lightning_robust.cli.plan import RobustTrainer
+from lightning_robust.cli.run_name import job_name, run_name
+from lightning_robust.data import RobustDataModule
+from lightning_robust.defenses import Defense
+
+
+class RobustCLI(LightningCLI):
+    """LightningCLI over defenses and data modules, with robust evaluation and checkpointing always on.
+
+    Each run has a folder of its own, `<default_root_dir or runs>/<data>/<model>/<run>/`. Under SLURM and torchrun its
+    name is made of the job and the config, so that a restarted job finds its own checkpoint again and no other job's.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        with tempfile.TemporaryDirectory() as self._scratch:
+            super().__init__(
+                Defense,
+                RobustDataModule,
+                trainer_class=RobustTrainer,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True},
+                parser_class=Parser,
+                args=args,
+            )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and `plan`."""
+        return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Evaluation and checkpointing have their own sections in a config."""
+        parser.add_lightning_class_args(RobustEvaluation, "evaluation")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/worst_acc",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.filename": "best-epoch{epoch:03d}-worst_acc{val/worst_acc:.4f}",
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Check that the checkpoint is there; unlike Lightning, let the config win over what the file stored."""
+        command = self.config.get("subcommand")
+        if command in (None, "plan"):
+            return
+        path = self.config[command].get("ckpt_path")
+        # Lightning would unpickle anything from a URL: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
+        if self.config[command].get("weights_only") is None:
+            self.config[command]["weights_only"] = True
+        if path == "last" and (job_name() is None or command != "fit"):
+            self.parser.error(
+                "`--ckpt_path last` is for `fit` in a job that restarts under its own name (SLURM, torchrun): name the "
+                "file."
+            )
+        if path and path not in ("best", "last", "hpc", "registry") and "://" not in path and not Path(path).exists():
+            self.parser.error(
+                f"There is no checkpoint {path!r}. Give --ckpt_path the file that `fit` named at its end."
+            )
+        if not path and command in ("validate", "test", "predict"):
+            rank_zero_warn(f"No --ckpt_path was given: `{command}` runs on the net as it is built.")
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses is reported as a misspelt key is."""
+        try:
+            super().instantiate_classes()
+        except (ImportError, TypeError, ValueError) as error:
+            self.parser.error(str(error), error)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with a folder and loggers of its own unless the config names some."""
+        given = self._get(self.config_init, "trainer")
+        root = Path(given["default_root_dir"] or "runs").expanduser()
+        place = Path(root, type(self.datamodule).__name__, type(self.model).__name__)
+        run = self._run_name(place)
+        planning = self.subcommand == "plan"  # leaves nothing
+        if planning:
+            place = Path(self._scratch)
+            kwargs.update(enable_progress_bar=False, enable_model_summary=False)
+        kwargs["default_root_dir"] = str(place / run)
+        evaluation = self._get(self.config_init, "evaluation")
+        evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
+        n = processes(given["accelerator"], given["devices"], given["num_nodes"])
+        if given["strategy"] == "auto" and n > 1:
+            kwargs["strategy"] = fitting_ddp(given["accumulate_grad_batches"])
+        if (planning or given["logger"] in (None, True)) and not given["fast_dev_run"]:
+            kwargs["logger"] = run_loggers(place, run)
+        best = self._get(self.config_init, "checkpoint")
+        last = best.save_last is True
+        best.save_last = None if last else best.save_last
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        if last and trainer.checkpoint_callbacks:
+            trainer.callbacks.append(LastCheckpoint(best))  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        for checkpoint in trainer.checkpoint_callbacks if planning else ():
+            if isinstance(checkpoint, ModelCheckpoint):
+                checkpoint.dirpath = None
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """What the trainer's method gets; a job that goes on does so from its newest checkpoint."""
+        given = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "fit":
+            given["ckpt_path"] = newest_checkpoint(self.trainer, given["ckpt_path"])
+        return given
+
+    def before_validate(self) -> None:
+        """`RobustEvaluation` prints the table."""
+        self.config_init[self.subcommand]["verbose"] = False
+
+    before_test = before_validate
+
+    def after_fit(self) -> None:
+        """Say where the best checkpoint lies and how to test it."""
+        best = self.trainer.checkpoint_callback
+        config = Path(str(self.trainer.log_dir), "config.yaml")  # on every rank: the folder is broadcast
+        if not isinstance(best, ModelCheckpoint) or not best.best_model_path or not self.trainer.is_global_zero:
+            return
+        score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
+        print(
+            f"\nBest checkpoint{score}: {best.best_model_path}\n"
+            f"Test it with:\n  lightning-robust test --config {config} --ckpt_path {best.best_model_path}"
+        )
+
+    def _run_name(self, place: Path) -> str:
+        parser, config = self._parser(self.subcommand), self.config[self.subcommand]
+        return run_name(str(self.subcommand), place, config.get("ckpt_path"), lambda: parser.dump(config))
