@@ -1,1 +1,95 @@
-"""Adversarial robustness on PyTorch Lightning."""
+"""Adversarial robustness on PyTorch Lightning: defenses, attacks, robust evaluation and metrics.
+
+Every name of `__all__` is imported from its module when it is first used, so that `import lightning_robust` loads
+neither torch nor Lightning, and attacks, metrics and `Threat` work without Lightning.
+
+>>> import lightning_robust as lr
+>>> lr.Threat("linf", "8/255").norm
+'linf'
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same names
+    from lightning_robust.attacks import APGD as APGD
+    from lightning_robust.attacks import CW as CW
+    from lightning_robust.attacks import FAB as FAB
+    from lightning_robust.attacks import PGD as PGD
+    from lightning_robust.attacks import Attack as Attack
+    from lightning_robust.attacks import AutoAttack as AutoAttack
+    from lightning_robust.attacks import Collaborative as Collaborative
+    from lightning_robust.attacks import DeepFool as DeepFool
+    from lightning_robust.attacks import Ensemble as Ensemble
+    from lightning_robust.attacks import MinimumNorm as MinimumNorm
+    from lightning_robust.attacks import Square as Square
+    from lightning_robust.attacks.functional import apgd as apgd
+    from lightning_robust.attacks.functional import autoattack as autoattack
+    from lightning_robust.attacks.functional import cw as cw
+    from lightning_robust.attacks.functional import deepfool as deepfool
+    from lightning_robust.attacks.functional import fab as fab
+    from lightning_robust.attacks.functional import minimum_norms as minimum_norms
+    from lightning_robust.attacks.functional import pgd as pgd
+    from lightning_robust.attacks.functional import square as square
+    from lightning_robust.attacks.functional import squeeze as squeeze
+    from lightning_robust.callbacks import AdversarialInputs as AdversarialInputs
+    from lightning_robust.callbacks import AttackStrength as AttackStrength
+    from lightning_robust.callbacks import CorruptionAccuracy as CorruptionAccuracy
+    from lightning_robust.callbacks import Curves as Curves
+    from lightning_robust.callbacks import EffectiveMargins as EffectiveMargins
+    from lightning_robust.callbacks import PseudoLabels as PseudoLabels
+    from lightning_robust.callbacks import RadiusHistogram as RadiusHistogram
+    from lightning_robust.callbacks import RobustEvaluation as RobustEvaluation
+    from lightning_robust.callbacks import UnsoundEvaluation as UnsoundEvaluation
+    from lightning_robust.defenses import AT as AT
+    from lightning_robust.defenses import AWP as AWP
+    from lightning_robust.defenses import EMR as EMR
+    from lightning_robust.defenses import IAAT as IAAT
+    from lightning_robust.defenses import MAIL as MAIL
+    from lightning_robust.defenses import MART as MART
+    from lightning_robust.defenses import ST as ST
+    from lightning_robust.defenses import TRADES as TRADES
+    from lightning_robust.defenses import Defense as Defense
+    from lightning_robust.defenses import FreeAT as FreeAT
+    from lightning_robust.defenses import Standard as Standard
+    from lightning_robust.metrics import AttackSuccessRate as AttackSuccessRate
+    from lightning_robust.metrics import CorruptionError as CorruptionError
+    from lightning_robust.metrics import EffectiveMargin as EffectiveMargin
+    from lightning_robust.metrics import PerturbationNorm as PerturbationNorm
+    from lightning_robust.metrics import RobustAccuracy as RobustAccuracy
+    from lightning_robust.threat import Threat as Threat
+
+_NAMES = {
+    "attacks": "APGD CW FAB PGD Attack AutoAttack Collaborative DeepFool Ensemble MinimumNorm Square",
+    "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
+    "callbacks": "AdversarialInputs AttackStrength CorruptionAccuracy Curves EffectiveMargins PseudoLabels "
+    "RadiusHistogram RobustEvaluation UnsoundEvaluation",
+    "defenses": "AT AWP EMR IAAT MAIL MART ST TRADES Defense FreeAT Standard",
+    "metrics": "AttackSuccessRate CorruptionError EffectiveMargin PerturbationNorm RobustAccuracy",
+    "threat": "Threat",
+}
+_MODULES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = ["__version__", *sorted(_MODULES)]
+
+try:
+    __version__ = version("lightning-robust")
+except PackageNotFoundError:  # a source tree that was not installed
+    __version__ = "0+unknown"
+
+
+if not TYPE_CHECKING:  # where a checker saw this function, it would accept every misspelt name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its module and keep it here."""
+        if name not in _MODULES:
+            from lightning_robust.utils.messages import did_you_mean
+
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, _MODULES)}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,6 +21,7 @@ FLOORS = (
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 ORDERED = (0, 1, 6)  # floors in which a part may import those that stand before it; elsewhere siblings do not
 ROOT_MODULES = {"__init__", "__main__", "types", "threat", "losses", "schedules"}
+OUTSIDE_ROOMS = {"lightning_robust.__version__"}  # all of the door that the package itself may use
 SWITCHES = {"eval", "train", "requires_grad_", "backward", "cuda"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -49,6 +50,8 @@ def faults(name: str, source: str) -> list[str]:
             found.append(f"{target}: write imports in full")
         elif first in ("lightning", "pytorch_lightning", "lightning_fabric") and floor <= 2:
             found.append(f"{target}: floors 0-2 know no lightning")
+        elif first == "lightning_robust" and inner not in FLOOR and target not in OUTSIDE_ROOMS:
+            found.append(f"{target}: import it from its module, the door is for users")
         elif first == "lightning_robust" and inner in FLOOR and inner != name:
             siblings = FLOORS[floor]
             before = floor in ORDERED and inner in siblings and siblings.index(inner) < siblings.index(name)
@@ -109,6 +112,9 @@ def test_only_runtime_switches_modes_and_gradients(path):
         ("callbacks", "from lightning_robust.publish import report", "publish does not stand below callbacks"),
         ("metrics", "from lightning.pytorch import Trainer", "know no lightning"),
         ("attacks", "from .base import Attack", "write imports in full"),
+        ("callbacks", "from lightning_robust import AT", "import it from its module"),
+        ("attacks", "import lightning_robust as lr", "import it from its module"),
+        ("cli", "from lightning_robust import __version__", None),
         ("runtime", "from lightning_robust.types import Batch", None),
         ("threat", "from lightning_robust.losses import cross_entropy", None),
         (
