@@ -7,49 +7,58 @@ from torch import Tensor
 
 from lightning_robust.callbacks.figures import Examples
 from lightning_robust.callbacks.positions import Positions
-from lightning_robust.evaluation.samples import Samples, gather_objects
+from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.state import State, checksums
+from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.types import Batch
 
 
 class Collected:
     """The samples of one data loader, this rank's share."""
 
+    samples: Samples
+    """This rank's samples, once they are settled."""
+    found: Samples
+    """All ranks' samples without their images, once they are evaluated."""
+
     def __init__(self, positions: Positions | None = None) -> None:
         self.positions = positions
-        self.samples = Samples()
+        self.batches: list[Samples] = []
         self.seconds = 0.0  # of the clean predictions
         self.largest = 1  # batch
         self.state: State | None = None
-        self.columns: dict[str, Tensor] = {}  # of all ranks, once evaluated
         self.examples: dict[str, dict[int, Tensor]] = {}
         self.report: dict[str, Any] = {}
 
     def collect(self, batch: Batch, position: Tensor, logits: Tensor, keep: Tensor, shown: int) -> None:
         """Add those samples of a batch that `keep` [b] marks; the first `shown` of the dataset will be drawn."""
         self.largest = max(self.largest, len(batch.x))
-        rows = {
-            "index": position if batch.index is None else batch.index,
-            "y": batch.y.long(),
-            "clean": logits.argmax(1),
-            "checksum": checksums(batch.x, batch.y),
-            "shown": position < shown,
-            "x": batch.x,
-        }
-        keep = keep.cpu()
-        self.samples.append({name: value.cpu()[keep] for name, value in rows.items()})
+        samples = Samples(
+            index=position if batch.index is None else batch.index,
+            y=batch.y.long(),
+            clean=logits.argmax(1),
+            checksum=checksums(batch.x, batch.y),
+            shown=position < shown,
+            x=batch.x.detach(),
+        )
+        self.batches.append(samples.map(Tensor.cpu)[keep.cpu()])
+
+    def settle(self) -> None:
+        """Join the batches; all ranks call it together."""
+        self.samples = Samples.collect(self.batches)
 
     def drawn(self, name: str) -> Examples:
         """The samples to draw under this attack, in the order of their index."""
-        place = {int(index): i for i, index in enumerate(self.columns["index"])}
+        place = {int(index): i for i, index in enumerate(self.found.index)}
         pairs = sorted(self.examples[name].items())
         rows = torch.tensor([place[index] for index, _ in pairs])
         x, x_adv = torch.stack([pair for _, pair in pairs], dim=1)
-        return Examples(x, x_adv, *(self.columns[column][rows] for column in ("y", "clean", f"{name}/class")))
+        drawn = self.found[rows]
+        return Examples(x, x_adv, drawn.y, drawn.clean, drawn.verdicts[name].predicted)
 
     def gather_examples(self, found: dict[str, dict[int, Tensor]]) -> None:
         """Take the examples that were found on all ranks, each from the rank that holds the sample now."""
-        here = set(self.samples["index"].tolist())
+        here = set(self.samples.index.tolist())
         mine = {name: {i: pair for i, pair in pairs.items() if i in here} for name, pairs in found.items()}
         parts = gather_objects(mine)
         self.examples = {name: {i: pair for part in parts for i, pair in part[name].items()} for name in found}

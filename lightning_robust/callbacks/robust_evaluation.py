@@ -15,7 +15,7 @@ from lightning_robust.callbacks.figures import adversarial_grid, save_figure
 from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
-from lightning_robust.evaluation.evaluate import Evaluation, Precision, worst
+from lightning_robust.evaluation.evaluate import Evaluation, Precision
 from lightning_robust.evaluation.report import (
     describe,
     evaluated_in,
@@ -25,12 +25,12 @@ from lightning_robust.evaluation.report import (
     write_csv,
     write_json,
 )
-from lightning_robust.evaluation.samples import Samples, gather_objects
 from lightning_robust.evaluation.soundness import Check, examine
 from lightning_robust.evaluation.state import State, fingerprint
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.runtime.modes import disable_inference_mode, logits_no_grad
 from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import as_batch
 from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
@@ -208,13 +208,13 @@ class RobustEvaluation(Callback):
             attacks = self.fit_attacks if fitting else self.attacks
             size = self.batch_size or max(gather_objects(loader.largest))
             run = Evaluation(attacks, self.seed, size, self.precision)
-            loader.samples.settle()
+            loader.settle()
             run.prepare(loader.samples)
             save: Callable[[], None] = lambda: None  # noqa: E731
             if not fitting:
                 save = self._restore(trainer, net, i, loader, run)
             run.run(net, loader.samples, net.device, save, evaluation_progress(trainer))
-            loader.columns = loader.samples.gather()
+            loader.found = loader.samples.gather()
             loader.gather_examples(run.examples)
             told = gather_objects({"clean": loader.seconds, **run.seconds})
             seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
@@ -223,8 +223,8 @@ class RobustEvaluation(Callback):
                 if self.check_samples and attacks and not fitting
                 else []
             )
-            loader.report = robustness(loader.columns, attacks, seconds, checks, self._about(trainer))
-            loader.samples = Samples()  # the images are not needed any more
+            loader.report = robustness(loader.found, attacks, seconds, checks, self._about(trainer))
+            del loader.samples  # the images are not needed any more
 
     def _restore(
         self, trainer: Trainer, net: LightningModule, i: int, loader: "Collected", run: Evaluation
@@ -239,7 +239,7 @@ class RobustEvaluation(Callback):
         for extra in state.restore(loader.samples):
             run.resume(extra)
         trainer.strategy.barrier()  # nobody writes before all have read
-        done = sum(gather_objects(run.done(loader.samples)))
+        done = sum(gather_objects(int(loader.samples.stages_done().sum())))
         if done:
             rank_zero_info(f"An evaluation that was not finished goes on; to start over, remove {folder}.")
         return lambda: state.save(loader.samples, run.extra())
@@ -252,11 +252,11 @@ class RobustEvaluation(Callback):
         holders = [rank for rank, n in enumerate(gather_objects(len(loader.samples))) if n]
         if trainer.global_rank in holders[:1]:
             samples, some = loader.samples, slice(self.check_samples)
-            x, y, index = (samples[name][some].to(net.device) for name in ("x", "y", "index"))
+            x, y, index = (column[some].to(net.device) for column in (samples.x, samples.y, samples.index))
             threat = next(iter(attacks.values())).threat
             alike = {name: attack for name, attack in attacks.items() if attack.threat == threat}
-            standing = worst(samples.columns, alike)[some].to(net.device)
-            found = examine(net, x, y, alike, loader.columns, standing, SampleRNG(self.seed, index), size)
+            standing = samples.robust(alike)[some].to(net.device)
+            found = examine(net, x, y, alike, loader.found, standing, SampleRNG(self.seed, index), size)
         return [check for part in gather_objects(found) for check in part]
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
@@ -281,10 +281,10 @@ class RobustEvaluation(Callback):
                 save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
         if fitting:
             return
-        write_csv(*sample_rows(loader.columns, attacks), directory / f"samples{suffix}.csv")
+        write_csv(*sample_rows(loader.found, attacks), directory / f"samples{suffix}.csv")
         if self.figure_samples:
             for kind, draw in {"radius": accuracy_by_radius, "classes": accuracy_by_class}.items():
-                drawn = draw(loader.columns, attacks)
+                drawn = draw(loader.found, attacks)
                 if drawn is not None:
                     save_figure(trainer, drawn, f"{stage}-{kind}{suffix}", directory)
         print_table(report, f"{stage}: {report['n']} samples")

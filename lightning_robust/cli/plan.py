@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.cli.stopwatch import Stopwatch, attack_seconds
-from lightning_robust.evaluation.evaluate import named_stages, searching
+from lightning_robust.evaluation.stages import named_stages
 from lightning_robust.types import as_batch
 
 
@@ -168,8 +168,8 @@ class RobustTrainer(Trainer):
         model.to(self.strategy.root_device)
         share, found = len(loader.sampler) / len(x), {}
         for name, attack in (evaluation.attacks if evaluation else {}).items():
-            for stage, part in named_stages(name, attack).items():
-                found[stage] = share * attack_seconds(searching(part, attack), model, x, seconds)
+            for stage in named_stages(name, attack):
+                found[stage.name] = share * attack_seconds(stage.search, model, x, seconds)
         return found
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.minimum_norm import MinimumNorm
-from lightning_robust.evaluation.evaluate import worst
+from lightning_robust.evaluation.samples import Samples
 from lightning_robust.metrics.functional import wilson_interval
 
 FEW_CLASSES = 30
 """Up to so many classes, each has a bar with its name; more are sorted by accuracy."""
 
 
-def accuracy_by_radius(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> Figure | None:
+def accuracy_by_radius(samples: Samples, attacks: Mapping[str, Attack]) -> Figure | None:
     """Accuracy against radius from the nearest examples found: one panel a norm; None if no attack looks for them.
 
     A sample counts as broken at every radius that its nearest example lies within. Attacks that know only one radius
@@ -27,12 +27,12 @@ def accuracy_by_radius(columns: Mapping[str, Tensor], attacks: Mapping[str, Atta
     norms = list(dict.fromkeys(attack.threat.norm for attack in nearest.values()))
     if not norms:
         return None
-    right, n = columns["clean"] == columns["y"], len(columns["y"])
+    right, n = samples.right, len(samples)
     figure = Figure(figsize=(4.5 * len(norms), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     for norm, axis in zip(norms, figure.subplots(1, len(norms), squeeze=False)[0], strict=True):
         shown = {name: attack for name, attack in attacks.items() if attack.threat.norm == norm}
-        sizes = {name: torch.where(right, columns[f"{name}/size"], 0.0) for name in shown if name in nearest}
+        sizes = {name: torch.where(right, samples.verdicts[name].size, 0.0) for name in shown if name in nearest}
         radii = torch.linspace(0, _reach(sizes, shown), 200)
         for name, attack in shown.items():
             if name in sizes:
@@ -41,7 +41,7 @@ def accuracy_by_radius(columns: Mapping[str, Tensor], attacks: Mapping[str, Atta
                 (line,) = axis.plot(radii, [count / n for count in counts], label=name)
                 axis.fill_between(radii, *zip(*bounds, strict=True), color=line.get_color(), alpha=0.2, linewidth=0)
             else:
-                count = int((right & (columns[f"{name}/broken"] < 0)).sum())
+                count = int(samples.robust([name]).sum())
                 low, high = wilson_interval(count, n)
                 gap = [[count / n - low], [high - count / n]]
                 axis.errorbar([attack.threat.eps], [count / n], yerr=gap, fmt="o", capsize=3, label=name)
@@ -51,9 +51,9 @@ def accuracy_by_radius(columns: Mapping[str, Tensor], attacks: Mapping[str, Atta
     return figure
 
 
-def accuracy_by_class(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> Figure:
+def accuracy_by_class(samples: Samples, attacks: Mapping[str, Attack]) -> Figure:
     """Clean and worst-case accuracy of each class, with 95 % confidence intervals."""
-    y, masks = columns["y"], {"clean": columns["clean"] == columns["y"], "worst case": worst(columns, attacks)}
+    y, masks = samples.y, {"clean": samples.right, "worst case": samples.robust(attacks)}
     classes = torch.unique(y).tolist()
     width = 4.5 if len(classes) > FEW_CLASSES else max(4.5, min(0.45 * len(classes) + 1.5, 8))
     figure = Figure(figsize=(width, 3.5), layout="constrained")

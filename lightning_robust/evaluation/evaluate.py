@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.attacks.minimum_norm import MinimumNorm
 from lightning_robust.attacks.pad_small_batches import PadSmallBatches
 from lightning_robust.attacks.runs import room_for
-from lightning_robust.evaluation.samples import Samples, gather_objects
+from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.stages import Stage, named_stages
+from lightning_robust.evaluation.verdicts import STANDING, Verdicts
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Threat
 from lightning_robust.types import Net
 from lightning_robust.utils.checks import check_examples
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
-STANDING = -1
-"""In a "/broken" column: no stage has broken the sample. Otherwise it is the stage's number."""
 
 
 class Watch(Protocol):
@@ -34,9 +35,8 @@ class Watch(Protocol):
 class Evaluation:
     """Attacks samples until each is broken or has withstood every stage.
 
-    Of a sample each attack writes: "<attack>/done", the stages it has been through; "<attack>/broken", the number of
-    the stage that broke it, or -1; "<attack>/class", the class predicted on the last example; "<attack>/size", how far
-    that example is. Only samples that are classified correctly to begin with are attacked.
+    What it finds is written into the samples' `verdicts`. Only samples that are classified correctly to begin with are
+    attacked.
 
     The random numbers of a sample depend on the seed and its index alone; so what is found for it depends neither on
     the batches nor on the ranks.
@@ -57,18 +57,11 @@ class Evaluation:
         self.examples: dict[str, dict[int, Tensor]] = {name: {} for name in attacks}  # (x, x_adv) [2 c h w] by index
 
     def prepare(self, samples: Samples) -> None:
-        """Add the attacks' columns to samples with "x", "y", "index", "clean" (predicted class) and "shown"."""
+        """Give the samples each attack's initial verdicts, and take the clean images as the examples to show."""
         for name in self.attacks:
-            samples[f"{name}/done"] = torch.zeros(len(samples), dtype=torch.int32)
-            samples[f"{name}/broken"] = torch.full((len(samples),), STANDING, dtype=torch.int32)
-            samples[f"{name}/class"] = samples["clean"].clone()
-            samples[f"{name}/size"] = torch.zeros(len(samples), dtype=torch.float64)
-            for i in torch.nonzero(samples["shown"])[:, 0].tolist():
-                self.examples[name][int(samples["index"][i])] = torch.stack([samples["x"][i]] * 2)
-
-    def done(self, samples: Samples) -> int:
-        """How many stages the samples have been through, all attacks together."""
-        return int(sum(samples[f"{name}/done"].long().sum() for name in self.attacks))
+            samples.verdicts[name] = Verdicts.initial(samples.clean)
+            for i in torch.nonzero(samples.shown)[:, 0].tolist():
+                self.examples[name][int(samples.index[i])] = torch.stack([samples.x[i]] * 2)
 
     def extra(self) -> dict[str, Any]:
         """What is to be saved beside the samples."""
@@ -102,82 +95,62 @@ class Evaluation:
             ValueError: if an attack leaves its threat model.
         """
         for name, attack in self.attacks.items():
-            for number, (stage, part) in enumerate(named_stages(name, attack).items()):
-                size = part.fitting(self.batch_size)
+            for number, stage in enumerate(named_stages(name, attack)):
+                size = stage.attack.fitting(self.batch_size)
                 samples.deal(self._open(samples, name, number), device)
                 todo = torch.nonzero(self._open(samples, name, number))[:, 0]
                 n, begun = sum(gather_objects(len(samples))), time.perf_counter()
                 batches = torch.split(todo, size)
-                with watch(stage, len(todo), size) as tell:
+                with watch(stage.name, len(todo), size) as tell:
                     # as many on every rank, and a word between them: none waits long enough to give the others up
                     for k in range(max(gather_objects(len(batches)))):
                         rows = batches[k] if k < len(batches) else todo[:0]
                         if len(rows):
-                            self._attack(net, samples, rows, name, number, part, device)
+                            self._attack(net, samples, rows, name, number, stage, device)
                             save()
-                        standing = sum(gather_objects(int(worst(samples.columns, self.attacks).sum())))
+                        standing = sum(gather_objects(int(samples.robust().sum())))
                         now = time.perf_counter()
-                        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - begun
+                        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + now - begun
                         begun = now
                         tell(len(rows), standing / max(n, 1))
-                self.seconds.setdefault(stage, 0.0)
+                self.seconds.setdefault(stage.name, 0.0)
 
     def _open(self, samples: Samples, name: str, number: int) -> Tensor:
         """Which samples this stage has to attack: right to begin with, not broken by this attack, not yet done."""
-        right = samples["clean"] == samples["y"]
-        return right & (samples[f"{name}/broken"] == STANDING) & (samples[f"{name}/done"] <= number)
+        verdicts = samples.verdicts[name]
+        return samples.right & verdicts.standing & (verdicts.done <= number)
 
     def _attack(
-        self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, attack: Attack, device: torch.device
+        self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, stage: Stage, device: torch.device
     ) -> None:
         """One batch of one stage."""
-        net = PadSmallBatches(net)
-        x, y, index = (samples[column][rows].to(device) for column in ("x", "y", "index"))
+        net, threat = PadSmallBatches(net), stage.attack.threat
+        x, y, index = (column[rows].to(device) for column in (samples.x, samples.y, samples.index))
         rng = SampleRNG(self.seed, index)
         if self.attacks[name].stages:
             rng = rng.fork(number)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            find = searching(attack, self.attacks[name])
-            with room_for(self.batch_size):
-                x_adv = find(net, x, y, rng=rng)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"), room_for(self.batch_size):
+            x_adv = stage.search(net, x, y, rng=rng)
         with full_precision(x):
             predicted = logits_no_grad(net, x_adv).argmax(1)
-        size = attack.threat.distance(x_adv.double(), x.double())
+        size = threat.distance(x_adv.double(), x.double())
         wrong = predicted != y
-        if find is not attack:  # the nearest, of whatever size
+        if stage.nearest:
             size = torch.where(wrong, size, torch.inf)
-            wrong &= size <= attack.threat.eps
+            wrong &= size <= threat.eps
         else:
-            check_examples(x_adv, name, attack.threat.lower, attack.threat.upper)
-            _check_size(size, name, attack)
-        samples[f"{name}/done"][rows] = number + 1
-        samples[f"{name}/broken"][rows] = torch.where(wrong, number, STANDING).to(torch.int32).cpu()
-        samples[f"{name}/class"][rows] = predicted.cpu()
-        samples[f"{name}/size"][rows] = size.cpu()
-        for i in torch.nonzero(samples["shown"][rows])[:, 0].tolist():
+            check_examples(x_adv, name, threat.lower, threat.upper)
+            _check_size(size, name, threat)
+        done, broken = torch.full_like(y, number + 1), torch.where(wrong, number, STANDING)
+        samples.verdicts[name][rows] = Verdicts(done, broken, predicted, size)
+        for i in torch.nonzero(samples.shown[rows])[:, 0].tolist():
             self.examples[name][int(index[i])] = torch.stack([x[i], x_adv[i]]).cpu()
 
 
-def searching(part: Attack, whole: Attack) -> Callable[..., Tensor]:
-    """How it is called: on its own it looks for the nearest example if it can, as a stage for one in the ball."""
-    return part.nearest if isinstance(part, MinimumNorm) and not whole.stages else part
-
-
-def named_stages(name: str, attack: Attack) -> dict[str, Attack]:
-    """An attack's stages under the names that are reported; a single attack is its own."""
-    return {f"{name}/{stage}": part for stage, part in attack.stages.items()} or {name: attack}
-
-
-def worst(columns: Mapping[str, Tensor], attacks: Mapping[str, Any]) -> Tensor:
-    """Which samples [n] are classified correctly clean and have been broken by no attack."""
-    standing = [columns[f"{name}/broken"] == STANDING for name in attacks]
-    return torch.stack([columns["clean"] == columns["y"], *standing]).all(0)
-
-
-def _check_size(size: Tensor, name: str, attack: Attack) -> None:
+def _check_size(size: Tensor, name: str, threat: Threat) -> None:
     largest = float(size.max())
-    if not largest <= attack.threat.eps * (1 + 1e-5) + 1e-6:  # NaN fails too
+    if not largest <= threat.eps * (1 + 1e-5) + 1e-6:  # NaN fails too
         raise ValueError(
-            f"Attack {name!r} left its threat model: a perturbation of {attack.threat.norm} size {largest:.6g} with "
-            f"eps {attack.threat.eps:.6g}. Its accuracy means nothing; mend it."
+            f"Attack {name!r} left its threat model: a perturbation of {threat.norm} size {largest:.6g} with "
+            f"eps {threat.eps:.6g}. Its accuracy means nothing; mend it."
         )

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.evaluation.evaluate import named_stages, worst
+from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.soundness import Check
+from lightning_robust.evaluation.stages import named_stages
+from lightning_robust.evaluation.verdicts import STANDING
 from lightning_robust.metrics.functional import wilson_interval
 from lightning_robust.threat import Threat
 from lightning_robust.utils.checks import file_sha256
@@ -29,7 +30,7 @@ def accuracy(correct: int, n: int) -> dict[str, Any]:
 
 
 def robustness(
-    columns: Mapping[str, Tensor],
+    samples: Samples,
     attacks: Mapping[str, Attack],
     seconds: Mapping[str, float],
     checks: Sequence[Check],
@@ -38,32 +39,32 @@ def robustness(
     """The content of `robustness.json`.
 
     Args:
-        columns: what `Evaluation` found, of all samples.
+        samples: all samples, with what `Evaluation` found.
         attacks: the attacks by name.
         seconds: time each stage took, under its name, and "clean".
         checks: what was found out about the evaluation itself.
         about: whatever identifies the run: stage, epoch, checkpoint, seed, devices.
     """
-    n, right = len(columns["y"]), columns["clean"] == columns["y"]
+    n = len(samples)
     threats = list(dict.fromkeys(attack.threat for attack in attacks.values()))
     return {
         **about,
         "n": n,
         "threat": vars(threats[0]) if len(threats) == 1 else [vars(threat) for threat in threats],
-        "clean": {**accuracy(int(right.sum()), n), "seconds": seconds["clean"]},
-        "attacks": {name: _attack(columns, name, attack, seconds) for name, attack in attacks.items()},
-        "worst": accuracy(int(worst(columns, attacks).sum()), n),
+        "clean": {**accuracy(int(samples.right.sum()), n), "seconds": seconds["clean"]},
+        "attacks": {name: _attack(samples, name, attack, seconds) for name, attack in attacks.items()},
+        "worst": accuracy(int(samples.robust().sum()), n),
         "checks": [check._asdict() for check in checks],
         "versions": versions(),
     }
 
 
-def _attack(columns: Mapping[str, Tensor], name: str, attack: Attack, seconds: Mapping[str, float]) -> dict[str, Any]:
+def _attack(samples: Samples, name: str, attack: Attack, seconds: Mapping[str, float]) -> dict[str, Any]:
     """One attack's row, and that of each of its stages: the accuracy once it was through."""
-    right, broken, size = columns["clean"] == columns["y"], columns[f"{name}/broken"], columns[f"{name}/size"]
-    sizes = size[right & (size > 0) & size.isfinite()]
-    parts = named_stages(name, attack)
-    after = [int((right & ((broken < 0) | (broken > number))).sum()) for number in range(len(parts))]
+    right, verdicts = samples.right, samples.verdicts[name]
+    sizes = verdicts.size[right & (verdicts.size > 0) & verdicts.size.isfinite()]
+    parts = [stage.name for stage in named_stages(name, attack)]
+    after = [int((right & (verdicts.standing | (verdicts.broken > number))).sum()) for number in range(len(parts))]
     rows = [
         {"name": part, **accuracy(correct, len(right)), "seconds": seconds[part]}
         for part, correct in zip(parts, after, strict=True)
@@ -77,20 +78,20 @@ def _attack(columns: Mapping[str, Tensor], name: str, attack: Attack, seconds: M
     }
 
 
-def sample_rows(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> tuple[list[str], list[list[Any]]]:
+def sample_rows(samples: Samples, attacks: Mapping[str, Attack]) -> tuple[list[str], list[list[Any]]]:
     """Head and lines of `samples.csv`: of each attack the stage that broke the sample, and the last example.
 
     A size is that of the last example that was made: an adversarial one where the sample was broken.
     """
-    head, values = ["index", "label", "clean"], [columns[name].tolist() for name in ("index", "y", "clean")]
+    head, values = ["index", "label", "clean"], [samples.index.tolist(), samples.y.tolist(), samples.clean.tolist()]
     for name, attack in attacks.items():
-        names = list(named_stages(name, attack))
+        verdicts, names = samples.verdicts[name], [stage.name for stage in named_stages(name, attack)]
         head += [f"{name}/broken_by", f"{name}/class", f"{name}/size"]
-        values.append([names[number] if number >= 0 else "" for number in columns[f"{name}/broken"].tolist()])
-        values.append(columns[f"{name}/class"].tolist())
-        values.append([f"{size:.6g}" for size in columns[f"{name}/size"].tolist()])
+        values.append(["" if number == STANDING else names[number] for number in verdicts.broken.tolist()])
+        values.append(verdicts.predicted.tolist())
+        values.append([f"{size:.6g}" for size in verdicts.size.tolist()])
     head.append("robust")
-    values.append(worst(columns, attacks).long().tolist())
+    values.append(samples.robust().long().tolist())
     return head, [list(line) for line in zip(*values, strict=True)]
 
 

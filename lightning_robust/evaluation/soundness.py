@@ -17,7 +17,8 @@ from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.base import Attack, craft
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.square import Square
-from lightning_robust.evaluation.evaluate import named_stages
+from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.stages import named_stages
 from lightning_robust.losses import cross_entropy
 from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.runtime.modes import logits_no_grad
@@ -90,7 +91,7 @@ def examine(
     x: Tensor,
     y: Tensor,
     attacks: Mapping[str, Attack],
-    columns: Mapping[str, Tensor] | None = None,
+    samples: Samples | None = None,
     standing: Tensor | None = None,
     rng: SampleRNG | None = None,
     batch_size: int = 64,
@@ -102,7 +103,7 @@ def examine(
         x: clean images [b c h w], some dozens.
         y: labels [b].
         attacks: of the evaluation, by name; the first one's threat is probed.
-        columns: what `Evaluation` found, of all samples.
+        samples: all samples, with what `Evaluation` found.
         standing: [b] which of these samples withstood the evaluation; by default all.
         draws: source of random numbers.
         batch_size: samples attacked at a time.
@@ -123,8 +124,8 @@ def examine(
         withstood = left.standing(APGD(left.threat, steps=STEPS))
         found.append(strength(int((~withstood).sum()), int(right.sum())))
         tried = _black_box_stages(attacks)
-        if columns is not None and tried:
-            found.append(black_box(columns, attacks, tried))
+        if samples is not None and tried:
+            found.append(black_box(samples, tried))
         else:
             found.append(probe_black_box(left[withstood], int(right.sum())))
     return found
@@ -150,7 +151,7 @@ def random_outputs(probe: Probe, logits: Tensor, attacks: Mapping[str, Attack]) 
     if gap <= 1e-3:  # kernels may sum in another order
         return Check("deterministic", "pass", "Two forward passes on the same images gave the same logits.")
     averaged = any(
-        getattr(part, "eot", 1) > 1 for attack in attacks.values() for part in named_stages("", attack).values()
+        getattr(stage.attack, "eot", 1) > 1 for attack in attacks.values() for stage in named_stages("", attack)
     )
     return Check(
         "deterministic",
@@ -229,16 +230,16 @@ def strength(broken: int, n: int) -> Check:
     return _judged("strength", broken / n, max(0.15, 1 / n), 0.25, f"{told}.", f"{told}: its attacks are too weak.")
 
 
-def black_box(columns: Mapping[str, Tensor], attacks: Mapping[str, Attack], tried: Mapping[str, list[int]]) -> Check:
+def black_box(samples: Samples, tried: Mapping[str, list[int]]) -> Check:
     """Whether the evaluation's black-box attack broke what its gradient attacks did not."""
-    right = columns["clean"] == columns["y"]
-    black, white = torch.zeros_like(right), torch.zeros_like(right)
-    for name in attacks:
-        broken = columns[f"{name}/broken"]
-        by_black = torch.isin(broken, torch.tensor(tried[name], dtype=broken.dtype))
-        black, white = black | by_black, white | ((broken >= 0) & ~by_black)
+    n = len(samples)
+    black, white = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+    for name, stages in tried.items():
+        verdicts = samples.verdicts[name]
+        by_black = torch.isin(verdicts.broken, verdicts.broken.new_tensor(stages))
+        black, white = black | by_black, white | ~(verdicts.standing | by_black)
     # as fra31/auto-attack@a392200 tolerates; one sample is no sign
-    return _black_box_check(int((black & ~white).sum()), len(right), max(0.002, 1 / len(right)), 0.02)
+    return _black_box_check(int((black & ~white).sum()), n, max(0.002, 1 / n), 0.02)
 
 
 def probe_black_box(left: Probe, n: int) -> Check:
@@ -256,8 +257,8 @@ def _black_box_check(beaten: int, n: int, good: float, bad: float) -> Check:
 
 def _black_box_stages(attacks: Mapping[str, Attack]) -> dict[str, list[int]]:
     """Of each attack the numbers of its black-box stages; empty unless there are both such stages and others."""
-    parts = {name: list(named_stages(name, attack).values()) for name, attack in attacks.items()}
-    found = {name: [k for k, part in enumerate(p) if isinstance(part, Square)] for name, p in parts.items()}
+    parts = {name: named_stages(name, attack) for name, attack in attacks.items()}
+    found = {name: [k for k, stage in enumerate(p) if isinstance(stage.attack, Square)] for name, p in parts.items()}
     return found if 0 < sum(map(len, found.values())) < sum(map(len, parts.values())) else {}
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.verdicts import Verdicts
 from lightning_robust.utils.files import atomic_write
 
 
@@ -34,28 +35,28 @@ class State:
 
     def restore(self, samples: Samples) -> list[dict[str, Any]]:
         """Take what the attacks had found of these samples; returns what else was saved, where it is of use."""
-        known: dict[tuple[int, int, int], tuple[int, dict[str, Tensor], int]] = {}
         extras: list[dict[str, Any]] = []
+        restored: set[int] = set()
+        keys = _keys(samples)
         for path in sorted(self.folder.glob("*.pt")):
             self._files.add(path)
-            if (saved := _read(path)) is None:
+            if (content := _read(path)) is None:
                 continue
-            columns, far = saved["columns"], progress(saved["columns"])
-            fresh = {key: row for row, key in enumerate(_keys(columns)) if key not in known or known[key][0] < far[row]}
-            known.update({key: (int(far[row]), columns, row) for key, row in fresh.items()})
-            extras.append(saved["extra"])
-        restored = set()
-        for i, key in enumerate(_keys(samples.columns)):
-            if key in known:
-                _, columns, row = known[key]
-                restored.add(key[0])
-                for name in (name for name in samples.light() if "/" in name):
-                    samples[name][i] = columns[name][row]
+            saved, extra = content
+            extras.append(extra)
+            row_of = {key: row for row, key in enumerate(_keys(saved))}
+            rows = [(row, row_of[key]) for row, key in enumerate(keys) if key in row_of]
+            here, there = torch.tensor(rows, dtype=torch.int64).view(-1, 2).unbind(1)
+            restored.update(samples.index[here].tolist())
+            further = saved.stages_done()[there] > samples.stages_done()[here]
+            for name, verdicts in samples.verdicts.items():
+                verdicts[here[further]] = saved.verdicts[name][there[further]]
         return [_useful(extra, restored) for extra in extras] if restored else []
 
     def save(self, samples: Samples, extra: Mapping[str, Any]) -> None:
         """Replace this process's file."""
-        content = {"columns": samples.light(), "extra": dict(extra)}
+        verdicts = {name: vars(found) for name, found in samples.verdicts.items()}
+        content = {"samples": {**vars(samples.light()), "verdicts": verdicts}, "extra": dict(extra)}
         try:
             self._write(content)
         except FileNotFoundError:  # another process of the same command has finished and removed the folder
@@ -71,12 +72,6 @@ class State:
     def _write(self, content: Mapping[str, Any]) -> None:
         with atomic_write(self._own) as beside, beside.open("wb") as file:
             torch.save(content, file)
-
-
-def progress(columns: Mapping[str, Tensor]) -> Tensor:
-    """How many stages each sample [n] has been through, all attacks together."""
-    done = [value.long() for name, value in columns.items() if name.endswith("/done")]
-    return torch.stack(done).sum(0)
 
 
 def checksums(x: Tensor, y: Tensor) -> Tensor:
@@ -96,10 +91,9 @@ def fingerprint(net: nn.Module, settings: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _keys(columns: Mapping[str, Tensor]) -> list[tuple[int, int, int]]:
-    """What a row must have in common with a sample."""
-    index, checksum, clean = (columns[name].tolist() for name in ("index", "checksum", "clean"))
-    return list(zip(index, checksum, clean, strict=True))
+def _keys(samples: Samples) -> list[tuple[int, int, int]]:
+    """What a saved row must have in common with a sample."""
+    return list(zip(samples.index.tolist(), samples.checksum.tolist(), samples.clean.tolist(), strict=True))
 
 
 def _useful(extra: Mapping[str, Any], restored: set[int]) -> dict[str, Any]:
@@ -111,10 +105,12 @@ def _useful(extra: Mapping[str, Any], restored: set[int]) -> dict[str, Any]:
     return {**extra, "examples": examples}
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> tuple[Samples, dict[str, Any]] | None:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        samples = Samples(**content["samples"])
+        samples.verdicts = {name: Verdicts(**columns) for name, columns in content["samples"]["verdicts"].items()}
+        return samples, content["extra"]
     except Exception:  # what is damaged makes the reader fail in any way
         warnings.warn(f"{path} cannot be read: what it held of an unfinished evaluation is done again.", stacklevel=2)
         return None
-    return content

@@ -1,4 +1,4 @@
-"""How many processes train together, and whether they must run the same forward passes."""
+"""The processes that run together: how many, what each has, and whether they must run the same forward passes."""
 
 from typing import Any
 
@@ -10,6 +10,15 @@ def world_size() -> int:
     """Number of ranks; 1 outside distributed training."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
+
+
+def gather_objects(mine: Any) -> list[Any]:
+    """Gather an object from each rank, in the order of the ranks; all ranks call it and get the same list."""
+    if world_size() == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
 
 
 def has_sync_batchnorm(net: Any) -> bool:

@@ -11,9 +11,11 @@ from torch import nn
 
 from lightning_robust.attacks import APGD, FAB, PGD, Ensemble, Square
 from lightning_robust.callbacks.collected import Collected
-from lightning_robust.evaluation.evaluate import Evaluation, named_stages, worst
+from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.samples import Samples, moves
+from lightning_robust.evaluation.stages import named_stages
 from lightning_robust.evaluation.state import State, checksums, fingerprint
+from lightning_robust.evaluation.verdicts import Verdicts
 from lightning_robust.models import SmallConvNet
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
@@ -37,14 +39,13 @@ def attacks():
 
 
 def collect(rows):
-    """A table of these of the held-out samples, in batches of 7."""
-    samples, net = Samples(), trained_net()
+    """These of the held-out samples, in batches of 7."""
+    batches, net = [], trained_net()
     x, y = held_out(N)
     for some in torch.split(rows, 7) if len(rows) else ():
-        columns = {"index": some, "y": y[some], "clean": net(x[some]).argmax(1), "x": x[some]}
-        samples.append({**columns, "checksum": checksums(x[some], y[some]), "shown": some < 2})
-    samples.settle()
-    return samples
+        clean = net(x[some]).argmax(1)
+        batches.append(Samples(some, y[some], clean, checksums(x[some], y[some]), some < 2, x[some].detach()))
+    return Samples.collect(batches)
 
 
 def evaluated(rows, batch_size=16, save=None, folder=None, **settings):
@@ -66,31 +67,35 @@ def found():
     return evaluated(torch.arange(N))[0].gather()
 
 
-def assert_same(columns, expected=None):
-    for name, value in (expected or found()).items():
-        if name.endswith("/size"):
-            torch.testing.assert_close(columns[name], value, rtol=1e-3, atol=1e-5)
-        else:
-            assert torch.equal(columns[name], value), name
+def assert_same(samples):
+    for name in ("index", "y", "clean", "checksum", "shown"):
+        assert torch.equal(getattr(samples, name), getattr(found(), name)), name
+    assert list(samples.verdicts) == list(attacks())
+    for name, expected in found().verdicts.items():
+        verdicts = samples.verdicts[name]
+        torch.testing.assert_close(verdicts.size, expected.size, rtol=1e-3, atol=1e-5)
+        for column in ("done", "broken", "predicted"):
+            assert torch.equal(getattr(verdicts, column), getattr(expected, column)), (name, column)
 
 
 def test_the_verdicts_are_those_of_the_attacks_alone():
-    net, (x, y), columns = trained_net(), held_out(N), found()
+    net, (x, y), verdicts = trained_net(), held_out(N), found().verdicts
     right = net(x).argmax(1) == y
     assert right.sum() > 40
     for name, attack in attacks().items():
         x_adv = attack(net, x, y, rng=SampleRNG(0, torch.arange(N)))
         stands = right & (net(x_adv).argmax(1) == y)
         assert 5 < stands.sum() < right.sum()
-        assert torch.equal(right & (columns[f"{name}/broken"] < 0), stands)
-        broken = columns[f"{name}/broken"] >= 0
-        assert (columns[f"{name}/class"][broken] != y[broken]).all()
-    both = torch.stack([right, *(columns[f"{name}/broken"] < 0 for name in attacks())]).all(0)
-    assert torch.equal(worst(columns, attacks()), both)
+        assert torch.equal(right & verdicts[name].standing, stands)
+        assert torch.equal(found().robust([name]), stands)
+        broken = verdicts[name].broken >= 0
+        assert (verdicts[name].predicted[broken] != y[broken]).all()
+    both = torch.stack([right, *(verdicts[name].broken < 0 for name in attacks())]).all(0)
+    assert torch.equal(found().robust(), both)
 
 
 def test_each_stage_breaks_what_it_should():
-    net, (x, y), broken = trained_net(), held_out(N), found()["auto/broken"]
+    net, (x, y), broken = trained_net(), held_out(N), found().verdicts["auto"].broken
     left = torch.nonzero(net(x).argmax(1) == y)[:, 0]
     for number, attack in enumerate(attacks()["auto"].stages.values()):
         x_adv = attack(net, x[left], y[left], rng=SampleRNG(0, left).fork(number))
@@ -101,8 +106,8 @@ def test_each_stage_breaks_what_it_should():
 
 
 def test_a_nearest_example_counts_within_the_radius_and_is_kept_beyond():
-    size, broken = found()["fab/size"], found()["fab/broken"]
-    right = found()["clean"] == found()["y"]
+    size, broken = found().verdicts["fab"].size, found().verdicts["fab"].broken
+    right = found().clean == found().y
     assert torch.equal(broken >= 0, right & (size <= 0.6))
     assert (size[right] > 0.6).sum() > 3
     assert (size[~right] == 0).all()
@@ -126,7 +131,7 @@ def test_the_seed_does():
         run = Evaluation({"noise": PGD(Threat("l2", 0.8), steps=1, step_size=0.01)}, seed)
         run.prepare(samples)
         run.run(trained_net(), samples, CPU)
-        sizes.append(samples["noise/size"])
+        sizes.append(samples.verdicts["noise"].size)
     assert torch.equal(sizes[0], sizes[1])
     assert not torch.equal(sizes[0], sizes[2])
 
@@ -144,9 +149,10 @@ def test_the_ranks_do_not_matter(shares):
             return samples.gather(), len(samples), run.seconds
 
     told = run_ddp(on, ranks=len(shares))
-    for columns, _, seconds in told:
-        assert_same(columns)
-        assert set(seconds) == {stage for name, attack in attacks().items() for stage in named_stages(name, attack)}
+    names = {stage.name for name, attack in attacks().items() for stage in named_stages(name, attack)}
+    for samples, _, seconds in told:
+        assert_same(samples)
+        assert set(seconds) == names
     assert sum(n for _, n, _ in told) == N
 
 
@@ -156,10 +162,12 @@ def test_survivors_are_dealt_out_evenly():
     def on(rank):
         with process_group():
             samples = collect(torch.arange(N) if rank == 0 else torch.arange(0))
-            samples["mark"] = samples["index"] % 3 == 0
-            samples.deal(samples["mark"], CPU)
-            marked = int(samples["mark"].sum())
-            return marked, torch.equal(samples["x"], held_out(N)[0][samples["index"]]), samples.gather()["index"]
+            samples.verdicts["pgd"] = Verdicts.initial(-samples.index)
+            samples.deal(samples.index % 3 == 0, CPU)
+            marked = int((samples.index % 3 == 0).sum())
+            whole = torch.equal(samples.x, held_out(N)[0][samples.index])
+            known = torch.equal(samples.verdicts["pgd"].predicted, -samples.index)
+            return marked, whole and known, samples.gather().index
 
     for marked, whole, index in run_ddp(on, ranks=3):
         assert marked in (6, 7)
@@ -190,8 +198,7 @@ class TestInterrupted:
         child.join()
         assert child.exitcode == -signal.SIGKILL
         [saved] = [torch.load(path, weights_only=True) for path in tmp_path.glob("*.pt")]
-        done = {name: value.clone() for name, value in saved["columns"].items() if name.endswith("/done")}
-        assert any(value.any() for value in done.values())
+        assert any(verdicts["done"].any() for verdicts in saved["samples"]["verdicts"].values())
         again = []
         samples, run = evaluated(torch.arange(N), folder=tmp_path, save=lambda: again.append(1))
         assert_same(samples.gather())
@@ -249,10 +256,10 @@ class TestInterrupted:
         samples, _ = evaluated(torch.arange(N), folder=tmp_path)
         state, fresh = State(tmp_path), collect(torch.arange(N))
         Evaluation(attacks()).prepare(fresh)
-        fresh["checksum"][:10] += 1
+        fresh.checksum[:10] += 1
         state.restore(fresh)
-        assert not fresh["auto/done"][:10].any()
-        assert torch.equal(fresh["auto/done"][10:], samples["auto/done"][10:])
+        assert not fresh.verdicts["auto"].done[:10].any()
+        assert torch.equal(fresh.verdicts["auto"].done[10:], samples.verdicts["auto"].done[10:])
         state.discard()
         assert not tmp_path.exists()
 
@@ -275,7 +282,7 @@ class TestInterrupted:
         Evaluation(attacks()).prepare(samples)
         with pytest.warns(UserWarning, match="cannot be read"):
             assert State(tmp_path).restore(samples) == []
-        assert not samples["auto/done"].any()
+        assert not samples.verdicts["auto"].done.any()
 
     def test_another_process_may_finish_first(self, tmp_path):
         """It removes what it knows, not what somebody else is writing."""
@@ -298,11 +305,11 @@ class TestInterrupted:
         evaluated(torch.arange(N), folder=tmp_path)
         fresh = collect(torch.arange(N))
         Evaluation(attacks()).prepare(fresh)
-        fresh["clean"][:10] = (fresh["clean"][:10] + 1) % 10
-        expected = fresh["clean"].clone()
+        fresh.clean[:10] = (fresh.clean[:10] + 1) % 10
+        expected = fresh.clean.clone()
         [extra] = State(tmp_path).restore(fresh)
-        assert torch.equal(fresh["clean"], expected)
-        assert not fresh["auto/done"][:10].any()
+        assert torch.equal(fresh.clean, expected)
+        assert not fresh.verdicts["auto"].done[:10].any()
         assert extra["examples"]["auto"] == {}  # those shown are 0 and 1
 
 
@@ -330,8 +337,8 @@ def test_a_fingerprint_is_of_weights_and_settings():
 
 
 def test_a_search_in_bf16_claims_nothing_that_fp32_denies():
-    columns = evaluated(torch.arange(N), precision="bf16")[0].gather()
-    gaps = [int(((columns[f"{n}/broken"] >= 0) != (found()[f"{n}/broken"] >= 0)).sum()) for n in attacks()]
+    verdicts = evaluated(torch.arange(N), precision="bf16")[0].verdicts
+    gaps = [int((verdicts[name].standing != expected.standing).sum()) for name, expected in found().verdicts.items()]
     assert max(gaps) <= 6
     assert sum(gaps) > 0  # it was another search
 

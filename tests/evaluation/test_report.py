@@ -21,6 +21,7 @@ from lightning_robust.evaluation.report import (
 from lightning_robust.evaluation.soundness import Check
 from lightning_robust.losses import margin
 from lightning_robust.threat import Threat
+from tests.helpers.evaluated import evaluated, verdicts
 
 
 class Ensemble(PGD):
@@ -53,22 +54,25 @@ def test_a_checkpoint_that_is_no_local_file_is_told_by_its_path() -> None:
 
 
 ATTACKS = {"aa": AutoAttack(Threat("l2", 0.5), "rapid"), "fab": FAB(Threat("l2", 0.5))}
-COLUMNS = {
-    "index": torch.arange(5),
-    "y": torch.tensor([0, 1, 2, 1, 0]),
-    "clean": torch.tensor([0, 1, 2, 1, 2]),  # the last is wrong
-    "aa/broken": torch.tensor([0, 1, -1, -1, -1], dtype=torch.int16),
-    "aa/class": torch.tensor([1, 0, 2, 1, 2]),
-    "aa/size": torch.tensor([0.5, 0.25, 0.5, 0.5, 0.0], dtype=torch.float64),
-    "fab/broken": torch.tensor([-1, 0, 0, -1, -1], dtype=torch.int16),
-    "fab/class": torch.tensor([2, 0, 1, 1, 2]),
-    "fab/size": torch.tensor([0.75, 0.2, 0.4, torch.inf, 0.0], dtype=torch.float64),
+VERDICTS = {
+    "aa": verdicts(
+        broken=torch.tensor([0, 1, -1, -1, -1]),
+        predicted=torch.tensor([1, 0, 2, 1, 2]),
+        size=torch.tensor([0.5, 0.25, 0.5, 0.5, 0.0], dtype=torch.float64),
+    ),
+    "fab": verdicts(
+        broken=torch.tensor([-1, 0, 0, -1, -1]),
+        predicted=torch.tensor([2, 0, 1, 1, 2]),
+        size=torch.tensor([0.75, 0.2, 0.4, torch.inf, 0.0], dtype=torch.float64),
+    ),
 }
+# the last is wrong without an attack
+SAMPLES = evaluated(y=torch.tensor([0, 1, 2, 1, 0]), clean=torch.tensor([0, 1, 2, 1, 2]), found=VERDICTS)
 SECONDS = {"clean": 0.5, "aa/apgd-ce": 1.0, "aa/apgd-t": 2.0, "fab": 4.0}
 
 
 def report(*checks: Check) -> dict[str, Any]:
-    return json.loads(json.dumps(robustness(COLUMNS, ATTACKS, SECONDS, checks, {"stage": "test"})))
+    return json.loads(json.dumps(robustness(SAMPLES, ATTACKS, SECONDS, checks, {"stage": "test"})))
 
 
 def test_an_ensembles_stages_tell_the_accuracy_after_each() -> None:
@@ -89,7 +93,7 @@ def test_an_ensembles_stages_tell_the_accuracy_after_each() -> None:
 
 
 def test_samples_tell_which_stage_broke_them(tmp_path: Path) -> None:
-    write_csv(*sample_rows(COLUMNS, ATTACKS), tmp_path / "samples.csv")
+    write_csv(*sample_rows(SAMPLES, ATTACKS), tmp_path / "samples.csv")
     head, *lines = csv.reader((tmp_path / "samples.csv").read_text().splitlines())
     attacks = [f"{name}/{what}" for name in ("aa", "fab") for what in ("broken_by", "class", "size")]
     assert head == ["index", "label", "clean", *attacks, "robust"]

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks import APGD, PGD, AutoAttack, Square
 from lightning_robust.attacks.base import Attack
+from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.soundness import STEPS, Check, Probe, examine, more_steps
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat
+from tests.helpers.evaluated import evaluated, verdicts
 from tests.helpers.trained import EPS, held_out, trained_net
 
 N = 64
@@ -196,11 +198,10 @@ def test_an_attack_that_leaves_much_to_others(eps: float, steps: int, status: st
     }
 
 
-def by_hand(broken: dict[str, list[int]], repeated: int) -> dict[str, Tensor]:
-    """Columns of an evaluation in which every sample is right to begin with."""
-    n = repeated * len(next(iter(broken.values())))
-    columns = {f"{name}/broken": torch.tensor(stage * repeated, dtype=torch.int16) for name, stage in broken.items()}
-    return {"y": torch.zeros(n, dtype=torch.int64), "clean": torch.zeros(n, dtype=torch.int64), **columns}
+def by_hand(**broken: list[int]) -> Samples:
+    """An evaluation in which every sample is right to begin with, and these stages broke them."""
+    y = torch.zeros(len(next(iter(broken.values()))), dtype=torch.int64)
+    return evaluated(y, y, {name: verdicts(torch.tensor(stages)) for name, stages in broken.items()})
 
 
 @pytest.mark.parametrize(
@@ -210,20 +211,18 @@ def by_hand(broken: dict[str, list[int]], repeated: int) -> dict[str, Tensor]:
 def test_what_the_evaluations_own_black_box_attack_broke_alone(black: int, n: int, status: str) -> None:
     """Square is AutoAttack's stage 3; what another attack's gradients broke too does not count."""
     t = Threat(eps=0.12)
-    columns = by_hand({"aa": [3] * (black + 2) + [0] * 3 + [-1] * (n - black - 5), "pgd": [-1] * n}, 1)
-    columns["pgd/broken"][black : black + 2] = 0
+    samples = by_hand(aa=[3] * (black + 2) + [0] * 3 + [-1] * (n - black - 5), pgd=[-1] * n)
+    samples.verdicts["pgd"].broken[black : black + 2] = 0
     x, y = held_out(8)
-    (*_, told) = examine(trained_net(), x, y, {"aa": AutoAttack(t), "pgd": PGD(t)}, columns)
+    (*_, told) = examine(trained_net(), x, y, {"aa": AutoAttack(t), "pgd": PGD(t)}, samples)
     assert (told.name, told.status) == ("black_box", status)
     assert f"broke {black} of {n} samples" in told.sentence
 
 
 def test_an_evaluation_by_black_box_attacks_alone_is_not_held_against_gradients() -> None:
     x, y = held_out(N)
-    columns = by_hand({"square": [0]}, N)
-    told = examine(
-        trained_net(), x, y, {"square": Square(Threat(eps=0.12))}, columns, rng=SampleRNG(0, torch.arange(N))
-    )
+    attacks = {"square": Square(Threat(eps=0.12))}
+    told = examine(trained_net(), x, y, attacks, by_hand(square=[0] * N), rng=SampleRNG(0, torch.arange(N)))
     assert statuses(told)["black_box"] == "pass"
 
 

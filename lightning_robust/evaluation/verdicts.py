@@ -1,0 +1,57 @@
+"""What one attack has found about each sample."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STANDING = -1
+"""In `Verdicts.broken`: no stage of the attack has broken the sample."""
+
+
+@dataclass
+class Verdicts:
+    """What one attack has found about each of n samples so far, on the CPU.
+
+    Args:
+        done: how many of the attack's stages each sample [n] has been through.
+        broken: the number of the stage that broke it [n], or `STANDING`.
+        predicted: the class that the net predicts on the last example made from it [n].
+        size: the distance of that example in the threat's norm [n]; inf where a search for the nearest found none.
+
+    Example:
+        >>> verdicts = Verdicts.initial(clean=torch.tensor([3, 1]))
+        >>> verdicts[torch.tensor([1])] = Verdicts(*torch.tensor([[1], [0], [7], [2]]))
+        >>> verdicts.standing.tolist(), verdicts.predicted.tolist(), verdicts.size.tolist()
+        ([True, False], [3, 7], [0.0, 2.0])
+    """
+
+    done: Tensor
+    broken: Tensor
+    predicted: Tensor
+    size: Tensor
+
+    @classmethod
+    def initial(cls, clean: Tensor) -> "Verdicts":
+        """Verdicts before the attack: every sample stands, unperturbed, with its clean prediction [n]."""
+        done = torch.zeros(len(clean), dtype=torch.int32)
+        return cls(done, torch.full_like(done, STANDING), clean.clone(), done.double())
+
+    @property
+    def standing(self) -> Tensor:
+        """Which samples [n] no stage has broken."""
+        return self.broken == STANDING
+
+    def __getitem__(self, rows: Tensor) -> "Verdicts":
+        """Select samples by a mask or by positions."""
+        return self.map(lambda column: column[rows])
+
+    def __setitem__(self, rows: Tensor, verdicts: "Verdicts") -> None:
+        """Replace what is known of some samples; device and dtypes may differ."""
+        for mine, new in zip(vars(self).values(), vars(verdicts).values(), strict=True):
+            mine[rows] = new.to(mine)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Verdicts":
+        """Apply a function to every column."""
+        return Verdicts(*map(change, vars(self).values()))
