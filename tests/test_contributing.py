@@ -1,4 +1,4 @@
-"""What the README tells a contributor to write works as it stands."""
+"""What CONTRIBUTING.md tells a contributor to write works as it stands."""
 
 import os
 import re
@@ -17,7 +17,7 @@ def test_add_a_defense(tmp_path: Path) -> None:
     for name in ("lightning_robust", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    section = (ROOT / "README.md").read_text().split("## Add a defense")[1].split("\n## ")[0]
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a defense")[1].split("\n## ")[0]
     blocks = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", section, re.DOTALL))
     assert len(blocks) == section.count("```") / 2 == 4
     for name, text in blocks.items():
