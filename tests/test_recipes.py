@@ -5,15 +5,21 @@ The table was typed from those sources, not from the files.
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import pytest
+import torch
 import yaml
+from jsonargparse import ArgumentParser
+from torch.optim import lr_scheduler
 
+from lightning_robust.defenses import Defense
+from lightning_robust.parts.lr_schedules import CosineAnnealingLR, MultiStepLR, run_length
 from lightning_robust.types import to_float
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-PAPERS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("digits", "evaluation"))
+RECIPES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name != "evaluation")
+PAPERS = [path for path in RECIPES if path.parent.name != "digits"]
 RN18, PRN18 = ("TorchvisionModel", "resnet18"), ("PreActResNet", 18)
 WRN34, WRN28, IAAT32 = ("WideResNet", 34, 10), ("WideResNet", 28, 10), ("IAATWideResNet", 32, 10)
 EMR34 = (*WRN34, "leaky_relu", "pool")
@@ -167,6 +173,31 @@ EXPECTED = {
 """Published accuracies, in percent, of the sources that the headers name; all other recipes promise nothing."""
 
 
+RATES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("cifar10/mart", "cifar100/mart", "svhn/mart"), (120, 74, 89, 99)),
+    **dict.fromkeys(("cifar10/mail_at", "cifar10/mail_trades"), (120, 75, 90, 100)),
+    **dict.fromkeys(("cifar10/at", "cifar10/awp", "cifar10/rwp", "cifar100/at", "svhn/at"), (200, 100, 150)),
+    **dict.fromkeys(("cifar10/trades", "cifar100/trades", "svhn/trades"), (76, 74)),
+    **dict.fromkeys(("cifar10/trades_awp", "cifar10/st_awp", "cifar10/st_rwp"), (200, 99, 149)),
+    **dict.fromkeys(("cifar10/st", "cifar100/st", "svhn/st"), (120, 79, 99)),
+    **dict.fromkeys(("cifar10/iaat", "cifar100/iaat", "svhn/iaat"), (110, 70, 90, 100)),
+    **dict.fromkeys(("cifar10/emr_mail_at", "cifar10/emr_mail_trades"), (100, 75, 90)),
+    **dict.fromkeys((f"imagenet/{method}" for method in ("at", "emr_at", "iaat", "st", "trades")), (90, 30, 60, 80)),
+    **dict.fromkeys(("cifar10/rst", "cifar10/st_rst"), (200,)),
+    **dict.fromkeys(("mnist/emr_at", "mnist/emr_standard"), (30,)),
+    **dict.fromkeys(("digits/rst", "digits/st_rst"), (80,)),
+    "cifar10/iaat_at": (200, 60, 120, 160),
+    "cifar10/emr_at": (100, 60, 90),
+    "cifar10/emr_trades": (130, 60, 120),
+    "imagenet/fast": (15, 6, 12),
+    "imagenet/free_at": (23, 8, 16),
+}
+"""A recipe's epochs, and those before which its rate falls: with none, along a cosine. Others of digits: 40 epochs."""
+
+FASTER = {"cifar10/iaat", "cifar100/iaat", "svhn/iaat", "cifar10/iaat_at"}
+"""Their rates fall to a fifth, all others' to a tenth."""
+
+
 def name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
@@ -182,6 +213,27 @@ def same(found: Any, expected: Any) -> bool:
     if isinstance(expected, bool | str):
         return bool(found == expected)
     return bool(number(found) == pytest.approx(expected))
+
+
+def built(path: Path, epochs: int) -> Any:
+    """The recipe's schedule in a run of so many epochs, over the recipe's optimizer."""
+    kinds, parser = get_type_hints(Defense.__init__), ArgumentParser(exit_on_error=False)
+    config = yaml.safe_load(path.read_text())["model"]["init_args"]
+    for key in ("optimizer", "scheduler"):
+        parser.add_argument(f"--{key}", type=kinds[key])
+    made = parser.instantiate(parser.parse_object({key: config[key] for key in ("optimizer", "scheduler")}))
+    with run_length(lambda: epochs):
+        return made.scheduler(made.optimizer([torch.zeros(1, requires_grad=True)]))
+
+
+def rates(schedule: Any, epochs: int) -> list[float]:
+    """What each epoch is trained with."""
+    found = []
+    for _ in range(epochs):
+        found += schedule.get_last_lr()
+        schedule.optimizer.step()
+        schedule.step()
+    return found
 
 
 DEFAULTS = {"start_epoch": 0, "milestones": []}
@@ -208,10 +260,37 @@ def test_hyper_parameters_are_the_authors(recipe: str) -> None:
     assert sgd.get("nesterov", False) == ("nesterov" in expected.sgd)
     assert (data["batch_size"], config["trainer"]["max_epochs"]) == (expected.batch, expected.epochs)
     *milestones, factor = expected.drops or (None,)
-    kind = {"milestones": milestones, "gamma": factor} if expected.drops else {"T_max": expected.epochs}
-    assert model["scheduler"]["init_args"] == kind
+    schedule = built(CONFIGS / f"{recipe}.yaml", expected.epochs)
+    assert type(schedule) is (MultiStepLR if expected.drops else CosineAnnealingLR)
+    found = (list(schedule.milestones), schedule.gamma) if expected.drops else schedule.T_max
+    assert found == ((milestones, factor) if expected.drops else expected.epochs)
     for key, value in expected.more.items():
         assert same(model.get(key, DEFAULTS.get(key)), value), key
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_rates_at_the_recipes_own_length(path: Path) -> None:
+    epochs, *milestones = RATES.get(name(path), (40,))
+    config = yaml.safe_load(path.read_text())
+    assert config["trainer"]["max_epochs"] == epochs
+    sgd = torch.optim.SGD(
+        [torch.zeros(1, requires_grad=True)], to_float(config["model"]["init_args"]["optimizer"]["init_args"]["lr"])
+    )
+    factor = 0.2 if name(path) in FASTER else 0.1
+    theirs = (
+        lr_scheduler.MultiStepLR(sgd, milestones, factor) if milestones else lr_scheduler.CosineAnnealingLR(sgd, epochs)
+    )
+    assert rates(built(path, epochs), epochs) == rates(theirs, epochs)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+@pytest.mark.parametrize("share", [0.5, 2])
+def test_the_rate_never_rises_in_a_shorter_or_longer_run(path: Path, share: float) -> None:
+    epochs = int(RATES.get(name(path), (40,))[0] * share)
+    found = rates(built(path, epochs), epochs)
+    assert found == sorted(found, reverse=True)
+    if path.parent.name == "digits":  # and falls to its end, whatever the length
+        assert 0 < found[-1] < found[0] / 50
 
 
 def test_every_recipe_of_the_authors_is_in_the_table() -> None:

@@ -14,7 +14,10 @@ from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.utils.messages import did_you_mean
 
 _SECTIONS = {"trainer": Trainer, "evaluation": RobustEvaluation, "checkpoint": ModelCheckpoint}
-_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>")
+_NOISE = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|.* a subclass of FollowsRun"
+)
+_CALLABLE = re.compile(r"Type [\w.]*Callable\[.*\] expects a function or a callable class: ")
 
 
 class Parser(LightningArgumentParser):
@@ -30,6 +33,7 @@ class Parser(LightningArgumentParser):
 
 def explain(message: str) -> str:
     """The deepest line of jsonargparse's tree of attempts, with the keys that lead to it and a suggestion."""
+    message = _CALLABLE.sub("", message)
     lines = [(len(raw) - len(text), text) for raw in message.splitlines() if (text := raw.lstrip(" -")).strip()]
     leaves = [(indent, text) for indent, text in lines if not _NOISE.search(text)]
     if len(leaves) < 2:
@@ -55,6 +59,9 @@ def explain(message: str) -> str:
 
 def _suggest(text: str, owner: str | None, lines: list[tuple[int, str]] | None = None) -> str:
     """The line itself, and which name may have been meant."""
+    text, _, given = text.partition(". Got value: Namespace(")
+    built = re.match(r"class_path='([\w.]+)'", given)
+    owner = built[1] if built else owner
     option = re.match(r"Option '(.+)' is not accepted", text)
     if option and owner:
         name = option[1].split(".")[0]
@@ -66,7 +73,9 @@ def _suggest(text: str, owner: str | None, lines: list[tuple[int, str]] | None =
         return f"there is no section {section[1]!r}{did_you_mean(section[1], [*_SECTIONS, 'model', 'data'])}"
     named = re.match(r"Expected a dot import path string: (.+)", text)
     if named:
-        kinds = re.findall(r"<class '([\w.]+)'>", " ".join(t for _, t in lines or [] if t.startswith("Subtypes:")))
+        types = " ".join(t for _, t in lines or [] if t.startswith("Subtypes:"))
+        # classes, or what a callable gives
+        kinds = re.findall(r"(?:<class '|\], (?:typing\.Union\[)?)((?!typing)[\w.]+\w)", types)
         names = [kind.__name__ for path in kinds if path != "NoneType" for kind in _descendants(_load(path))]
         return f"there is no class {named[1]!r}{did_you_mean(named[1], names)}"
     return text
@@ -81,7 +90,7 @@ def _settings(cls: Any) -> list[str]:
 
 def _descendants(cls: Any) -> list[type]:
     below = [d for sub in cls.__subclasses__() for d in _descendants(sub)]
-    return below if inspect.isabstract(cls) else [cls, *below]
+    return below if inspect.isabstract(cls) or cls.__name__.startswith("_") else [cls, *below]
 
 
 def _load(path: str) -> Any:

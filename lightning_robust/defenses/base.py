@@ -7,15 +7,17 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torchmetrics import MeanMetric
 
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.defenses.strategies import check_strategy
 from lightning_robust.losses import cross_entropy
+from lightning_robust.parts.lr_schedules import FollowsRun, length_of, run_length
 from lightning_robust.parts.regularizers import Regularizer
 from lightning_robust.parts.reweighting import Reweighting
 from lightning_robust.parts.weight_perturbation import WeightPerturbation
@@ -48,7 +50,8 @@ class Defense(LightningModule, ABC):
         regularizers: penalties added to the loss.
         weight_perturbation: moves the weights against the loss for the time of the step.
         optimizer: from parameters to an optimizer; SGD with momentum 0.9, weight decay 5e-4 and rate 0.1 by default.
-        scheduler: from the optimizer to a learning-rate schedule.
+        scheduler: from the optimizer to a learning-rate schedule; one of `lightning_robust.parts.lr_schedules` takes a
+            length that is left out from the run.
         scheduler_interval: whether the schedule counts epochs or steps.
         base_batch_size: samples a step, on all devices together, that the learning rate is meant for; with f times as
             many the optimizer starts with f times the rate (Goyal et al. 2017, arXiv 1706.02677). By default the rate
@@ -75,7 +78,7 @@ class Defense(LightningModule, ABC):
         regularizers: Sequence[Regularizer] = (),
         weight_perturbation: WeightPerturbation | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
-        scheduler: LRSchedulerCallable | None = None,
+        scheduler: Callable[[Optimizer], FollowsRun | ReduceLROnPlateau] | LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         base_batch_size: int | None = None,
         compile: bool = False,
@@ -219,7 +222,8 @@ class Defense(LightningModule, ABC):
             group["lr"] *= self._lr_factor()
         if self._scheduler is None:
             return optimizer
-        schedule: dict[str, Any] = {"scheduler": self._scheduler(optimizer), "interval": self._interval}
+        with run_length(lambda: length_of(self.trainer, self._interval)):
+            schedule: dict[str, Any] = {"scheduler": self._scheduler(optimizer), "interval": self._interval}
         if self._base_batch_size is not None and isinstance(schedule["scheduler"], (OneCycleLR, CyclicLR)):
             kind = type(schedule["scheduler"]).__name__
             raise ValueError(f"{kind} sets rates of its own, which base_batch_size does not scale: leave one out.")

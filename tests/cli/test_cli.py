@@ -194,6 +194,20 @@ def test_a_checkpoint_of_another_method_is_refused(folder: Path) -> None:
         (["--model.attack.steps=-3"], "steps must be >= 0, got -3."),
         (["--model.attack.step_size=0"], "step_size must be > 0, got 0.0"),
         (["--model=TRADE"], "model: there is no class 'TRADE'"),
+        (
+            ["--model.scheduler=Cosine"],
+            "model.scheduler: there is no class 'Cosine'; there are ChainedScheduler, Constant",
+        ),
+        (["--model.scheduler=MultistepLR"], "there is no class 'MultistepLR'; did you mean 'MultiStepLR'?"),
+        (
+            ["--model.scheduler.Tmax=3"],
+            "model.scheduler: CosineAnnealingLR has no setting 'Tmax'; did you mean 'T_max'?",
+        ),
+        (["--model.scheduler.T_max=x"], "model.scheduler.T_max: Expected a <class 'int'>"),
+        (
+            ["--model.scheduler=torch.optim.lr_scheduler.CosineAnnealingLR"],
+            "model.scheduler: the following arguments are required: T_max",
+        ),
         (["--data.val_sise=3"], "data: Digits has no setting 'val_sise'; did you mean 'val_size'?"),
         (["--evaluation.fit_atacks=3"], "evaluation has no setting 'fit_atacks'; did you mean 'fit_attacks'?"),
         (["--evalution.seed=3"], "there is no section 'evalution'; did you mean 'evaluation'?"),
