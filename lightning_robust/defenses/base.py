@@ -57,7 +57,8 @@ class Defense(LightningModule, ABC):
             many the optimizer starts with f times the rate (Goyal et al. 2017, arXiv 1706.02677). By default the rate
             is taken as it is.
         compile: compile the net with `torch.compile`; the names in checkpoints stay the same.
-        channels_last: keep the net's weights in channels-last order, which convolutions compute faster in.
+        channels_last: keep the net's weights in the memory layout [b h w c], in which its convolutions then run: faster
+            on tensor cores and most CPUs.
 
     Raises:
         ValueError: for a net without parameters, an attack that leads towards the labels, or another precision of it;

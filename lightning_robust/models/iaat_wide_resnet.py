@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_robust.models.checkpointing import checkpointed
-from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.models.pixels import Pixels
 
 
 class IAATWideResNet(nn.Module):
@@ -24,7 +24,6 @@ class IAATWideResNet(nn.Module):
         mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: none. The
             authors': (125.3, 123.0, 113.9) / 255.
         std: likewise, > 0. The authors': (63.0, 62.1, 66.7) / 255.
-        channels_last: run the convolutions in the layout [b h w c], which tensor cores prefer.
         checkpointing: keep only each block's input for the gradient and compute the rest again: less memory, more time.
 
     Raises:
@@ -43,7 +42,6 @@ class IAATWideResNet(nn.Module):
         in_channels: int = 3,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        channels_last: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -52,7 +50,7 @@ class IAATWideResNet(nn.Module):
                 f"IAATWideResNet's depth must be 6 n + 2 (20, 26, 32, ...) and its widen_factor at least 1, "
                 f"got {depth} and {widen_factor}."
             )
-        self.pixels, self.checkpointing = Pixels(in_channels, mean, std, channels_last), checkpointing
+        self.pixels, self.checkpointing = Pixels(in_channels, mean, std), checkpointing
         c, self.blocks = 16 * widen_factor, nn.ModuleList()
         self.stem = nn.Conv2d(in_channels, c, 3, padding=1, bias=False)
         for stage in range(3):
@@ -62,7 +60,6 @@ class IAATWideResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        lay_out(self, channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [b c h w] in [0, 1] to logits [b k]."""

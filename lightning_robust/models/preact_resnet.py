@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lightning_robust.models.activation import Activation
-from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.models.pixels import Pixels
 from lightning_robust.models.preact import PreActBlock, PreActBottleneck, PreActNet
 
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -20,7 +20,6 @@ class PreActResNet(PreActNet):
         activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
         mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: none.
         std: likewise, > 0.
-        channels_last: run the convolutions in the layout [b h w c], which tensor cores prefer.
         checkpointing: keep only each block's input for the gradient and compute the rest again: less memory, more time.
 
     Raises:
@@ -40,13 +39,11 @@ class PreActResNet(PreActNet):
         activation: Activation = "relu",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        channels_last: bool = False,
         checkpointing: bool = False,
     ) -> None:
         if depth not in _STAGES:
             raise ValueError(f"PreActResNet's depth must be one of {', '.join(map(str, _STAGES))}, got {depth}.")
-        pixels = Pixels(in_channels, mean, std, channels_last)
+        pixels = Pixels(in_channels, mean, std)
         block, outer = (PreActBottleneck, 4 * width) if depth == 50 else (PreActBlock, width)
         widths, counts = [outer * 2**stage for stage in range(4)], _STAGES[depth]
         super().__init__(pixels, in_channels, width, block, widths, counts, num_classes, activation, checkpointing)
-        lay_out(self, channels_last)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.models.pixels import Pixels
 from lightning_robust.utils.messages import did_you_mean, first_line
 
 
@@ -24,7 +24,6 @@ class TimmModel(nn.Module):
         mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: that of
             the pretrained weights, or else none.
         std: likewise, > 0.
-        channels_last: run the convolutions in the layout [b h w c], which tensor cores prefer.
         options: further arguments of `timm.create_model`.
 
     Raises:
@@ -41,7 +40,6 @@ class TimmModel(nn.Module):
         in_channels: int = 3,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        channels_last: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -66,8 +64,7 @@ class TimmModel(nn.Module):
                     f"The weights of {name} were trained on {len(mean)} channels, so their mean and std do not fit "
                     f"{in_channels}: give mean and std."
                 )
-        self.pixels = Pixels(in_channels, mean, std, channels_last)
-        lay_out(self, channels_last)
+        self.pixels = Pixels(in_channels, mean, std)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [b c h w] in [0, 1] to logits [b k]."""

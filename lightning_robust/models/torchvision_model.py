@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.models.pixels import Pixels
 from lightning_robust.utils.messages import did_you_mean, first_line
 
 
@@ -27,7 +27,6 @@ class TorchvisionModel(nn.Module):
         mean: of each of the three channels, in pixels in [0, 1], for the normalisation inside the net; None, with std
             None: that of the pretrained weights, or else none.
         std: likewise, > 0.
-        channels_last: run the convolutions in the layout [b h w c], which tensor cores prefer.
         options: further arguments of torchvision's builder, such as {image_size: 64} for vision transformers.
 
     Raises:
@@ -46,7 +45,6 @@ class TorchvisionModel(nn.Module):
         weights: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        channels_last: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -56,11 +54,10 @@ class TorchvisionModel(nn.Module):
         pretrained = _weights(name, weights)
         if pretrained is not None and mean is None and std is None:
             mean, std = pretrained.transforms().mean, pretrained.transforms().std
-        self.pixels = Pixels(3, mean, std, channels_last)
+        self.pixels = Pixels(3, mean, std)
         self.net = _build(name, num_classes, pretrained, options or {})
         if small_images:
             _begin_gently(name, self.net)
-        lay_out(self, channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [b 3 h w] in [0, 1] to logits [b k]."""

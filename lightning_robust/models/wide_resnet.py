@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 from lightning_robust.models.activation import Activation
-from lightning_robust.models.pixels import Pixels, lay_out
+from lightning_robust.models.pixels import Pixels
 from lightning_robust.models.preact import PoolShortcut, PreActBlock, PreActNet
 
 
@@ -24,7 +24,6 @@ class WideResNet(PreActNet):
             in EMR's net, together with `activation="leaky_relu"`.
         mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: none.
         std: likewise, > 0.
-        channels_last: run the convolutions in the layout [b h w c], which tensor cores prefer.
         checkpointing: keep only each block's input for the gradient and compute the rest again: less memory, more time.
 
     Raises:
@@ -49,7 +48,6 @@ class WideResNet(PreActNet):
         shortcut: Literal["conv", "pool"] = "conv",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        channels_last: bool = False,
         checkpointing: bool = False,
     ) -> None:
         if depth < 10 or depth % 6 != 4 or widen_factor < 1:
@@ -59,7 +57,7 @@ class WideResNet(PreActNet):
             )
         if shortcut not in ("conv", "pool"):
             raise ValueError(f"Unknown shortcut {shortcut!r}: choose conv or pool.")
-        pixels = Pixels(in_channels, mean, std, channels_last)
+        pixels = Pixels(in_channels, mean, std)
         block = PreActBlock if shortcut == "conv" else partial(PreActBlock, shortcut=PoolShortcut)
         widths, counts = [16 * widen_factor * 2**stage for stage in range(3)], [(depth - 4) // 6] * 3
         super().__init__(pixels, in_channels, 16, block, widths, counts, num_classes, activation, checkpointing)
@@ -67,4 +65,3 @@ class WideResNet(PreActNet):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.head.bias)
-        lay_out(self, channels_last)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms.functional import normalize
 
+from lightning_robust.defenses import AT
 from lightning_robust.models import IAATWideResNet, PreActResNet, TorchvisionModel, WideResNet
 
 MEAN, STD = [0.49, 0.48, 0.44], [0.2, 0.19, 0.21]
@@ -155,8 +156,9 @@ def test_what_cannot_be_built_is_told(build: Any, told: str) -> None:
 def test_channels_last_is_a_matter_of_memory_alone(name: str) -> None:
     build: Callable[..., nn.Module] = NETS.get(name, lambda **s: TorchvisionModel("resnet18", small_images=True, **s))
     plain = randomised(build())
-    other = build(channels_last=True).eval()
+    other = build().eval()
     other.load_state_dict(plain.state_dict())
+    AT(other, channels_last=True).configure_model()
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in other.parameters() if p.dim() == 4)
     layouts: list[bool] = []
     last = [module for module in other.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)][-1]
