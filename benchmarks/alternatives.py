@@ -1,17 +1,18 @@
 """What could be done otherwise in an attack's passes, and why it is not.
 
-python benchmarks/alternatives.py [--net resnet18] [--batch_size 16] [--rounds 7] [--device cuda]
+python -m benchmarks.alternatives [--net resnet18] [--batch_size 16] [--rounds 7] [--device cuda]
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from harness import Arm, Row, interleave, ratio, timed, write
-from jsonargparse import auto_cli
 from torch import nn
-from workloads import STEPS, NetName, prepare, workload
 
+from benchmarks.common.tables import Row, write
+from benchmarks.common.timing import Arm, interleave, ratio, timed
+from benchmarks.common.training import STEPS
+from benchmarks.common.workloads import Workload, on_workload
 from lightning_robust.losses import cross_entropy
 from lightning_robust.runtime.batch_norms import fast_bn_backward
 from lightning_robust.types import Batch
@@ -62,17 +63,14 @@ TAKEN = {
 """Of each alternative, what is done instead."""
 
 
-def main(net: NetName = "resnet18", batch_size: int = 16, rounds: int = 7, device: str = "cpu") -> None:
+def main(workload: Workload, rounds: int = 7) -> None:
     """Measure, print the table, and leave it in results/alternatives_<net>_<device>.{csv,md}.
 
     Args:
-        net: with random weights.
-        batch_size: images a step.
+        workload: the net, the batch and the device.
         rounds: all arms run once in each.
-        device: "cpu" (one thread) or "cuda".
     """
-    prepare()
-    given, batch = workload(net, batch_size, device)
+    given, batch = workload.build()
     arms: dict[str, Arm] = {name: timed(run) for name, run in alternatives(given, batch).items()}
     seconds = interleave(arms, rounds)
     rows: list[Row] = []
@@ -85,9 +83,8 @@ def main(net: NetName = "resnet18", batch_size: int = 16, rounds: int = 7, devic
             "quartiles": over.quartiles(),
         }
         rows.append(row)
-    where = f"{net}, batch {batch_size}, {device}"
-    print(write(f"alternatives_{net}_{device}", f"What was not done, and why: {where}", rows))
+    print(write(f"alternatives_{workload.net}_{workload.device}", f"What was not done, and why: {workload}", rows))
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    on_workload(main)

@@ -1,6 +1,6 @@
 """Attacks here and in other libraries: the same net, samples and numbers of steps.
 
-python benchmarks/attack_peers.py [--nets FOLDER] [--rounds 5] [--cases [digits AT,colours AT]]
+python -m benchmarks.attack_peers [--nets FOLDER] [--rounds 5] [--cases [digits AT,colours AT]]
 
 `pip install torchattacks foolbox adversarial-robustness-toolbox adv-lib cleverhans` brings the libraries.
 """
@@ -9,17 +9,20 @@ import io
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from cases import CLASSES, RADII, Case, NetName, dataset, percent, trained
-from harness import Arm, Row, Spread, bars, interleave, library, ratio, required, timed, write
 from jsonargparse import auto_cli
 from torch import Tensor, nn
-from workloads import prepare
 
+from benchmarks.common.cases import CLASSES, RADII, Case, NetName, dataset, percent, trained
+from benchmarks.common.figures import bars
+from benchmarks.common.processes import prepare
+from benchmarks.common.tables import Row, required, write
+from benchmarks.common.timing import Arm, Spread, interleave, ratio, timed
 from lightning_robust.attacks import APGD, FAB, PGD, Attack, Square
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.rng import SampleRNG
@@ -46,7 +49,7 @@ def ours(case: Case, attack: str) -> Run:
 
 def torchattacks(case: Case, attack: str) -> Run:
     """torchattacks'."""
-    module, norm, steps = library("torchattacks"), case.norm.capitalize(), STEPS[attack]
+    module, norm, steps = import_module("torchattacks"), case.norm.capitalize(), STEPS[attack]
     pgd = {"linf": module.PGD, "l2": module.PGDL2}[case.norm]
     of: dict[str, Run] = {
         "PGD": pgd(case.net, eps=case.eps, alpha=case.eps / 8, steps=steps),
@@ -59,7 +62,7 @@ def torchattacks(case: Case, attack: str) -> Run:
 
 def foolbox(case: Case, attack: str) -> Run:
     """Foolbox's."""
-    module = library("foolbox")
+    module = import_module("foolbox")
     pgd = {"linf": module.attacks.LinfPGD, "l2": module.attacks.L2PGD}[case.norm]
     of = {"PGD": pgd(abs_stepsize=case.eps / 8, steps=STEPS["PGD"])}[attack]
     net = module.PyTorchModel(case.net, bounds=(0, 1), device="cpu")
@@ -68,7 +71,7 @@ def foolbox(case: Case, attack: str) -> Run:
 
 def adv_lib(case: Case, attack: str) -> Run:
     """adv-lib's."""
-    module, steps = library("adv_lib.attacks"), STEPS[attack]
+    module, steps = import_module("adv_lib.attacks"), STEPS[attack]
     norm = {"linf": float("inf"), "l2": 2.0}[case.norm]
     of: dict[str, Run] = {
         "APGD-CE": lambda x, y: module.apgd(case.net, x, y, case.eps, norm, n_iter=steps, loss_function="ce"),
@@ -81,7 +84,7 @@ def adv_lib(case: Case, attack: str) -> Run:
 
 def cleverhans(case: Case, attack: str) -> Run:
     """CleverHans'."""
-    module = library("cleverhans.torch.attacks.projected_gradient_descent")
+    module = import_module("cleverhans.torch.attacks.projected_gradient_descent")
     norm = {"linf": np.inf, "l2": 2}[case.norm]
     pgd = module.projected_gradient_descent
     of: dict[str, Run] = {
@@ -94,8 +97,8 @@ def cleverhans(case: Case, attack: str) -> Run:
 
 def art(case: Case, attack: str) -> Run:
     """The Adversarial Robustness Toolbox's."""
-    evasion, steps = library("art.attacks.evasion"), STEPS[attack]
-    classifier = library("art.estimators.classification").PyTorchClassifier(
+    evasion, steps = import_module("art.attacks.evasion"), STEPS[attack]
+    classifier = import_module("art.estimators.classification").PyTorchClassifier(
         case.net,
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(case.x.shape[1:]),

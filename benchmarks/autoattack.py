@@ -1,177 +1,38 @@
 """AutoAttack's standard version here, in torchattacks and as its authors wrote it: verdicts and time.
 
-python benchmarks/autoattack.py [--samples 450] [--colour_samples 64] [--alone 24] [--jobs 2] [--nets FOLDER]
+python -m benchmarks.autoattack [--samples 450] [--colour_samples 64] [--alone 24] [--jobs 2] [--nets FOLDER]
 """
 
-import multiprocessing
 import os
-import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
+from concurrent.futures import Future, as_completed
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
-from cases import CLASSES, RADII, Case, NetName, dataset, percent, trained
-from harness import Row, interleave, library, now, ratio, write
 from jsonargparse import auto_cli
-from recipes import quiet
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_robust.attacks import AutoAttack
+from benchmarks.common.autoattacks import (
+    OTHERS,
+    QUERIES,
+    ROUNDS,
+    STAGES,
+    STEPS,
+    TARGETS,
+    Metered,
+    Whole,
+    authors,
+    available,
+    ours,
+)
+from benchmarks.common.cases import CLASSES, RADII, Case, NetName, dataset, nets_and_workers, percent, trained
+from benchmarks.common.tables import Row, write
+from benchmarks.common.timing import interleave, ratio
 from lightning_robust.models import SmallConvNet
 from lightning_robust.runtime.modes import logits_no_grad
-from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm
 
-STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
-STEPS, QUERIES, TARGETS = 100, 5000, 9
-ROUNDS = {"digits": 3, "colours": 2}
 SEEDS = 2
 """Of the authors' attacks where they run alone; FAB-T draws nothing."""
-
-Attack: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Images, labels and their positions in the test set to examples."""
-
-
-# ------------------------------------------------------------------------------------------------------ contenders
-
-
-def ours(
-    case: Case,
-    net: nn.Module,
-    seed: int = 0,
-    stage: str | None = None,
-    bf16: bool = False,
-    batch_size: int | None = None,
-) -> Attack:
-    """The package's; with `bf16`, the search runs in it, on images in the memory format channels_last."""
-    whole = AutoAttack(case.threat, batch_size=batch_size or case.batch)
-    attack = whole if stage is None else whole.stages[stage]
-
-    def run(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
-        if bf16:
-            x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-            return attack(net, x, y, rng=SampleRNG(seed, index))
-
-    return run
-
-
-def torchattacks(
-    case: Case, net: nn.Module, seed: int = 0, stage: str | None = None, batch_size: int | None = None
-) -> Attack:
-    """torchattacks', with the authors' numbers of steps instead of its own 10."""
-    module = library("torchattacks")
-    whole = module.AutoAttack(net, norm=case.norm.capitalize(), eps=case.eps, n_classes=CLASSES, seed=seed)
-    for attack in whole._autoattack.attacks[:3]:
-        attack.steps = STEPS
-    chosen = whole if stage is None else whole._autoattack.attacks[STAGES.index(stage)]
-    size = batch_size or case.batch
-    return lambda x, y, index: torch.cat([chosen(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)])
-
-
-def authors(case: Case, net: nn.Module, seed: int = 0, stage: str | None = None) -> Attack:
-    """The reference."""
-    module = library("autoattack")
-    whole = module.AutoAttack(
-        net, norm=case.norm.capitalize(), eps=case.eps, seed=seed, verbose=False, device="cpu", version="standard"
-    )
-    if stage is not None:
-        whole.attacks_to_run = [stage]
-    return lambda x, y, index: whole.run_standard_evaluation(x, y, bs=case.batch)
-
-
-OTHERS: dict[str, Callable[..., Attack]] = {"torchattacks": torchattacks, "authors": authors}
-MODULES = {"torchattacks": "torchattacks", "authors": "autoattack"}
-
-
-def available() -> list[str]:
-    """Those of the other libraries that are installed."""
-    found = []
-    for name, module in MODULES.items():
-        try:
-            library(module)
-            found.append(name)
-        except ImportError:
-            print(f"{name}: left out, as {module!r} cannot be imported.")
-    return found
-
-
-class Metered(nn.Module):
-    """A net that adds up the seconds of its own forward and backward passes.
-
-    By the wall clock, since reading the CPU time takes longer than a small net's layer; so a share of seconds that were
-    measured by the same clock.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.seconds, self.began = net, 0.0, 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The net's logits."""
-        began = time.perf_counter()
-        x = _Mark.apply(x, self._ends)
-        logits: Tensor = _Mark.apply(self.net(x), self._begins)
-        self.seconds += time.perf_counter() - began
-        return logits
-
-    def _begins(self) -> None:
-        self.began = time.perf_counter()
-
-    def _ends(self) -> None:
-        self.seconds += time.perf_counter() - self.began
-
-
-class _Mark(torch.autograd.Function):
-    """The identity, whose backward pass calls a function."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Callable[[], None]) -> Tensor:
-        ctx.call = call
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        ctx.call()
-        return grads[0], None
-
-
-# -------------------------------------------------------------------------------------------------------- measuring
-
-
-class Whole:
-    """An arm: each call attacks the next part of the samples, after a first call for nothing."""
-
-    def __init__(self, case: Case, attack: Attack, net: Metered | None = None) -> None:
-        self.case, self.attack, self.net = case, attack, net
-        size = -(-len(case.x) // ROUNDS[case.name.split()[0]])
-        self.parts = [slice(0, 0), *(slice(i, i + size) for i in range(0, len(case.x), size))]
-        self.robust: list[Tensor] = []
-        self.outside: list[float] = []
-        self.wall: list[float] = []
-
-    def __call__(self) -> float:
-        rows = self.parts[len(self.robust)]
-        if not rows.stop:  # runs of seconds need no warming up
-            self.robust.append(self.case.y[rows].bool())
-            return 0.0
-        x, y, before = self.case.x[rows], self.case.y[rows], self.net.seconds if self.net else 0.0
-        start, wall = now(), time.perf_counter()
-        x_adv = self.attack(x, y, torch.arange(len(x)) + rows.start)
-        wall, seconds = time.perf_counter() - wall, now() - start
-        self.robust.append(self.case.robust(x_adv, rows))
-        self.outside.append(wall - (self.net.seconds - before if self.net else 0.0))
-        self.wall.append(wall)
-        return seconds
-
-    @property
-    def verdicts(self) -> Tensor:
-        """Which samples withstood."""
-        return torch.cat(self.robust[1:])
 
 
 def whole_version(case: Case, others: list[str]) -> list[Row]:
@@ -307,23 +168,19 @@ def main(
     """
     others, tables = available(), ""
     cases: list[tuple[NetName, Norm]] = [(name, norm) for name in RADII for norm in RADII[name]]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = nets or Path(scratch)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=quiet, initargs=(scratch,)) as pool:
-            list(pool.map(trained, RADII, [folder] * len(RADII)))
-            done: dict[tuple[NetName, Norm], Future[tuple[list[Row], list[Row]]]] = {}
-            for name, norm in reversed(cases):  # the longest first
-                colours = name == "colours AT"
-                sizes = (colour_samples, colour_alone) if colours else (samples, alone)
-                done[name, norm] = pool.submit(measure, name, norm, *sizes, folder, others)
-            for future in as_completed(done.values()):
-                future.result()
-                results = [done[case].result() for case in cases if done[case].done()]
-                print(f"{len(results)} of {len(cases)} done", flush=True)
-                tables = leave(
-                    [row for rows, _ in results for row in rows], [row for _, rows in results for row in rows], others
-                )
+    with nets_and_workers(RADII, nets, jobs) as (folder, pool):
+        done: dict[tuple[NetName, Norm], Future[tuple[list[Row], list[Row]]]] = {}
+        for name, norm in reversed(cases):  # the longest first
+            colours = name == "colours AT"
+            sizes = (colour_samples, colour_alone) if colours else (samples, alone)
+            done[name, norm] = pool.submit(measure, name, norm, *sizes, folder, others)
+        for future in as_completed(done.values()):
+            future.result()
+            results = [done[case].result() for case in cases if done[case].done()]
+            print(f"{len(results)} of {len(cases)} done", flush=True)
+            tables = leave(
+                [row for rows, _ in results for row in rows], [row for _, rows in results for row in rows], others
+            )
     print(tables)
 
 

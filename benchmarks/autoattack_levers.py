@@ -1,25 +1,23 @@
 """What each lever gives to AutoAttack's standard version: ours without any, with one more each time, and torchattacks'.
 
-python benchmarks/autoattack_levers.py [--samples 450] [--colour_samples 64] [--nets FOLDER]
+python -m benchmarks.autoattack_levers [--samples 450] [--colour_samples 64] [--nets FOLDER]
 """
 
 import copy
-import multiprocessing
 import os
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from autoattack import ROUNDS, Attack, Whole, ours, torchattacks
-from cases import RADII, Case, NetName, dataset, percent, trained
-from harness import Row, Spread, bars, interleave, ratio, required, write
 from jsonargparse import auto_cli
-from recipes import quiet
 from torch import Tensor
 
+from benchmarks.common.autoattacks import ROUNDS, Attack, Whole, ours, torchattacks
+from benchmarks.common.cases import RADII, Case, NetName, dataset, nets_and_workers, percent, trained
+from benchmarks.common.figures import bars
+from benchmarks.common.tables import Row, required, write
+from benchmarks.common.timing import Spread, interleave, ratio
 from lightning_robust.runtime import modes
 from lightning_robust.threat import Norm
 
@@ -100,13 +98,9 @@ def main(
         nets: folder where the trained nets are kept; by default none is.
     """
     cases = [(name, norm) for name in NETS for norm in RADII[name]]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = nets or Path(scratch)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=quiet, initargs=(scratch,)) as pool:
-            list(pool.map(trained, NETS, [folder] * len(NETS)))
-            sizes = [colour_samples if name == "colours AT" else samples for name, _ in cases]
-            found = list(pool.map(measure, *zip(*cases, strict=True), sizes, [folder] * len(cases)))
+    with nets_and_workers(NETS, nets, jobs) as (folder, pool):
+        sizes = [colour_samples if name == "colours AT" else samples for name, _ in cases]
+        found = list(pool.map(measure, *zip(*cases, strict=True), sizes, [folder] * len(cases)))
     leave([row for lines, _ in found for row in lines], {k: v for _, over in found for k, v in over.items()})
 
 

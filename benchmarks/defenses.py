@@ -1,6 +1,6 @@
 """Every digits recipe over seeds and radii: accuracy, margins, the price of a step, and what the papers claim.
 
-python benchmarks/defenses.py [--recipes [at,st]] [--seeds 5] [--eps [0.15,0.3]] [--jobs 2]
+python -m benchmarks.defenses [--recipes [at,st]] [--seeds 5] [--eps [0.15,0.3]] [--jobs 2]
 """
 
 import csv
@@ -12,17 +12,20 @@ import statistics
 import tempfile
 import typing
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
-from claims import CAPTION, claims
-from frontier import frontier
-from harness import RESULTS, Row, interleave, ratio, write
 from jsonargparse import auto_cli
-from recipes import CONFIGS, VALIDATIONS, Run, Steps, adapted, identity, measure, quiet
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.common.claims import CAPTION, claims
+from benchmarks.common.frontier import frontier
+from benchmarks.common.processes import quiet, workers
+from benchmarks.common.recipes import CONFIGS, VALIDATIONS, Run, Steps, adapted, identity, measure
+from benchmarks.common.tables import RESULTS, Row, write
+from benchmarks.common.timing import interleave, ratio
 
 ROUNDS = 5
 T = TypeVar("T", "Run", "Price")
@@ -79,11 +82,10 @@ def run_all(path: Path, wanted: dict[tuple[str, float, int], str], jobs: int, ep
     missing = [key for key, config in wanted.items() if (*key, config) not in done]
     failures: list[str] = []
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
         Progress(TextColumn("{task.description:<36}"), *columns) as progress,
-        ProcessPoolExecutor(jobs, context, initializer=quiet, initargs=(folder,)) as pool,
+        workers(jobs, folder) as pool,
     ):
         task = progress.add_task("", total=len(wanted), completed=len(wanted) - len(missing))
         futures = {pool.submit(measure, *key, epochs): key for key in missing}

@@ -1,19 +1,21 @@
 """How a training step grows with batch, steps, classes and image size.
 
-python benchmarks/growth.py [--rounds 5]
+python -m benchmarks.growth [--rounds 5]
 """
 
 import math
 from typing import NamedTuple
 
 import torch
-from harness import RESULTS, Arm, Row, Spread, interleave, ratio, required, timed, write
 from jsonargparse import auto_cli
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
-from workloads import bare_step, defended, prepare
 
+from benchmarks.common.processes import prepare
+from benchmarks.common.tables import RESULTS, Row, required, write
+from benchmarks.common.timing import Arm, Spread, interleave, ratio, timed
+from benchmarks.common.training import bare_step, defended
 from lightning_robust.attacks import PGD
 from lightning_robust.models import TorchvisionModel
 from lightning_robust.parts.per_sample import PerSample

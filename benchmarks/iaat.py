@@ -1,16 +1,18 @@
 """What IAAT's probes cost, and whether leaving out those whose answer cannot matter changes any radius.
 
-python benchmarks/iaat.py [--rounds 5] [--eps 0.15]
+python -m benchmarks.iaat [--rounds 5] [--eps 0.15]
 """
 
 import tempfile
 from typing import Any
 
-from harness import Row, Spread, interleave, ratio, required, write
 from jsonargparse import auto_cli
 from lightning import Callback
-from recipes import Steps, quiet
 
+from benchmarks.common.processes import quiet
+from benchmarks.common.recipes import Steps
+from benchmarks.common.tables import Row, required, write
+from benchmarks.common.timing import Spread, interleave, ratio
 from lightning_robust.types import as_batch
 
 PROBING: dict[str, dict[str, Any]] = {

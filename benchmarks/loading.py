@@ -1,6 +1,6 @@
 """What it takes to load a batch: from memory, as bytes, or from where the images wait on the device.
 
-python benchmarks/loading.py [--rounds 7] [--device cuda]
+python -m benchmarks.loading [--rounds 7] [--device cuda]
 """
 
 from functools import partial
@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from harness import Row, Spread, bars, interleave, ratio, timed, write
 from jsonargparse import auto_cli
 from lightning.pytorch.plugins import Precision
 from torch.utils.data import Dataset
-from workloads import prepare
 
+from benchmarks.common.figures import bars
+from benchmarks.common.processes import prepare
+from benchmarks.common.tables import Row, write
+from benchmarks.common.timing import Spread, interleave, ratio, timed
 from lightning_robust.data import Digits, RobustDataModule
 from lightning_robust.data.augmentation import CropAndFlip
 from lightning_robust.data.images import Images

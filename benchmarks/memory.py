@@ -1,16 +1,18 @@
 """The peak memory of a training step of every defense over that of plain training.
 
-python benchmarks/memory.py [--net resnet18] [--batch_size 32] [--device cuda]
+python -m benchmarks.memory [--net resnet18] [--batch_size 32] [--device cuda]
 """
 
 from collections.abc import Callable
 
 import torch
-from harness import Row, Spread, bars, required, write
-from jsonargparse import auto_cli
 from torch.profiler import ProfilerActivity, profile
-from workloads import DEFENSES, NetName, bare_step, defended, prepare, workload
 
+from benchmarks.common.figures import bars
+from benchmarks.common.tables import Row, required, write
+from benchmarks.common.timing import Spread
+from benchmarks.common.training import DEFENSES, bare_step, defended
+from benchmarks.common.workloads import Workload, on_workload
 from lightning_robust.defenses import Defense
 from lightning_robust.types import Batch
 
@@ -54,23 +56,18 @@ def allocated(run: Callable[[], None]) -> int:
 
 
 def main(
-    net: NetName = "resnet18",
-    batch_size: int = 32,
-    device: str = "cpu",
+    workload: Workload,
     defenses: list[str] = list(DEFENSES),  # noqa: B006  (read alone; a list shows in --help)
 ) -> None:
     """Measure, print the table, and leave it in results/memory_<net>_<device>.{csv,md,png}.
 
     Args:
-        net: with random weights.
-        batch_size: images a step.
-        device: "cpu" or "cuda".
-        defenses: names of those in workloads.py.
+        workload: the net, the batch and the device.
+        defenses: names of those in common/training.py.
     """
-    prepare()
-    given, batch = workload(net, batch_size, device)
+    given, batch = workload.build()
     x = torch.cat([batch.x, batch.x])
-    twice = Batch(x, batch.y.repeat(2), torch.arange(len(x), device=device))
+    twice = Batch(x, batch.y.repeat(2), torch.arange(len(x), device=x.device))
     plain, double = (peak(defended("Standard", given), images) for images in (batch, twice))
     rows: list[Row] = []
     over: dict[str, Spread] = {}
@@ -87,9 +84,10 @@ def main(
         rows.append(row)
     met = {row["defense"]: float(row["over plain training"]) <= LIMIT for row in rows}
     caption = required({f"at most {LIMIT} over plain training, else explained": met})
-    print(write(f"memory_{net}_{device}", f"Peak memory of a step: {net}, batch {batch_size}, {device}", rows, caption))
-    bars(f"memory_{net}_{device}", over, "peak memory of a step over that of plain training", LIMIT)
+    name = f"memory_{workload.net}_{workload.device}"
+    print(write(name, f"Peak memory of a step: {workload}", rows, caption))
+    bars(name, over, "peak memory of a step over that of plain training", LIMIT)
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    on_workload(main, batch_size=32)

@@ -1,6 +1,6 @@
 """Does `lightning-robust plan` say how long a recipe takes? Planned against measured.
 
-python benchmarks/plan.py [--recipes [at,iaat]]
+python -m benchmarks.plan [--recipes [at,iaat]]
 """
 
 import tempfile
@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
-from harness import Row, write
 from jsonargparse import auto_cli
-from recipes import CONFIGS, quiet
 
+from benchmarks.common.processes import quiet
+from benchmarks.common.recipes import CONFIGS
+from benchmarks.common.tables import Row, write
 from lightning_robust.cli.plan import RobustTrainer
 from lightning_robust.cli.robust_cli import RobustCLI
 

@@ -1,6 +1,6 @@
 """How much faster an evaluation is on two ranks than on one, when each has a core of its own.
 
-python benchmarks/ranks.py [--rounds 5] [--nets FOLDER]
+python -m benchmarks.ranks [--rounds 5] [--nets FOLDER]
 """
 
 import io
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import dataset, trained
-from harness import Row, Spread, ratio, required, write
 from jsonargparse import auto_cli
 from lightning import Trainer
 from torch import nn
-from workloads import prepare
 
+from benchmarks.common.cases import dataset, trained
+from benchmarks.common.processes import prepare
+from benchmarks.common.tables import Row, required, write
+from benchmarks.common.timing import Spread, ratio
 from lightning_robust.attacks import APGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.data import Digits

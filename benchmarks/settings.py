@@ -1,16 +1,19 @@
 """What each setting that promises speed does to an adversarial training step: seconds, and the first step's loss.
 
-python benchmarks/settings.py [--net resnet18] [--batch_size 16] [--rounds 5] [--device cuda]
+python -m benchmarks.settings [--net resnet18] [--batch_size 16] [--rounds 5] [--device cuda]
 """
 
 from functools import partial
 from typing import Any
 
 import torch
-from harness import Arm, Row, Spread, bars, interleave, ratio, required, write
-from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from workloads import STEPS, Fit, NetName, defended, prepare, workload
+
+from benchmarks.common.figures import bars
+from benchmarks.common.tables import Row, required, write
+from benchmarks.common.timing import Arm, Spread, interleave, ratio
+from benchmarks.common.training import STEPS, Fit, defended
+from benchmarks.common.workloads import Workload, on_workload
 
 DEFAULT = "default: fp32, eager"
 CLOSE = {"32-true": 1e-3, "bf16": 2e-2}
@@ -36,30 +39,24 @@ OTHER = ("attack on batch statistics",)
 
 
 def main(
-    net: NetName = "resnet18",
-    batch_size: int = 16,
+    workload: Workload,
     rounds: int = 5,
-    device: str = "cpu",
     settings: list[str] = list(SETTINGS),  # noqa: B006  (read alone; a list shows in --help)
 ) -> None:
     """Measure, print the table, and leave it in results/settings_<net>_<device>.{csv,md,png}.
 
     Args:
-        net: with random weights.
-        batch_size: images a step.
+        workload: the net, the batch and the device.
         rounds: all arms run once in each.
-        device: "cpu" (one thread) or "cuda".
         settings: those that are measured, next to the default.
     """
-    prepare()
-    given, batch = workload(net, batch_size, device)
+    given, batch = workload.build()
     fits: dict[str, Fit] = {}
     for name in dict.fromkeys([DEFAULT, *settings]):
         of_defense, of_trainer = SETTINGS[name]
         fits[name] = Fit(defended("AT", given, **of_defense), batch, **of_trainer)
     arms: dict[str, Arm] = {**fits}
     seconds = interleave(arms, rounds)
-    where = f"{net}, batch {batch_size}, PGD-{STEPS}, {device}"
 
     rows: list[Row] = []
     share: dict[str, Spread] = {}
@@ -79,11 +76,10 @@ def main(
             close = CLOSE["bf16" if "bf16" in name else "32-true"]
             same[name] = abs(fit.loss / fits[DEFAULT].loss - 1) < close
     requirement = f"the first loss within {CLOSE['32-true']:.1%} of the default's, in bf16 within {CLOSE['bf16']:.0%}"
-    print(
-        write(f"settings_{net}_{device}", f"What settings do to a step: {where}", rows, required({requirement: same}))
-    )
-    bars(f"settings_{net}_{device}", share, "seconds of a step over those in the default setting")
+    name = f"settings_{workload.net}_{workload.device}"
+    print(write(name, f"What settings do to a step: {workload}, PGD-{STEPS}", rows, required({requirement: same})))
+    bars(name, share, "seconds of a step over those in the default setting")
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    on_workload(main)

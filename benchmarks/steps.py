@@ -1,6 +1,6 @@
 """What a training step of every defense costs over the passes it consists of, and what Lightning adds.
 
-python benchmarks/steps.py [--net resnet18] [--batch_size 16] [--rounds 5] [--device cuda]
+python -m benchmarks.steps [--net resnet18] [--batch_size 16] [--rounds 5] [--device cuda]
 """
 
 import copy
@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from harness import WITHIN, Arm, Row, Spread, bars, interleave, ratio, required, timed, write
-from jsonargparse import auto_cli
 from torch import Tensor, nn
-from workloads import DEFENSES, STEPS, Fit, NetName, bare_step, defended, prepare, sgd, workload
 
+from benchmarks.common.figures import bars
+from benchmarks.common.tables import Row, required, write
+from benchmarks.common.timing import WITHIN, Arm, Spread, interleave, ratio, timed
+from benchmarks.common.training import DEFENSES, STEPS, Fit, bare_step, defended, sgd
+from benchmarks.common.workloads import Workload, on_workload
 from lightning_robust.losses import cross_entropy
 from lightning_robust.runtime.batch_norms import fast_bn_backward
 from lightning_robust.types import Batch
@@ -120,25 +122,20 @@ class Passes:
 
 
 def main(
-    net: NetName = "resnet18",
-    batch_size: int = 16,
+    workload: Workload,
     rounds: int = 5,
-    device: str = "cpu",
     defenses: list[str] = list(DEFENSES),  # noqa: B006  (read alone; a list shows in --help)
     repeats: int = 3,
 ) -> None:
     """Measure, print the table, and leave it in results/steps_<net>_<device>.{csv,md,png}.
 
     Args:
-        net: with random weights.
-        batch_size: images a step.
+        workload: the net, the batch and the device.
         rounds: all arms run once in each.
-        device: "cpu" (one thread) or "cuda".
-        defenses: names of those in workloads.py.
+        defenses: names of those in common/training.py.
         repeats: of each pass, in each round.
     """
-    prepare()
-    given, batch = workload(net, batch_size, device)
+    given, batch = workload.build()
     passes = Passes(copy.deepcopy(given), batch, repeats)
     counted: Counted | None = None
     arms: dict[str, Arm] = {"passes": passes}
@@ -149,7 +146,7 @@ def main(
         arms[f"{name}, bare"] = timed(bare_step(bare, batch))
         arms[name] = Fit(defended(name, given), batch)
     seconds = interleave(arms, rounds)
-    images = {kind: n / batch_size / (rounds + 1) for kind, n in counted.images.items()} if counted else {}
+    images = {kind: n / workload.batch_size / (rounds + 1) for kind, n in counted.images.items()} if counted else {}
     rows: list[Row] = []
     over: dict[str, Spread] = {}
     slow: dict[str, bool] = {}
@@ -176,12 +173,12 @@ def main(
         f"at most {LIMIT} times the passes": heavy,
         f"with Lightning at most {LIGHTNING} times the bare loop, {WITHIN}": slow,
     }
-    caption = "" if net == "small" else required(limits)
-    title = f"A training step of every defense: {net}, batch {batch_size}, attacks of {STEPS} steps, {device}, fp32"
-    name = f"steps_{net}_{device}"
+    caption = "" if workload.net == "small" else required(limits)
+    title = f"A training step of every defense: {workload}, attacks of {STEPS} steps, fp32"
+    name = f"steps_{workload.net}_{workload.device}"
     print(write(name, title, rows, caption))
-    bars(name, over, "seconds of a step over those of its passes", None if net == "small" else LIMIT)
+    bars(name, over, "seconds of a step over those of its passes", None if workload.net == "small" else LIMIT)
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    on_workload(main)

@@ -1,17 +1,16 @@
 """A training step here and in other libraries, and as the authors wrote it: the same method, attack, net and images.
 
-python benchmarks/training_peers.py [--authors FOLDER] [--net resnet18] [--batch_size 16] [--rounds 9]
+python -m benchmarks.training_peers [--authors FOLDER] [--net resnet18] [--batch_size 16] [--rounds 9]
 
 `pip install torchattacks adversarial-robustness-toolbox robustness` brings the libraries. FOLDER holds clones of the
 authors' repositories, under their names: TRADES, MART, MAIL, ST-AT, AWP.
 """
 
 import copy
-import importlib
 import io
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +19,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from harness import WITHIN, Arm, Row, Spread, bars, interleave, library, ratio, required, timed, write
-from jsonargparse import auto_cli
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from workloads import NETS, STEPS, Fit, NetName, defended, prepare, sgd, workload
 
+from benchmarks.common.clones import from_clone
+from benchmarks.common.figures import bars
+from benchmarks.common.tables import Row, required, write
+from benchmarks.common.timing import WITHIN, Arm, Spread, interleave, ratio, timed
+from benchmarks.common.training import STEPS, Fit, defended, sgd
+from benchmarks.common.workloads import NETS, Workload, on_workload
 from lightning_robust.attacks import PGD
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
@@ -71,7 +73,7 @@ def _on_cpu(step: Step) -> Step:
 
 def torchattacks(net: nn.Module, batch: Batch) -> Step:
     """A loop around torchattacks' PGD."""
-    return plain(net, batch, library("torchattacks").PGD(net, eps=EPS, alpha=STEP, steps=STEPS))
+    return plain(net, batch, import_module("torchattacks").PGD(net, eps=EPS, alpha=STEP, steps=STEPS))
 
 
 def robustness(net: nn.Module, batch: Batch) -> Step:
@@ -87,7 +89,7 @@ def robustness(net: nn.Module, batch: Batch) -> Step:
             return logits
 
     none = SimpleNamespace(mean=torch.zeros(3), std=torch.ones(3))
-    model = library("robustness.attacker").AttackerModel(Lenient(), none).train()
+    model = import_module("robustness.attacker").AttackerModel(Lenient(), none).train()
     settings = {"constraint": "inf", "eps": EPS, "step_size": STEP, "iterations": STEPS, "random_start": True}
     optimizer = sgd(model.parameters())
 
@@ -101,7 +103,7 @@ def robustness(net: nn.Module, batch: Batch) -> Step:
 
 
 def _art(net: nn.Module, batch: Batch) -> tuple[Any, np.ndarray, np.ndarray]:
-    estimators, k = library("art.estimators.classification"), int(net(batch.x[:2]).shape[1])
+    estimators, k = import_module("art.estimators.classification"), int(net(batch.x[:2]).shape[1])
     classifier = estimators.PyTorchClassifier(
         net,
         loss=nn.CrossEntropyLoss(),
@@ -115,7 +117,7 @@ def _art(net: nn.Module, batch: Batch) -> tuple[Any, np.ndarray, np.ndarray]:
 
 
 def _art_pgd(classifier: Any, batch: Batch) -> Any:
-    evasion = library("art.attacks.evasion")
+    evasion = import_module("art.attacks.evasion")
     settings = {"eps": EPS, "eps_step": STEP, "max_iter": STEPS, "num_random_init": 1, "batch_size": len(batch.x)}
     return evasion.ProjectedGradientDescent(classifier, verbose=False, **settings)
 
@@ -133,14 +135,15 @@ def _silent(step: Step) -> Step:
 def art_at(net: nn.Module, batch: Batch) -> Step:
     """ART's trainer of adversarial training by PGD."""
     classifier, x, y = _art(net, batch)
-    trainer = library("art.defences.trainer").AdversarialTrainer(classifier, _art_pgd(classifier, batch), ratio=1.0)
+    trainers = import_module("art.defences.trainer")
+    trainer = trainers.AdversarialTrainer(classifier, _art_pgd(classifier, batch), ratio=1.0)
     return _silent(lambda: trainer.fit(x, y, batch_size=len(x), nb_epochs=1))
 
 
 def art_trades(net: nn.Module, batch: Batch) -> Step:
     """ART's TRADES, whose attack ascends the cross-entropy."""
     classifier, x, y = _art(net, batch)
-    trainers = library("art.defences.trainer")
+    trainers = import_module("art.defences.trainer")
     trainer = trainers.AdversarialTrainerTRADESPyTorch(classifier, _art_pgd(classifier, batch), beta=6.0)
     return _silent(lambda: trainer.fit(x, y, batch_size=len(x), nb_epochs=1))
 
@@ -149,7 +152,7 @@ def art_awp(net: nn.Module, batch: Batch) -> Step:
     """ART's AWP on adversarial training."""
     classifier, x, y = _art(net, batch)
     proxy, _, _ = _art(copy.deepcopy(net), batch)
-    trainer = library("art.defences.trainer").AdversarialTrainerAWPPyTorch(
+    trainer = import_module("art.defences.trainer").AdversarialTrainerAWPPyTorch(
         classifier, proxy, _art_pgd(classifier, batch), mode="PGD", gamma=0.01, beta=6.0, warmup=0
     )
     return _silent(lambda: trainer.fit(x, y, batch_size=len(x), nb_epochs=1))
@@ -158,11 +161,13 @@ def art_awp(net: nn.Module, batch: Batch) -> Step:
 # --------------------------------------------------------------------------------------------------------- authors
 
 
-def authors(folder: Path, repository: str, module: str, function: str, **settings: Any) -> Peer:
+def authors(
+    folder: Path, repository: str, module: str, function: str, needs: Sequence[str] = (), **settings: Any
+) -> Peer:
     """A loss of the authors' code, which makes its adversarial examples itself."""
 
     def make(net: nn.Module, batch: Batch) -> Step:
-        loss = getattr(_from(folder / repository, module), function)
+        loss = getattr(from_clone(folder / repository, module, *needs), function)
         optimizer = sgd(net.parameters())
         given = {"step_size": STEP, "epsilon": EPS, "perturb_steps": STEPS, "beta": 6.0, **settings}
 
@@ -182,10 +187,10 @@ def authors_awp(folder: Path) -> Peer:
     """The authors' perturbation of the weights, and a loop around PGD."""
 
     def make(net: nn.Module, batch: Batch) -> Step:
-        perturbation = _from(folder / "AWP" / "AT_AWP", "utils_awp").AdvWeightPerturb
+        perturbation = from_clone(folder / "AWP" / "AT_AWP", "utils_awp").AdvWeightPerturb
         proxy, optimizer = copy.deepcopy(net), sgd(net.parameters())
         adversary = perturbation(net, proxy, torch.optim.SGD(proxy.parameters(), lr=0.01), gamma=0.01)
-        attack = library("torchattacks").PGD(net, eps=EPS, alpha=STEP, steps=STEPS)
+        attack = import_module("torchattacks").PGD(net, eps=EPS, alpha=STEP, steps=STEPS)
 
         def step() -> None:
             net.train()
@@ -202,21 +207,6 @@ def authors_awp(folder: Path) -> Peer:
     return make
 
 
-def _from(folder: Path, module: str) -> Any:
-    """A module of a folder whose modules bear common names, such as utils."""
-    before, path = dict(sys.modules), sys.path
-    sys.path = [str(folder), *path]
-    try:
-        for file in folder.glob("*.py"):
-            sys.modules.pop(file.stem, None)
-        return importlib.import_module(module)
-    finally:
-        sys.path = path
-        for name in {*sys.modules} - {*before}:
-            del sys.modules[name]
-        sys.modules.update(before)
-
-
 # ------------------------------------------------------------------------------------------------------- measuring
 
 
@@ -229,7 +219,7 @@ def peers(folder: Path | None) -> dict[str, dict[str, Peer]]:
         ("adversarial-robustness-toolbox", "art", {"AT": art_at, "TRADES": art_trades, "AWP": art_awp}),
     ):
         try:
-            library(module)
+            import_module(module)
         except ImportError:
             print(f"{package}: left out, as {module!r} cannot be imported.")
             continue
@@ -241,27 +231,24 @@ def peers(folder: Path | None) -> dict[str, dict[str, Peer]]:
     found["TRADES"]["authors"] = authors(folder, "TRADES", "trades", "trades_loss")
     found["MART"]["authors"] = authors(folder, "MART", "mart", "mart_loss")
     found["MAIL"]["authors"] = authors(folder, "MAIL", "mail_loss", "mail_loss", bias=-0.5, slope=10.0, method="at")
-    found["ST"]["authors"] = authors(folder, "ST-AT", "losses", "stat_loss", loss_mode="kl")
+    found["ST"]["authors"] = authors(folder, "ST-AT", "losses", "stat_loss", needs=["utils"], loss_mode="kl")
     found["AWP"]["authors"] = authors_awp(folder)
     return found
 
 
 def main(
+    workload: Workload,
     authors: Path | None = None,
-    net: NetName = "resnet18",
-    batch_size: int = 16,
     rounds: int = 9,
 ) -> None:
     """Measure on the CPU, print the table, and leave it in results/training_peers_<net>.{csv,md,png}.
 
     Args:
+        workload: the net, the batch and the device.
         authors: folder with clones of the authors' repositories.
-        net: with random weights.
-        batch_size: images a step.
         rounds: all arms run once in each.
     """
-    prepare()
-    given, batch = workload(net, batch_size)
+    given, batch = workload.build()
     rows: list[Row] = []
     over: dict[str, Spread] = {}
     for defense, others in peers(authors).items():
@@ -299,11 +286,12 @@ def main(
             },
         }
     )
-    pixels, classes, _ = NETS[net]
-    where = f"{net}, {classes} classes, batch {batch_size} of 3x{pixels}x{pixels}, PGD-{STEPS}, cpu"
-    print(write(f"training_peers_{net}", f"A training step in other libraries: {where}", rows, caption))
-    bars(f"training_peers_{net}", over, "seconds of a step over ours in fp32", 1.0)
+    pixels, classes, _ = NETS[workload.net]
+    size = f"{classes} classes, batch {workload.batch_size} of 3x{pixels}x{pixels}"
+    where = f"{workload.net}, {size}, PGD-{STEPS}, cpu"
+    print(write(f"training_peers_{workload.net}", f"A training step in other libraries: {where}", rows, caption))
+    bars(f"training_peers_{workload.net}", over, "seconds of a step over ours in fp32", 1.0)
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    on_workload(main, skip={"device"})

@@ -4,8 +4,8 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from harness import Row
-from recipes import Run
+from benchmarks.common.recipes import Run
+from benchmarks.common.tables import Row
 
 PAPERS: tuple[tuple[str, str, str, str, Callable[[Run], float]], ...] = (
     ("EMR raises Standard's margin", "mean effective margin (l2)", "emr_standard", "standard", lambda r: r.margin),

@@ -1,6 +1,9 @@
 """Trained nets to attack, the radii where attacks differ on them, and test samples."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -9,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.common.processes import workers
 from lightning_robust.attacks import PGD
 from lightning_robust.data import Digits
 from lightning_robust.defenses import AT, ST, Defense, Standard
@@ -109,6 +113,23 @@ def trained(name: NetName, folder: Path) -> nn.Module:
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(net.state_dict(), file)
     return net.eval()
+
+
+@contextmanager
+def nets_and_workers(
+    names: Iterable[NetName], folder: Path | None, jobs: int
+) -> Iterator[tuple[Path, ProcessPoolExecutor]]:
+    """Give the folder that holds the nets, trained where it lacks them, and so many processes to attack them.
+
+    Args:
+        names: of the nets.
+        folder: where they are kept; None for a temporary one.
+        jobs: processes at a time.
+    """
+    with tempfile.TemporaryDirectory() as scratch, workers(jobs, scratch) as pool:
+        names, folder = list(names), folder or Path(scratch)
+        list(pool.map(trained, names, [folder] * len(names)))
+        yield folder, pool
 
 
 def percent(part: Tensor) -> float:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from recipes import Run
+
+from benchmarks.common.recipes import Run
 
 FAMILIES = {"emr": "tab:orange", "iaat": "tab:green", "st": "tab:blue", "at": "black", "standard": "black"}
 """Colours by what a recipe's name begins with; the others are grey."""

@@ -2,21 +2,17 @@
 
 import hashlib
 import json
-import logging
-import os
 import statistics
-import sys
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
-from harness import now
 from lightning import Callback
 
+from benchmarks.common.timing import now
 from lightning_robust.attacks import PGD, Collaborative
 from lightning_robust.cli.robust_cli import RobustCLI
 from lightning_robust.losses import cross_entropy
@@ -26,7 +22,7 @@ from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import as_batch, to_float
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "digits"
+CONFIGS = Path(__file__).parents[2] / "configs" / "digits"
 VALIDATIONS = 20
 """How often a fit is validated, evenly over its epochs, the last one included."""
 WARMUP, SETTLED = 4, 6
@@ -79,18 +75,6 @@ def _rescale(node: Any, eps: float) -> None:
 def identity(config: dict[str, Any]) -> str:
     """Of what a result was measured with: results of a recipe changed since are not taken for its own."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def quiet(folder: str | None = None) -> None:
-    """One thread, no notes or warnings; a process that is given a folder for what is temporary prints only errors."""
-    torch.set_num_threads(1)
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    sys.argv = sys.argv[:1]
-    if folder is not None:
-        tempfile.tempdir = folder
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
 
 
 class _CLI(RobustCLI):

@@ -1,37 +1,23 @@
-"""What the benchmarks of training run: nets, random batches, and every defense, with and without Lightning."""
+"""Training steps of every defense, with and without Lightning."""
 
 import copy
-import logging
 import math
-import os
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
-from harness import now
-from lightning import Callback, Trainer, seed_everything
+from lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common.timing import now
 from lightning_robust.attacks import PGD
 from lightning_robust.data import Indexed
 from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
-from lightning_robust.models import SmallConvNet, TorchvisionModel, WideResNet
-from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.types import Batch
 
 STEPS = 10
 """Of every attack."""
-
-NetName: TypeAlias = Literal["small", "resnet18", "wide_resnet28_10", "resnet50"]
-NETS: dict[NetName, tuple[int, int, Callable[[], nn.Module]]] = {
-    "small": (8, 10, lambda: SmallConvNet(10, 3)),
-    "resnet18": (32, 10, lambda: TorchvisionModel("resnet18", small_images=True)),
-    "wide_resnet28_10": (32, 10, lambda: WideResNet(28, 10)),
-    "resnet50": (224, 1000, lambda: TorchvisionModel("resnet50", 1000)),
-}
-"""Pixels on each side, classes, and the net."""
 
 NORMAL = PGD(start="normal")
 DEFENSES: dict[str, tuple[type[Defense], dict[str, Any]]] = {
@@ -48,26 +34,6 @@ DEFENSES: dict[str, tuple[type[Defense], dict[str, Any]]] = {
     "FreeAT": (FreeAT, {}),
 }
 """Every defense, each in the state after its warm-up, and its settings."""
-
-
-def prepare() -> None:
-    """One thread, a seed, and no notes or warnings: Lightning's advice is for other uses."""
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of ranks too: Lightning would give them all cores
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    seed_everything(0, verbose=False)
-
-
-def workload(name: NetName, batch_size: int, device: str = "cpu") -> tuple[nn.Module, Batch]:
-    """A net with random weights, and random images that it labels itself, so that no method leaves any of them out."""
-    pixels, _, build = NETS[name]
-    net = build().to(device)
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 0.0  # running statistics stay, too, and with them what the net says
-    x = torch.rand(batch_size, 3, pixels, pixels, device=device)
-    return net, Batch(x, logits_no_grad(net, x).argmax(1), torch.arange(batch_size, device=device))
 
 
 def defended(name: str, net: nn.Module, **settings: Any) -> Defense:
