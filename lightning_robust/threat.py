@@ -64,6 +64,10 @@ class Threat:
         for name, value in {"norm": norm, "eps": eps, **box}.items():
             object.__setattr__(self, name, value)
 
+    def __str__(self) -> str:
+        """Return norm and radius as papers write them: "linf 8/255", "l2 0.5", "l1 12"."""
+        return f"{self.norm} {radius_text(self.eps)}"
+
     def random(self, x: Float[Tensor, "b ..."], rng: SampleRNG, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
         """A point uniform in the ball around x, then clamped into the box."""
         radius = self._radius(eps, x)
@@ -134,6 +138,19 @@ def norms(delta: Float[Tensor, "... d"], norm: Norm) -> Float[Tensor, "..."]:
     if norm == "linf":
         return delta.abs().amax(-1)
     return delta.abs().sum(-1) if norm == "l1" else torch.linalg.vector_norm(delta, dim=-1)
+
+
+def radius_text(eps: float) -> str:
+    """Return a radius as papers write it: a short decimal where it is one, else a fraction of 255, else 4 digits.
+
+    Example:
+        >>> radius_text(8 / 255), radius_text(0.5), radius_text(1.9 / 255), radius_text(1 / 7)
+        ('8/255', '0.5', '1.9/255', '0.1429')
+    """
+    levels = round(255 * eps, 2)
+    if round(eps, 4) != eps and math.isclose(levels / 255, eps, rel_tol=1e-6):
+        return f"{levels:g}/255"
+    return f"{eps:.4g}"
 
 
 def per_image(value: Radius, x: Tensor) -> Tensor:

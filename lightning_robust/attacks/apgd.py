@@ -9,14 +9,16 @@ from torch import Tensor
 
 from lightning_robust.attacks import progress
 from lightning_robust.attacks.apgd_ascent import Ascent, Given, Momentum, Sparse
-from lightning_robust.attacks.base import LOSSES, Attack, Loss, craft, misclassified
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.call import Call
+from lightning_robust.attacks.objectives import LOSSES, Loss
 from lightning_robust.attacks.runs import Runs
+from lightning_robust.attacks.success import misclassified
 from lightning_robust.losses import runners_up, targeted_dlr
 from lightning_robust.runtime.gradients import detached, input_gradient
-from lightning_robust.runtime.modes import AttackBN
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat, per_image
-from lightning_robust.types import Net, Objective, Radius
+from lightning_robust.types import Net, Objective
 
 L1_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 """For l1 the climb begins in a larger ball: (multiple of the radius, share of the steps) (arXiv 2103.01208, s. 3.4)."""
@@ -54,6 +56,8 @@ class APGD(Attack):
         used, there in the standard version.
     """
 
+    uses = ("objective", "start")
+
     def __init__(
         self,
         threat: Threat | None = None,
@@ -76,33 +80,19 @@ class APGD(Attack):
         if loss not in LOSSES:
             raise ValueError(f"Unknown loss {loss!r}: choose one of {', '.join(LOSSES)}.")
 
-    def __call__(
-        self,
-        net: Net,
-        x: Tensor,
-        target: Tensor,
-        *,
-        objective: Objective | None = None,
-        eps: Radius | None = None,
-        step_size: Radius | None = None,
-        start: Tensor | None = None,
-        bn: AttackBN = "eval",
-        rng: SampleRNG | None = None,
-    ) -> Tensor:
-        """Craft examples; see `Attack.__call__`. `step_size` is not used: the attack finds its own."""
-        if target.is_floating_point():
-            raise ValueError("APGD needs labels [b] as its target; PGD can ascend from reference logits.")
-        with craft(net, x, target, bn, rng) as (x, y, rng):
-            radius = per_image(self.threat.eps if eps is None else eps, x).expand(len(x), *[1] * (x.dim() - 1))
-            with torch.no_grad():
-                logits = net(x)
-            wanted = self._targets(logits, y)
-            each = Runs(~misclassified(net, x, logits, y), wanted.shape[1])
-            found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf), each)
-            for row, run in each:
-                begin = self._start(x[row], radius[row], rng[row].fork(run)) if start is None else start[row]
-                self._run(net, (row, run, x[row], y[row], wanted[row, run]), radius[row], begin, objective, found)
-        return found.x_adv.detach()
+    def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
+        """Run every restart towards every target; what is misclassified from the start is returned as it is."""
+        with torch.no_grad():
+            logits = net(x)
+        wanted = self._targets(logits, target)
+        each = Runs(~misclassified(net, x, logits, target), wanted.shape[1])
+        found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf), each)
+        for row, run in each:
+            begin = call.start
+            begin = self._start(x[row], call.eps[row], call.rng[row].fork(run)) if begin is None else begin[row]
+            given = Given(row, run, x[row], target[row], wanted[row, run], call.eps[row])
+            self._run(net, given, begin, call.objective, found)
+        return found.x_adv
 
     def _targets(self, logits: Tensor, y: Tensor) -> Tensor:
         """The class [b runs] that each run leads to; the label itself where it leads nowhere in particular."""
@@ -121,21 +111,21 @@ class APGD(Attack):
             return self.threat.project(x + rng.normal(x), x, L1_PHASES[0][0] * eps)
         return (x + eps * noise).clamp(self.threat.lower, self.threat.upper)
 
-    def _run(
-        self, net: Net, given: Given, eps: Tensor, x_adv: Tensor, objective: Objective | None, found: "_Found"
-    ) -> None:
-        """One climb from `x_adv` (for l1, one in each of the shrinking balls)."""
+    def _run(self, net: Net, given: Given, x_adv: Tensor, objective: Objective | None, found: "_Found") -> None:
+        """Ascend once from `x_adv` (for l1, once in each of the shrinking balls)."""
         if self.threat.norm != "l1":
-            self._climb(net, Momentum.begin(given, eps, detached(x_adv)), objective, self.steps, found)
+            self._ascend(net, Momentum.begin(given, detached(x_adv)), objective, self.steps, found)
             return
         left = self.steps
         for multiple, share in progress.phases(L1_PHASES):
-            last, radius = multiple == 1, multiple * eps
+            last = multiple == 1
             steps = left if last else min(math.ceil(share * self.steps), left)
-            s = Sparse.begin(given, radius, self.threat.project(x_adv, given[2], radius))
-            x_adv, left = self._climb(net, s, objective, steps, found if last else None), left - steps
+            ball = given._replace(eps=multiple * given.eps)
+            state = Sparse.begin(ball, self.threat.project(x_adv, given.x, ball.eps))
+            x_adv = self._ascend(net, state, objective, steps, found if last else None)
+            left -= steps
 
-    def _climb(self, net: Net, s: Ascent, objective: Objective | None, steps: int, found: "_Found | None") -> Tensor:
+    def _ascend(self, net: Net, s: Ascent, objective: Objective | None, steps: int, found: "_Found | None") -> Tensor:
         """Ascend for so many steps; the best points reached by those that did not leave as found."""
         checkpoints = s.checkpoints(steps)
         for i in progress.steps(steps + 1):

@@ -3,23 +3,40 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import Rows
+from lightning_robust.attacks.rows import Rows
 from lightning_robust.threat import Threat, per_image
 
 MOMENTUM = 0.75
 """Weight of the projected gradient step; the rest is that of the step before (arXiv 2003.01690, section 3)."""
 
-Given: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Of each ascent: sample's position in the batch, number of the run, clean image, label, class to lead to."""
-
 SPARSER = 1.5
 """By how much an l1 step is sparser than the point it starts from, and shortened when it no longer gets sparser
 (arXiv 2103.01208, section 3.3)."""
+
+
+class Given(NamedTuple):
+    """What the ascents of one batch are given, one row each.
+
+    Args:
+        row: the sample's position in the batch [b].
+        run: which of the sample's runs it is [b].
+        x: clean images [b c h w].
+        y: labels [b].
+        wanted: the class that a targeted run leads to [b].
+        eps: radii [b 1 1 1].
+    """
+
+    row: Tensor
+    run: Tensor
+    x: Tensor
+    y: Tensor
+    wanted: Tensor
+    eps: Tensor
 
 
 @dataclass
@@ -79,12 +96,12 @@ class Momentum(Ascent):
     kept: Tensor  # [b] whether the step was kept there
 
     @classmethod
-    def begin(cls, given: Given, eps: Tensor, x_adv: Tensor) -> "Momentum":
-        """Before the first look."""
-        x = given[2]
-        zero, low = torch.zeros_like(x), torch.full_like(x.flatten(1)[:, 0], -math.inf)
-        common, none = (*given, eps, x_adv, zero, x_adv, zero, low), torch.zeros_like(given[0])
-        return cls(*common, before=x_adv, value=-low, step=2 * eps, rises=none, checked=-low, kept=none.bool())
+    def begin(cls, given: Given, x_adv: Tensor) -> "Momentum":
+        """Return the state before the first step."""
+        common = _common(given, x_adv)
+        high = -common["best_value"]
+        none = torch.zeros_like(given.row)
+        return cls(**common, before=x_adv, value=high, step=2 * given.eps, rises=none, checked=high, kept=none.bool())
 
     def observe(self, value: Tensor, grad: Tensor | None) -> None:
         """Count the steps that raise the objective."""
@@ -128,13 +145,12 @@ class Sparse(Ascent):
     changed: Tensor  # [b] pixels that differed from the clean image in the best point at the last checkpoint
 
     @classmethod
-    def begin(cls, given: Given, eps: Tensor, x_adv: Tensor) -> "Sparse":
-        """Before the first look."""
-        x = given[2]
-        zero, low = torch.zeros_like(x), torch.full_like(x.flatten(1)[:, 0], -math.inf)
+    def begin(cls, given: Given, x_adv: Tensor) -> "Sparse":
+        """Return the state before the first step."""
+        x = given.x
         changed = (x_adv != x).flatten(1).sum(1).to(x)
-        common = (*given, eps, x_adv, zero, x_adv, zero, low)
-        return cls(*common, step=eps, share=changed / x[0].numel() / SPARSER, changed=changed)
+        share = changed / x[0].numel() / SPARSER
+        return cls(**_common(given, x_adv), step=given.eps, share=share, changed=changed)
 
     @staticmethod
     def checkpoints(steps: int) -> dict[int, int]:
@@ -160,3 +176,10 @@ class Sparse(Ascent):
         self.step = torch.maximum(step, self.eps / 10)
         self.share, self.changed = changed / self.x[0].numel() / SPARSER, changed
         self.back_to_best(sparser)
+
+
+def _common(given: Given, x_adv: Tensor) -> dict[str, Tensor]:
+    """Return the fields that both kinds of ascent begin with: no gradient yet, and no best value."""
+    zero = torch.zeros_like(given.x)
+    low = torch.full_like(given.x.flatten(1)[:, 0], -math.inf)
+    return {**given._asdict(), "x_adv": x_adv, "grad": zero, "best": x_adv, "best_grad": zero, "best_value": low}

@@ -40,8 +40,13 @@ class AutoAttack(Ensemble):
     ) -> None:
         if version not in get_args(Version):
             raise ValueError(f"Unknown version {version!r}: choose one of {', '.join(get_args(Version))}.")
-        super().__init__(_attacks(threat or Threat(), version), batch_size)
+        super().__init__(_attacks(threat or self.default_threat, version), batch_size)
+        self._threat_given = threat is not None
         self.version = version
+
+    def with_threat(self, threat: Threat) -> "AutoAttack":
+        """Return the same version under another threat, whose norm decides on restarts and targets."""
+        return AutoAttack(threat, self.version, self.batch_size)
 
 
 def _attacks(threat: Threat, version: Version) -> dict[str, Attack]:

@@ -1,27 +1,25 @@
-"""What every attack shares: the doorway through which it touches a net, its random start and its progress."""
+"""The base of every attack: one call signature, read and checked in one place."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from collections.abc import Collection, Sequence
+from typing import ClassVar, TypeVar, get_args
 
-import torch
 from torch import Tensor
 
-from lightning_robust.losses import cross_entropy, dlr, margin
+from lightning_robust.attacks.call import Call, one_per_sample
+from lightning_robust.attacks.entrance import entered
 from lightning_robust.runtime.gradients import detached
-from lightning_robust.runtime.modes import AttackBN, attack_mode
-from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.modes import AttackBN
 from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.threat import Threat
+from lightning_robust.threat import Norm, Threat
 from lightning_robust.types import Net, Objective, Radius
-
-Loss: TypeAlias = Literal["ce", "margin", "dlr"]
-LOSSES: dict[str, Objective] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+from lightning_robust.utils.checks import reading_is_free
 
 FORWARD_ROOM = 4
 """How many times as many images fit where no gradient is taken, since no layer's output has to be kept."""
+
+A = TypeVar("A", bound="Attack")
 
 
 class Attack(ABC):
@@ -30,21 +28,60 @@ class Attack(ABC):
     Training and evaluation use the same attacks. The configuration holds the budget (threat, steps, step size); the
     caller passes what is attacked: the net, the images, the target and the objective.
 
+    A subclass writes `_perturb`, and lists in `uses` the optional arguments of a call that it takes into account; the
+    others are refused.
+
     Args:
-        threat: the perturbations allowed.
+        threat: the perturbations allowed; by default linf 8/255.
+
+    Raises:
+        ValueError: for a norm that the attack does not work in.
     """
 
-    gradients: bool = True
+    gradients: ClassVar[bool] = True
     """Whether it takes gradients."""
 
+    norms: ClassVar[Sequence[Norm]] = get_args(Norm)
+    """The norms it works in."""
+
+    default_threat: ClassVar[Threat] = Threat()
+    """The perturbations allowed where no threat is given."""
+
+    uses: Collection[str] = ()
+    """Which of "objective", "step_size" and "start" a call may give, and "reference" for reference logits as target."""
+
     def __init__(self, threat: Threat | None = None) -> None:
-        self.threat = threat or Threat()
+        self._threat_given = threat is not None
+        self._checked = False
+        self.threat = threat or self.default_threat
+        self._refuse_other_norms()
+
+    @property
+    def threat_given(self) -> bool:
+        """Whether its threat was chosen; where it was left out, an evaluation gives the attack its own."""
+        return self._threat_given
+
+    def with_threat(self: A, threat: Threat) -> A:
+        """Return the same attack under another threat.
+
+        Raises:
+            ValueError: for a norm that the attack does not work in.
+        """
+        other = copy.copy(self)
+        other.threat = threat
+        other._threat_given = True
+        other._refuse_other_norms()
+        return other
 
     def fitting(self, batch_size: int) -> int:
-        """How many images it may take at a time where `batch_size` fit with their gradients."""
+        """Return how many images it may take at a time where `batch_size` fit with their gradients."""
         return batch_size * (1 if self.gradients else FORWARD_ROOM)
 
-    @abstractmethod
+    @property
+    def stages(self) -> dict[str, "Attack"]:
+        """The attacks that this one tries in turn on the samples still standing; empty for a single attack."""
+        return {}
+
     def __call__(
         self,
         net: Net,
@@ -52,8 +89,8 @@ class Attack(ABC):
         target: Tensor,
         *,
         objective: Objective | None = None,
-        eps: Radius | None = None,
-        step_size: Radius | None = None,
+        eps: Radius | str | None = None,
+        step_size: Radius | str | None = None,
         start: Tensor | None = None,
         bn: AttackBN = "eval",
         rng: SampleRNG | None = None,
@@ -61,69 +98,67 @@ class Attack(ABC):
         """Craft examples.
 
         Args:
-            net: images to logits; its modes, flags and gradients are left as they were.
+            net: images to logits, or to an object, mapping or tuple that holds them; its modes, flags and gradients
+                are left as they were.
             x: clean images [b c h w] in the threat's box.
             target: what the objective compares logits with: labels [b], or reference logits [b k].
             objective: per-sample value of (logits, target) that the attack drives; by default its own.
-            eps: radius instead of the threat's, one or per sample [b].
-            step_size: step instead of the attack's own, one or per sample [b].
-            start: the point to start from, taken as it is, instead of a random one.
+            eps: radius instead of the threat's, one number or one per sample [b].
+            step_size: step instead of the attack's own, one number or one per sample [b].
+            start: the points [b c h w] to start from, taken as they are, instead of the attack's own.
             bn: how the net's batch norms (and dropout) run meanwhile.
-            draws: source of random numbers; by default seeded once by torch's global generator.
+            rng: random numbers of each sample; by default seeded once by torch's global generator.
 
         Returns:
             Examples [b c h w], detached.
+
+        Raises:
+            TypeError: for images that are not floating-point, labels that are not integers, outputs without logits.
+            ValueError: for an argument that this attack does not use, images outside the box, labels that are no class
+                of the net, a radius or step that is negative or not finite.
+        """
+        given = {"objective": objective, "step_size": step_size, "start": start}
+        self._refuse_unused([name for name, value in given.items() if value is not None])
+        if target.is_floating_point():
+            self._refuse_unused(["reference"])
+        check = not self._checked or reading_is_free(x)
+        with entered(net, x, target, self.threat, bn, rng, check) as (net, x, target, rng):
+            call = Call(
+                eps=one_per_sample("eps", self.threat.eps if eps is None else eps, x, check),
+                step_size=None if step_size is None else one_per_sample("step_size", step_size, x, check),
+                objective=objective,
+                start=None if start is None else detached(start),
+                bn=bn,
+                rng=rng,
+            )
+            x_adv = self._perturb(net, x, target, call).detach()
+        self._checked = True
+        return x_adv
+
+    @abstractmethod
+    def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
+        """Craft examples [b c h w] of images that are checked and ready, on a net that is in its mode.
+
+        Args:
+            net: images to logits.
+            x: clean images [b c h w].
+            target: labels [b], or reference logits [b k] if the attack uses them.
+            call: radius, step, objective, start, mode and random numbers.
         """
 
-    @property
-    def stages(self) -> dict[str, "Attack"]:
-        """The attacks that this one tries in turn on the samples still standing; empty for a single attack."""
-        return {}
+    def _refuse_unused(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name in self.uses:
+                continue
+            if name == "reference":
+                raise ValueError(
+                    f"{type(self).__name__} needs labels [b] as its target; PGD can ascend from reference logits [b k]."
+                )
+            raise ValueError(f"{type(self).__name__} does not use {name}: leave it out of the call.")
 
-
-@dataclass
-class Rows:
-    """Base of an attack's state: tensors (and streams) with one row for each sample still under attack."""
-
-    def __getitem__(self: "R", which: Tensor) -> "R":
-        """Of some of the samples (a mask or indices)."""
-        return replace(self, **{field.name: _part(getattr(self, field.name), which) for field in fields(self)})
-
-
-R = TypeVar("R", bound=Rows)
-T = TypeVar("T")
-
-
-def _part(value: Any, which: Tensor) -> Any:
-    return value[which] if isinstance(value, (Tensor, SampleRNG)) else value
-
-
-@torch.no_grad()
-def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
-    """Which samples [b] the net errs on, given its logits; under autocast only those on which it errs in fp32 too.
-
-    So a search in half precision claims no success that is not one.
-    """
-    wrong = logits.argmax(1) != y
-    if torch.is_autocast_enabled(x_adv.device.type) and wrong.any():
-        with full_precision(x_adv):
-            wrong[wrong.clone()] = net(x_adv[wrong]).argmax(1) != y[wrong]
-    return wrong
-
-
-@contextmanager
-def craft(
-    net: Net, x: Tensor, target: Tensor, bn: AttackBN, rng: SampleRNG | None
-) -> Iterator[tuple[Tensor, Tensor, SampleRNG]]:
-    """The doorway: inside, input gradients work and the net is in mode `bn`; outside, nothing has changed."""
-    with attack_mode(net, bn):
-        yield detached(x), detached(target), rng or SampleRNG.from_global_seed(x)
-
-
-def random_start(x: Tensor, threat: Threat, kind: str, eps: Radius | None, rng: SampleRNG) -> Tensor:
-    """Where an attack begins: "uniform" in the ball, "normal" (0.001 N(0, 1), as TRADES), or "none" (at x)."""
-    if kind == "uniform":
-        return threat.random(x, rng, eps)
-    if kind == "normal":
-        return threat.project(x + 0.001 * rng.normal(x), x, eps)
-    return x.clone()
+    def _refuse_other_norms(self) -> None:
+        if self.threat.norm not in self.norms:
+            raise ValueError(
+                f"{type(self).__name__} works in {' and '.join(self.norms)} alone, got a threat in "
+                f"{self.threat.norm}: use FAB, which works in all."
+            )

@@ -1,6 +1,7 @@
 """Collaborative examples: images changed so that the net is more certain of the label."""
 
-from lightning_robust.attacks.pgd import PGD, Start
+from lightning_robust.attacks.pgd import PGD
+from lightning_robust.attacks.start import Start
 from lightning_robust.threat import Threat
 
 

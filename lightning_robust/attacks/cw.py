@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
-from lightning_robust.attacks.base import Rows, misclassified
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
+from lightning_robust.attacks.rows import Rows
+from lightning_robust.attacks.success import misclassified
 from lightning_robust.losses import margin
 from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.runtime.rng import SampleRNG
@@ -64,6 +65,9 @@ class CW(MinimumNorm):
     Deviates: 1000 steps by default instead of 10000; each sample stops by its own cost, not by the batch's.
     """
 
+    norms = ("l2",)
+    default_threat = Threat("l2", 0.5)
+
     def __init__(
         self,
         threat: Threat | None = None,
@@ -73,16 +77,12 @@ class CW(MinimumNorm):
         initial_c: float = 1e-3,
         confidence: float = 0.0,
     ) -> None:
-        super().__init__(threat or Threat("l2", "1/2"))
+        super().__init__(threat)
         self.steps = steps
         self.lr = lr
         self.search_steps = search_steps
         self.initial_c = initial_c
         self.confidence = confidence
-        self._middle = (self.threat.upper + self.threat.lower) / 2
-        self._half = (self.threat.upper - self.threat.lower) / 2
-        if self.threat.norm != "l2":
-            raise ValueError(f"CW minimises the l2 norm, got a threat in {self.threat.norm}: use FAB for that.")
         for name in ("steps", "search_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
@@ -91,6 +91,14 @@ class CW(MinimumNorm):
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}.")
         if not confidence >= 0:
             raise ValueError(f"confidence must be >= 0, got {confidence}.")
+
+    @property
+    def _middle(self) -> float:
+        return (self.threat.upper + self.threat.lower) / 2
+
+    @property
+    def _half(self) -> float:
+        return (self.threat.upper - self.threat.lower) / 2
 
     def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Descend with one c after the other; see `MinimumNorm.search`."""

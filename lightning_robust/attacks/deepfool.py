@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
-from lightning_robust.attacks.base import Rows, misclassified
 from lightning_robust.attacks.hyperplane import nearest_boundary
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
+from lightning_robust.attacks.rows import Rows
+from lightning_robust.attacks.success import misclassified
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat
 from lightning_robust.types import Net
@@ -49,15 +50,16 @@ class DeepFool(MinimumNorm):
     Deviates: the candidates are those of each point, not of the clean image: the same for nets of up to 11 classes.
     """
 
+    norms = ("linf", "l2")
+    default_threat = Threat("l2", 0.5)
+
     def __init__(
         self, threat: Threat | None = None, steps: int = 50, overshoot: float = 0.02, candidates: int = 10
     ) -> None:
-        super().__init__(threat or Threat("l2", "1/2"))
+        super().__init__(threat)
         self.steps = steps
         self.overshoot = overshoot
         self.candidates = candidates
-        if self.threat.norm == "l1":
-            raise ValueError("DeepFool minimises the l2 or linf norm, got a threat in l1: use FAB for that.")
         if steps < 1:
             raise ValueError(f"steps must be >= 1, got {steps}.")
         if not overshoot >= 0:

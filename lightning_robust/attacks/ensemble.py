@@ -1,17 +1,19 @@
 """Several attacks, each on the samples that the ones before it did not break."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import Attack, craft, misclassified
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.call import Call
 from lightning_robust.attacks.pad_small_batches import PadSmallBatches
 from lightning_robust.attacks.runs import room_for
-from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.attacks.success import misclassified
 from lightning_robust.runtime.precision import full_precision
-from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.types import Net, Objective, Radius
+from lightning_robust.threat import Threat
+from lightning_robust.types import Net
 
 
 class Ensemble(Attack):
@@ -28,7 +30,8 @@ class Ensemble(Attack):
     """
 
     def __init__(self, attacks: Mapping[str, Attack], batch_size: int | None = None) -> None:
-        threats = list(dict.fromkeys(attack.threat for attack in attacks.values()))
+        threats = list(dict.fromkeys(attack.threat for attack in attacks.values() if attack.threat_given))
+        threats = threats or list(dict.fromkeys(attack.threat for attack in attacks.values()))
         if len(threats) != 1:
             raise ValueError(
                 f"An ensemble needs attacks of one threat model, got {len(threats)}: "
@@ -37,8 +40,23 @@ class Ensemble(Attack):
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}.")
         super().__init__(threats[0])
-        self.attacks = dict(attacks)
+        self._threat_given = any(attack.threat_given for attack in attacks.values())
+        self.attacks = {
+            name: attack if attack.threat == self.threat else attack.with_threat(self.threat)
+            for name, attack in attacks.items()
+        }
         self.batch_size = batch_size
+
+    @property
+    def uses(self) -> frozenset[str]:  # type: ignore[override]
+        """The optional arguments that all of its attacks use."""
+        return frozenset.intersection(*(frozenset(attack.uses) for attack in self.attacks.values()))
+
+    def with_threat(self, threat: Threat) -> "Ensemble":
+        """Return the same ensemble, each of its attacks under another threat."""
+        other = super().with_threat(threat)
+        other.attacks = {name: attack.with_threat(threat) for name, attack in self.attacks.items()}
+        return other
 
     @property
     def stages(self) -> dict[str, Attack]:
@@ -48,51 +66,27 @@ class Ensemble(Attack):
             flat.update({f"{name}-{inner}": stage for inner, stage in attack.stages.items()} or {name: attack})
         return flat
 
-    def __call__(
-        self,
-        net: Net,
-        x: Tensor,
-        target: Tensor,
-        *,
-        objective: Objective | None = None,
-        eps: Radius | None = None,
-        step_size: Radius | None = None,
-        start: Tensor | None = None,
-        bn: AttackBN = "eval",
-        rng: SampleRNG | None = None,
-    ) -> Tensor:
-        """Craft examples; see `Attack.__call__`. What no attack breaks is returned as it is."""
-        size, net = self.batch_size or max(len(x), 1), PadSmallBatches(net)
-        with craft(net, x, target, bn, rng) as (x, y, rng), room_for(size):
-            x_adv = x.clone()
-            left = _standing(net, x, y, torch.arange(len(x), device=x.device), size)
+    def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
+        """Run each stage on what stands; what no attack breaks is returned as it is."""
+        size = self.batch_size or max(len(x), 1)
+        net = PadSmallBatches(net)
+        x_adv = x.clone()
+        with room_for(size):
+            left = _standing(net, x, target, torch.arange(len(x), device=x.device), size)
             for number, attack in enumerate(self.stages.values()):
                 if not len(left):
                     break
                 for some in torch.split(left, attack.fitting(size)):
-                    x_adv[some] = attack(
-                        net,
-                        x[some],
-                        y[some],
-                        objective=objective,
-                        eps=_rows(eps, some),
-                        step_size=_rows(step_size, some),
-                        start=None if start is None else start[some],
-                        bn=bn,
-                        rng=rng[some].fork(number),
-                    )
-                left = _standing(net, x_adv, y, left, size)
-            x_adv[left] = x[left]
+                    part = replace(call[some], rng=call.rng[some].fork(number))
+                    x_adv[some] = attack._perturb(net, x[some], target[some], part)
+                left = _standing(net, x_adv, target, left, size)
+        x_adv[left] = x[left]
         return x_adv
-
-
-def _rows(value: Radius | None, which: Tensor) -> Radius | None:
-    return value[which] if isinstance(value, Tensor) and value.dim() else value
 
 
 @torch.no_grad()
 def _standing(net: Net, x: Tensor, y: Tensor, among: Tensor, size: int) -> Tensor:
-    """Which of these samples are classified correctly, in fp32."""
+    """Return which of these samples are classified correctly, in fp32."""
     with full_precision(x):
         wrong = [misclassified(net, x[some], net(x[some]), y[some]) for some in torch.split(among, size)]
     return among[~torch.cat(wrong)] if len(among) else among

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
-from lightning_robust.attacks.base import Rows, misclassified
 from lightning_robust.attacks.hyperplane import nearest_boundary, smallest_shift
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
+from lightning_robust.attacks.rows import Rows
 from lightning_robust.attacks.runs import Runs
+from lightning_robust.attacks.success import misclassified
 from lightning_robust.losses import runners_up
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat, norms, per_image

@@ -5,11 +5,14 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from lightning_robust.attacks.base import Attack, craft, misclassified
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.call import Call, one_per_sample
+from lightning_robust.attacks.entrance import entered
+from lightning_robust.attacks.success import misclassified
 from lightning_robust.runtime.modes import AttackBN
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat, per_image
-from lightning_robust.types import Net, Objective, Radius
+from lightning_robust.types import Net, Radius
 
 
 class Nearest:
@@ -19,15 +22,15 @@ class Nearest:
         threat: whose norm counts.
         x: clean images [b c h w].
         wrong: which samples [b] the net errs on already: nothing is nearer.
-        enough: samples with an example within this radius are done, one or per sample [b].
+        enough: samples with an example within this radius [b] are done.
     """
 
-    def __init__(self, threat: Threat, x: Tensor, wrong: Tensor, enough: Radius) -> None:
+    def __init__(self, threat: Threat, x: Tensor, wrong: Tensor, enough: Tensor) -> None:
         self.threat = threat
         self.x = x
         self.x_adv = x.clone()
         self.size = x.new_zeros(len(x)).masked_fill(~wrong, torch.inf)
-        self.enough = per_image(enough, x).flatten().expand(len(x))
+        self.enough = enough.flatten()
 
     @property
     def done(self) -> Tensor:
@@ -50,8 +53,8 @@ class Nearest:
 class MinimumNorm(Attack):
     """Looks for the smallest perturbation, in the threat's norm, that makes the net err.
 
-    Called as an attack it gives the examples that lie within the radius, and the clean image for the other samples; it
-    has an objective, steps and a start of its own, and uses none that the caller passes.
+    Called as an attack it gives the examples that lie within the radius, and the clean image for the other samples. It
+    has an objective, steps and a start of its own.
     """
 
     @abstractmethod
@@ -91,30 +94,21 @@ class MinimumNorm(Attack):
         """
         return self._find(net, x, y, bn, rng, enough).x_adv
 
-    def __call__(
-        self,
-        net: Net,
-        x: Tensor,
-        target: Tensor,
-        *,
-        objective: Objective | None = None,
-        eps: Radius | None = None,
-        step_size: Radius | None = None,
-        start: Tensor | None = None,
-        bn: AttackBN = "eval",
-        rng: SampleRNG | None = None,
-    ) -> Tensor:
-        """The nearest examples, where they lie within the radius; see `Attack.__call__`."""
-        radius = self.threat.eps if eps is None else eps
-        found = self._find(net, x, target, bn, rng, radius)
-        return torch.where(per_image(found.done, x).bool(), found.x_adv, found.x)
+    def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
+        """Give the nearest examples where they lie within the radius, the clean images elsewhere."""
+        found = self._search_all(net, x, target, call.eps, call.rng)
+        return torch.where(per_image(found.done, x).bool(), found.x_adv, x)
 
     def _find(self, net: Net, x: Tensor, y: Tensor, bn: AttackBN, rng: SampleRNG | None, enough: Radius) -> Nearest:
-        with craft(net, x, y, bn, rng) as (x, y, rng):
-            with torch.no_grad():
-                logits = net(x)
-            found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
-            self.search(net, y.long(), logits, found, rng)
+        self._refuse_unused(["reference"] if y.is_floating_point() else [])
+        with entered(net, x, y, self.threat, bn, rng) as (net, x, y, rng):
+            return self._search_all(net, x, y, one_per_sample("enough", enough, x), rng)
+
+    def _search_all(self, net: Net, x: Tensor, y: Tensor, enough: Tensor, rng: SampleRNG) -> Nearest:
+        with torch.no_grad():
+            logits = net(x)
+        found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
+        self.search(net, y.long(), logits, found, rng)
         return found
 
 

@@ -1,21 +1,22 @@
 """Projected gradient descent, and the single-step and momentum attacks that are settings of it."""
 
 import copy
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
-from lightning_robust.attacks.base import LOSSES, Attack, Loss, craft, random_start
-from lightning_robust.runtime.gradients import detached, input_gradient
-from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.call import Call
+from lightning_robust.attacks.objectives import LOSSES, Loss
+from lightning_robust.attacks.start import Start, starting_point
+from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.runtime.ranks import has_sync_batchnorm
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat, per_image
-from lightning_robust.types import Net, Objective, Radius, to_float
-
-Start: TypeAlias = Literal["uniform", "normal", "none"]
+from lightning_robust.types import Net, Objective, to_float
 
 TARGETS = 1812
 """Of the fork of the random numbers that chooses targets."""
@@ -51,6 +52,8 @@ class PGD(Attack):
     Paper: Madry et al. 2018 (arXiv 1706.06083), section 2.1; FGSM: Goodfellow et al. 2015 (arXiv 1412.6572);
     R-FGSM: Wong et al. 2020 (arXiv 2001.03994), algorithm 3; MI-FGSM: Dong et al. 2018 (arXiv 1710.06081), algorithm 1.
     """
+
+    uses = ("objective", "step_size", "start", "reference")
 
     def __init__(
         self,
@@ -88,47 +91,38 @@ class PGD(Attack):
         if loss not in LOSSES:
             raise ValueError(f"Unknown loss {loss!r}: choose one of {', '.join(LOSSES)}.")
 
-    def __call__(
-        self,
-        net: Net,
-        x: Tensor,
-        target: Tensor,
-        *,
-        objective: Objective | None = None,
-        eps: Radius | None = None,
-        step_size: Radius | None = None,
-        start: Tensor | None = None,
-        bn: AttackBN = "eval",
-        rng: SampleRNG | None = None,
-    ) -> Tensor:
-        """Craft examples; see `Attack.__call__`."""
-        if self.restarts > 1 and bn != "eval" and has_sync_batchnorm(net):
+    def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
+        """Run the attack from each start in turn, and keep the strongest example of each sample."""
+        if self.restarts > 1 and call.bn != "eval" and has_sync_batchnorm(net):
             raise ValueError(
                 "Restarts run on other samples on each rank, which SyncBatchNorm in training mode waits for: set "
                 "attack_bn to eval, or restarts to 1."
             )
-        objective = objective or LOSSES[self.loss]
-        radius = per_image(self.threat.eps if eps is None else eps, x)
-        if step_size is None:
-            step_size = 2.5 * radius / max(self.steps, 1) if self.step_size is None else self.step_size
-        step = per_image(step_size, x)
-        with craft(net, x, target, bn, rng) as (x, target, rng):
-            _, target = self.aimed(target, rng)
-            begin = random_start(x, self.threat, self.start, radius, rng) if start is None else detached(start)
-            x_adv = self._climb(net, x, target, objective, radius, step, begin)
-            for _ in range(1, self.restarts):
-                solved, value = self._judge(net, x_adv, target, objective)
-                left = torch.nonzero(~solved)[:, 0]
-                if not len(left):
-                    break
-                part = [t[left] if t.dim() and len(t) > 1 else t for t in (x, target, radius, step)]
-                # drawn for all: `draws[left]` would start over from the same numbers at each restart
-                begin = random_start(x, self.threat, self.start, radius, rng)[left]
-                again = self._climb(net, part[0], part[1], objective, part[2], part[3], begin)
-                solved, new = self._judge(net, again, part[1], objective)
-                better = solved | (new > value[left])
-                x_adv = x_adv.index_copy(0, left[better], again[better])
-        return x_adv.detach()
+        objective = call.objective or LOSSES[self.loss]
+        step = self._step(call.eps) if call.step_size is None else call.step_size
+        _, target = self.aimed(target, call.rng)
+        begin = self._start(x, call) if call.start is None else call.start
+        x_adv = self._ascend(net, x, target, objective, call.eps, step, begin)
+        for _ in range(1, self.restarts):
+            solved, value = self._judge(net, x_adv, target, objective)
+            left = torch.nonzero(~solved)[:, 0]
+            if not len(left):
+                break
+            # drawn for all: `rng[left]` would start over from the same numbers at each restart
+            begin = self._start(x, call)[left]
+            again = self._ascend(net, x[left], target[left], objective, call.eps[left], step[left], begin)
+            solved, new = self._judge(net, again, target[left], objective)
+            better = solved | (new > value[left])
+            x_adv = x_adv.index_copy(0, left[better], again[better])
+        return x_adv
+
+    def _step(self, eps: Tensor) -> Tensor:
+        if self.step_size is None:
+            return 2.5 * eps / max(self.steps, 1)
+        return torch.full_like(eps, self.step_size)
+
+    def _start(self, x: Tensor, call: Call) -> Tensor:
+        return starting_point(x, self.threat, self.start, call.eps, call.rng)
 
     def aimed(self, y: Tensor, rng: SampleRNG) -> tuple["PGD", Tensor]:
         """With random targets the attack on given ones, and targets drawn for labels y [b]; else as it is, and y."""
@@ -146,29 +140,29 @@ class PGD(Attack):
 
     def with_eps(self, eps: float) -> "PGD":
         """The same attack with another radius, and a step size, if it has one, in the same proportion to it."""
-        other, threat = copy.copy(self), self.threat
-        other.threat = Threat(threat.norm, eps, threat.lower, threat.upper, threat.box_first)
-        if self.step_size is not None and threat.eps and eps:
-            other.step_size = self.step_size * eps / threat.eps
+        other = self.with_threat(replace(self.threat, eps=eps))
+        if self.step_size is not None and self.threat.eps and eps:
+            other.step_size = self.step_size * eps / self.threat.eps
         return other
 
-    def _climb(
+    def _ascend(
         self, net: Net, x: Tensor, target: Tensor, objective: Objective, eps: Tensor, step: Tensor, x_adv: Tensor
     ) -> Tensor:
-        """One run of the attack from `x_adv`."""
+        """Take the steps of one run from `x_adv`."""
         sign = -1 if self.targeted else 1
         velocity = torch.zeros_like(x)
         for _ in progress.steps(self.steps):
             grad, _ = input_gradient(lambda z: objective(net(z), target), x_adv)
             if self.momentum:
                 size = per_image(grad.flatten(1).abs().sum(1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
-                grad = velocity = self.momentum * velocity + grad / size
+                velocity = self.momentum * velocity + grad / size
+                grad = velocity
             x_adv = self.threat.project(x_adv + step * self.threat.steepest(sign * grad, x_adv), x, eps)
         return x_adv
 
     @torch.no_grad()
     def _judge(self, net: Net, x_adv: Tensor, target: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Which samples are misclassified (or, targeted, classified as the target), and the value to raise."""
+        """Return which samples are misclassified (or, targeted, classified as the target), and the value to raise."""
         logits = net(x_adv)
         value = objective(logits, target) * (-1 if self.targeted else 1)
         if target.is_floating_point():  # reference logits: nothing to be misclassified as

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_robust.attacks import progress
-from lightning_robust.attacks.base import Attack, Rows, craft, misclassified
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.call import Call
+from lightning_robust.attacks.rows import Rows
+from lightning_robust.attacks.success import misclassified
 from lightning_robust.losses import margin
-from lightning_robust.runtime.gradients import detached
-from lightning_robust.runtime.modes import AttackBN
 from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.threat import Norm, Threat, per_image
-from lightning_robust.types import Net, Objective, Radius
+from lightning_robust.threat import Norm, Threat
+from lightning_robust.types import Net, Objective
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these queries the window's share of the image is halved, for a budget of 10000."""
@@ -100,6 +101,7 @@ class Square(Attack):
     """
 
     gradients = False
+    uses = ("objective", "start")
 
     def __init__(
         self,
@@ -121,40 +123,31 @@ class Square(Attack):
         if restarts < 1:
             raise ValueError(f"restarts must be >= 1, got {restarts}.")
 
-    def __call__(
-        self,
-        net: Net,
-        x: Tensor,
-        target: Tensor,
-        *,
-        objective: Objective | None = None,
-        eps: Radius | None = None,
-        step_size: Radius | None = None,
-        start: Tensor | None = None,
-        bn: AttackBN = "eval",
-        rng: SampleRNG | None = None,
-    ) -> Tensor:
-        """Craft examples; see `Attack.__call__`. The step size plays no part."""
-        objective = objective or margin
-        radius = per_image(self.threat.eps if eps is None else eps, x).expand(len(x), 1, 1, 1)
-        with craft(net, x, target, bn, rng) as (x, y, rng), torch.no_grad():
-            logits, found, row = net(x), x.clone(), torch.arange(len(x), device=x.device)
-            value = objective(logits, y)
-            now = _Standing(row, x, y, radius, value, x, value, rng)[~misclassified(net, x, logits, y)]
-            for restart in progress.phases(range(self.restarts)):
-                if not len(now.row):
-                    break
-                now.rng, now.value = rng.fork(restart)[now.row], torch.full_like(now.best, -torch.inf)
-                now.x_adv = self._begin(now, start if restart == 0 else None)
-                now = self._search(net, objective, now, found)
-                better = now.value > now.best
-                found[now.row[better]] = now.x_adv[better]
-                now.best = torch.maximum(now.value, now.best)
+    @torch.no_grad()
+    def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
+        """Search from each restart; what is misclassified leaves at once."""
+        objective = call.objective or margin
+        logits = net(x)
+        found = x.clone()
+        row = torch.arange(len(x), device=x.device)
+        value = objective(logits, target)
+        right = ~misclassified(net, x, logits, target)
+        now = _Standing(row, x, target, call.eps, value, x, value, call.rng)[right]
+        for restart in progress.phases(range(self.restarts)):
+            if not len(now.row):
+                break
+            now.rng = call.rng.fork(restart)[now.row]
+            now.value = torch.full_like(now.best, -torch.inf)
+            now.x_adv = self._begin(now, call.start if restart == 0 else None)
+            now = self._search(net, objective, now, found)
+            better = now.value > now.best
+            found[now.row[better]] = now.x_adv[better]
+            now.best = torch.maximum(now.value, now.best)
         return found
 
     def _begin(self, now: _Standing, start: Tensor | None) -> Tensor:
         if start is not None:
-            return detached(start)[now.row]
+            return start[now.row]
         drawn = stripes if self.threat.norm == "linf" else tiles
         return drawn(now.x, self.threat, now.eps, now.rng)
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
-from lightning_robust.attacks.base import craft, random_start
-from lightning_robust.attacks.pgd import Start
+from lightning_robust.attacks.entrance import entered
+from lightning_robust.attacks.start import Start, starting_point
 from lightning_robust.losses import at_least_fp32, js_divergence, squared_l2, symmetric_kl
 from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.runtime.modes import AttackBN, samples_are_independent
@@ -15,6 +15,7 @@ from lightning_robust.runtime.ranks import has_sync_batchnorm
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
+from lightning_robust.utils.checks import reading_is_free
 
 Discrepancy: TypeAlias = Literal["symmetric_kl", "js", "l2"]
 DISCREPANCIES: dict[str, Objective] = {"symmetric_kl": symmetric_kl, "js": js_divergence, "l2": squared_l2}
@@ -87,10 +88,11 @@ def squeeze(
         raise ValueError(
             "Squeeze training cannot start at the clean image: set the attack's start to normal or uniform."
         )
-    with craft(net, x, y, bn, rng) as (x, y, rng):
+    with entered(net, x, y, threat, bn, rng, check=reading_is_free(x)) as (net, x, y, rng):
         if starts is None:
-            starts = (random_start(x, threat, start, None, rng), random_start(x, threat, start, None, rng))
-        x_adv, x_col = starts
+            starts = (starting_point(x, threat, start, None, rng), starting_point(x, threat, start, None, rng))
+        x_adv = starts[0]
+        x_col = starts[1]
         with torch.no_grad():
             clean = net(x)
         together = samples_are_independent(net, bn)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_robust.attacks.apgd import APGD
-from lightning_robust.attacks.base import Attack, craft
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.entrance import entered
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.square import Square
 from lightning_robust.evaluation.samples import Samples
@@ -186,9 +187,9 @@ def zero_gradients(probe: Probe) -> Check:
     """Samples on which the cross-entropy has no input gradient at all, or one that is not finite."""
     zero = 0
     for part in probe.batches:
-        with craft(part.net, part.x, part.y, "eval", part.rng) as (x, y, _):
+        with entered(part.net, part.x, part.y, part.threat, "eval", part.rng) as (net, x, y, _):
             # with a graph, entries that are not finite are left as they are
-            gradient, _ = input_gradient(partial(_cross_entropy, part.net, y), x, create_graph=True)
+            gradient, _ = input_gradient(partial(_cross_entropy, net, y), x, create_graph=True)
         zero += int(((gradient == 0).flatten(1).all(1) | ~gradient.isfinite().flatten(1).all(1)).sum())
     told = f"The cross-entropy's input gradient is exactly zero or not finite on {zero} of {len(probe)} samples"
     blind = f"{told}: gradient-based attacks on this loss are blind there."

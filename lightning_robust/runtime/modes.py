@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_robust.runtime.batch_norms import fast_bn_backward
+from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.types import Net
 
@@ -65,7 +66,7 @@ def for_inference(net: nn.Module) -> nn.Module:
 def logits_no_grad(net: Net, x: Tensor, bn: AttackBN = "eval") -> Tensor:
     """The net's logits in the mode `bn`, without a gradient."""
     with attack_mode(net, bn), torch.no_grad():
-        return net(x)
+        return logits_of(net(x))
 
 
 def samples_are_independent(net: Net, bn: AttackBN = "eval") -> bool:

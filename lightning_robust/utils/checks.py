@@ -1,6 +1,7 @@
 """Bad input is refused with one sentence that says what came and what to do."""
 
 import hashlib
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,17 @@ def check_images(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
         )
 
 
-def check_labels(y: Tensor, num_classes: int | None = None) -> None:
-    """Labels must be integers in [0, num_classes).
+def check_labels(y: Tensor, num_classes: int | None = None, count: int | None = None) -> None:
+    """Labels must be integers in [0, num_classes), one for each of `count` images.
 
     Raises:
         TypeError: for labels that are not integers.
-        ValueError: for labels out of range.
+        ValueError: for labels out of range, or another number of them.
     """
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.dim() != 1:
         raise TypeError(f"Labels must be class numbers [b] of integer type, got {y.dtype} of shape {tuple(y.shape)}.")
+    if count is not None and len(y) != count:
+        raise ValueError(f"There must be one label for each image, but there are {len(y)} for {count} images.")
     low, high = (int(v) for v in torch.aminmax(y))
     if low < 0 or (num_classes is not None and high >= num_classes):
         bound = "" if num_classes is None else f" and below the net's {num_classes} outputs"
@@ -68,12 +71,57 @@ def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None
     check_labels(y, k)
     if not torch.isfinite(logits).all():
         raise ValueError("The net's logits are not finite on clean images: look at its weights and its input scale.")
-    if k > 1 and (logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(len(y)), atol=1e-3):
+    warn_of_probabilities(logits)
+
+
+def check_attacked_logits(logits: Tensor, n: int, y: Tensor | None) -> None:
+    """The logits that an attack meets first must be [n k], wide enough for its labels, and no NaN or +inf.
+
+    Warns:
+        UserWarning: if the rows look like probabilities.
+
+    Raises:
+        ValueError: for another shape, NaN, +inf, or labels the width cannot hold.
+    """
+    if logits.dim() != 2 or len(logits) != n:
+        raise ValueError(f"The net must give logits [b k] for {n} images, got shape {tuple(logits.shape)}.")
+    if y is not None:
+        check_labels(y, logits.shape[1])
+    if (logits.isnan() | logits.isposinf()).any():
+        raise ValueError("The net's logits hold NaN or +inf: look at its weights and its input scale.")
+    warn_of_probabilities(logits)
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warn if the rows of logits [b k] look like probabilities: non-negative, summing to 1."""
+    sums = logits.sum(1)
+    if logits.shape[1] > 1 and (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         warnings.warn(
             "The net's outputs look like probabilities (non-negative, summing to 1). Losses and attacks expect logits: "
             "remove the softmax, or robustness will be overestimated.",
-            stacklevel=2,
+            stacklevel=3,
         )
+
+
+def check_radius(name: str, value: float | Tensor, count: int) -> None:
+    """A radius or step must be finite and >= 0: one number, or one for each of `count` samples.
+
+    Raises:
+        ValueError: naming what came.
+    """
+    if isinstance(value, Tensor):
+        if value.dim() and value.shape != (count,):
+            raise ValueError(f"{name} must be one number or one per sample [{count}], got shape {tuple(value.shape)}.")
+        low, high = (float(v) for v in torch.aminmax(value)) if value.numel() else (0.0, 0.0)
+    else:
+        low = high = value
+    if not 0 <= low <= high < math.inf:  # NaN fails too
+        raise ValueError(f"{name} must be finite and >= 0, got {low if low == high else f'[{low}, {high}]'}.")
+
+
+def reading_is_free(x: Tensor) -> bool:
+    """Whether values of x can be looked at without waiting for a device's queue."""
+    return x.device.type == "cpu"
 
 
 def check_examples(x_adv: Tensor, name: str, lower: float = 0.0, upper: float = 1.0) -> None:

@@ -3,7 +3,8 @@ import torch
 from scipy.stats import kstest
 
 from lightning_robust.attacks import PGD, progress
-from lightning_robust.attacks.base import craft, random_start
+from lightning_robust.attacks.entrance import entered
+from lightning_robust.attacks.start import starting_point
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from tests.helpers.toys import conv_net
@@ -18,11 +19,11 @@ def keyed(n=4):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_three_kinds_of_start(norm):
     threat, eps = Threat(norm, 0.2), torch.tensor([0.0, 0.01, 0.1, 0.2])
-    none = random_start(X, threat, "none", eps, keyed())
+    none = starting_point(X, threat, "none", eps, keyed())
     assert torch.equal(none, X)
     assert none.data_ptr() != X.data_ptr()
-    assert torch.equal(random_start(X, threat, "uniform", eps, keyed()), threat.random(X, keyed(), eps))
-    normal = random_start(X, threat, "normal", eps, keyed())
+    assert torch.equal(starting_point(X, threat, "uniform", eps, keyed()), threat.random(X, keyed(), eps))
+    normal = starting_point(X, threat, "normal", eps, keyed())
     assert (threat.distance(normal, X) <= eps + 1e-5).all()
     assert normal.min() >= 0
     assert normal.max() <= 1
@@ -30,15 +31,15 @@ def test_the_three_kinds_of_start(norm):
 
 def test_the_normal_start_is_a_thousandth_of_the_normal_law():
     x = torch.full((20, 1, 10, 10), 0.5)
-    noise = random_start(x, Threat("linf", 1.0), "normal", None, keyed(20)) - x
+    noise = starting_point(x, Threat("linf", 1.0), "normal", None, keyed(20)) - x
     assert kstest(noise.flatten() / 0.001, "norm").pvalue > 0.01
 
 
-def test_inside_craft_everything_is_ready_for_gradients():
+def test_inside_everything_is_ready_for_gradients():
     net = conv_net()
     with torch.inference_mode():
         x, y = X.clone(), Y.clone()
-        with craft(net, x, y, "eval", None) as (inner_x, inner_y, rng):
+        with entered(net, x, y, Threat(), "eval", None) as (_, inner_x, inner_y, rng):
             assert not inner_x.is_inference()
             assert not inner_y.is_inference()
             assert torch.equal(inner_x, x)
@@ -49,9 +50,9 @@ def test_inside_craft_everything_is_ready_for_gradients():
     assert net.training
 
 
-def test_craft_keeps_the_draws_it_is_given():
+def test_random_numbers_that_are_given_are_taken():
     given = keyed()
-    with craft(conv_net(), X, Y, "eval", given) as (_, _, rng):
+    with entered(conv_net(), X, Y, Threat(), "eval", given) as (_, _, _, rng):
         assert rng is given
 
 

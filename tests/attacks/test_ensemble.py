@@ -19,7 +19,7 @@ class Reaches(Attack):
         super().__init__(threat)
         self.below, self.saw = below, []
 
-    def __call__(self, net, x, target, **settings):
+    def _perturb(self, net, x, target, call):
         self.saw.append(x[:, 0, 0, 0].tolist())
         return torch.where((x[:, :1, :1, :1] < self.below), 1 - x, x)
 

@@ -50,7 +50,7 @@ def y(net):
 
 def flat(z):
     """A net of three classes without slope."""
-    return torch.tensor([1.0, 0.0, 0.0]).expand(len(z), 3) + 0 * z.flatten(1)[:, :3]
+    return torch.tensor([2.0, 0.0, 0.0]).expand(len(z), 3) + 0 * z.flatten(1)[:, :3]
 
 
 @pytest.mark.parametrize(("k", "dtype"), [(2, torch.float32), (3, torch.float64), (6, torch.float32)])

@@ -1,5 +1,7 @@
 """A training step never waits for the device: none of it asks for a tensor's values to know what comes next."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_robust import attacks
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
 from lightning_robust.parts.regularizers import InputGradient
@@ -79,6 +82,15 @@ class Waiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def looking_waits() -> Iterator[None]:
+    """Inside, attacks take the CPU for a device whose queue they would have to wait for."""
+    with ExitStack() as stack:
+        for module in (attacks.base, attacks.squeeze):
+            stack.enter_context(patch.object(module, "reading_is_free", lambda x: False))
+        yield
+
+
 def waits(method: type[Defense], settings: dict[str, Any]) -> list[str]:
     defense = method(norm_net(), **{"attack": ATTACK, **settings})
     optimizer: Any = defense.configure_optimizers()
@@ -86,7 +98,8 @@ def waits(method: type[Defense], settings: dict[str, Any]) -> list[str]:
         defense.radii.prepare(N, torch.device("cpu"))
     batch = Batch(torch.rand(N, 1, 4, 4), torch.randint(3, (N,)), torch.arange(N))
     defense._receive = lambda stage, given: given  # type: ignore[method-assign]  # looks at the first batch
-    with Waiting() as waiting:
+    defense.attack._checked = True  # as an accelerator's attack is after its first call
+    with Waiting() as waiting, looking_waits():
         defense.backward(defense.training_step(batch, 0))
         defense.on_after_backward()
         optimizer.step()

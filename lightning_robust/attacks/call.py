@@ -1,0 +1,55 @@
+"""What one call of an attack asks for."""
+
+from dataclasses import dataclass, fields, replace
+
+from torch import Tensor
+
+from lightning_robust.attacks.rows import select
+from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import per_image
+from lightning_robust.types import Objective, Radius, to_float
+from lightning_robust.utils.checks import check_radius
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an attack, checked and complete: `Attack.__call__` makes it, `Attack._perturb` reads it.
+
+    Args:
+        eps: radius of each sample [b 1 1 1].
+        step_size: step of each sample [b 1 1 1], or None for the attack's own.
+        objective: per-sample value of (logits, target) to ascend, or None for the attack's own.
+        start: the points [b c h w] to start from, or None for the attack's own.
+        bn: how the net's batch norms run.
+        rng: random numbers of each sample.
+    """
+
+    eps: Tensor
+    step_size: Tensor | None
+    objective: Objective | None
+    start: Tensor | None
+    bn: AttackBN
+    rng: SampleRNG
+
+    def __getitem__(self, which: Tensor) -> "Call":
+        """Return the same call for some of the samples (a mask or positions)."""
+        return replace(self, **{field.name: select(getattr(self, field.name), which) for field in fields(self)})
+
+
+def one_per_sample(name: str, value: Radius | str, x: Tensor, check: bool = True) -> Tensor:
+    """Read a radius or a step, one number or one per sample [b], as one per sample [b 1 1 1].
+
+    Args:
+        name: what it is called, for the message.
+        value: a number, a fraction such as "8/255", or a tensor [] or [b].
+        x: images [b c h w], whose type and device it takes.
+        check: whether to look at a tensor's values: on an accelerator that waits for its queue.
+
+    Raises:
+        ValueError: for a value that is negative or not finite, or another number of them than there are samples.
+    """
+    number = to_float(value) if isinstance(value, str) else value
+    if check:
+        check_radius(name, number, len(x))
+    return per_image(number, x).expand(len(x), *[1] * (x.dim() - 1))

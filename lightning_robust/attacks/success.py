@@ -1,0 +1,26 @@
+"""Whether the net errs on a candidate, in fp32 whatever the search runs in."""
+
+import torch
+from torch import Tensor
+
+from lightning_robust.runtime.precision import full_precision
+from lightning_robust.types import Net
+
+
+@torch.no_grad()
+def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """Return which samples [b] the net errs on; under autocast, only those on which it errs in fp32 too.
+
+    So a search in half precision claims no success that is not one.
+
+    Args:
+        net: images to logits.
+        x_adv: candidates [b c h w].
+        logits: the net's logits [b k] on them, as the search computed them.
+        y: labels [b].
+    """
+    wrong = logits.argmax(1) != y
+    if torch.is_autocast_enabled(x_adv.device.type) and wrong.any():
+        with full_precision(x_adv):
+            wrong[wrong.clone()] = net(x_adv[wrong]).argmax(1) != y[wrong]
+    return wrong

@@ -1,0 +1,58 @@
+"""Logits of whatever a net returns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_robust.types import Net
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in a net's output: a tensor, or an object, mapping or tuple that holds them.
+
+    Args:
+        output: a tensor; an object with an attribute `logits` (Hugging Face's `ModelOutput`, torchvision's
+            `GoogLeNetOutputs`); a mapping with the key "logits"; or a tuple or list whose first element is a tensor.
+
+    Returns:
+        The logits [b k].
+
+    Raises:
+        TypeError: for anything else, naming what came.
+
+    Example:
+        >>> import torch
+        >>> logits_of({"logits": torch.zeros(2, 3), "features": torch.ones(2, 8)}).shape
+        torch.Size([2, 3])
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if found is None and isinstance(output, Mapping):
+        found = output.get("logits")
+    if found is None and isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if isinstance(found, Tensor):
+        return found
+    keys = f" with the keys {list(output)}" if isinstance(output, Mapping) else ""
+    raise TypeError(
+        f"The net must return logits [b k], or an object, mapping or tuple that holds them as `logits` or first, but "
+        f"it returned a {type(output).__name__}{keys}: wrap it."
+    )
+
+
+class LogitsNet(nn.Module):
+    """A net whose outputs are reduced to their logits; as a module it has the net's own modules and parameters.
+
+    Args:
+        net: images [b c h w] to anything that `logits_of` reads.
+    """
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the net's logits [b k]."""
+        return logits_of(self.net(x))
