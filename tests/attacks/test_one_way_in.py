@@ -204,7 +204,7 @@ def test_an_ensemble_takes_the_threat_that_one_of_its_attacks_names() -> None:
     ensemble = Ensemble({"named": PGD(threat), "left out": APGD()})
     assert ensemble.threat_given
     assert {attack.threat for attack in ensemble.attacks.values()} == {threat}
-    with pytest.raises(ValueError, match="one threat model, got 2: l2 0.3, linf 8/255"):
+    with pytest.raises(ValueError, match=r"one threat model, got 2: l2 0\.3, linf 8/255"):
         Ensemble({"a": PGD(threat), "b": PGD(Threat())})
 
 
