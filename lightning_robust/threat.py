@@ -23,7 +23,7 @@ the wall a little away from it; without this margin they would take every follow
 
 @dataclass(frozen=True, init=False)
 class Threat:
-    """All images within `eps` of the clean one in a norm, inside the box [lower, upper].
+    """The set of images within `eps` of the clean one in a norm, inside the box [lower, upper].
 
     Every method takes images [b c h w] (any trailing shape works) and, where a radius stands, one number or one per
     sample [b].
@@ -37,6 +37,16 @@ class Threat:
 
     Raises:
         ValueError: for an unknown norm, a negative or non-finite radius, an empty box.
+
+    Example:
+        >>> import torch
+        >>> threat = Threat("linf", "8/255")
+        >>> str(threat)
+        'linf 8/255'
+        >>> x = torch.full((1, 1, 2, 2), 0.5)
+        >>> threat.project(x + 0.1, x).sub(x).mul(255).round()
+        tensor([[[[8., 8.],
+                  [8., 8.]]]])
     """
 
     norm: Norm
@@ -69,7 +79,13 @@ class Threat:
         return f"{self.norm} {radius_text(self.eps)}"
 
     def random(self, x: Float[Tensor, "b ..."], rng: SampleRNG, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
-        """A point uniform in the ball around x, then clamped into the box."""
+        """Return a point drawn uniformly from the ball around x, clamped into the box.
+
+        Args:
+            x: clean images [b ...].
+            rng: random numbers of each sample.
+            eps: radius instead of the threat's, one number or one per sample [b].
+        """
         radius = self._radius(eps, x)
         if self.norm == "linf":
             return self._clamp(x + (2 * rng.uniform(x) - 1) * radius)
@@ -86,7 +102,7 @@ class Threat:
     def steepest(
         self, grad: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."] | None = None
     ) -> Float[Tensor, "b ..."]:
-        """The direction of unit norm along which a linear function with this gradient grows fastest.
+        """Return the direction of unit norm along which a linear function with this gradient grows fastest.
 
         For l1 that is a single pixel, too slow on large images: the step is shared by the `L1_SPARSITY` largest, and
         pixels of `x_adv` that already stand at the box's wall, or all but, are passed over. A zero gradient gives a
@@ -108,7 +124,7 @@ class Threat:
     def project(
         self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."], eps: Radius | None = None
     ) -> Float[Tensor, "b ..."]:
-        """Bring `x_adv` back into the ball around x and into the box.
+        """Return the points `x_adv` moved back into the ball around x and into the box.
 
         linf and l1 give the nearest point of the intersection (for l1 see Croce & Hein 2021, arXiv 2103.01208, on why
         ball first and box second is not enough); l2 scales into the ball and then clamps, as all common l2 attacks do.
@@ -123,7 +139,7 @@ class Threat:
         return self._clamp(x + _project_l1(delta, radius, self.lower - x, self.upper - x))
 
     def distance(self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
-        """The size of each sample's perturbation in this norm."""
+        """Return the size [b] of each sample's perturbation in this norm."""
         return norms((x_adv - x).flatten(1), self.norm)
 
     def _radius(self, eps: Radius | None, x: Tensor) -> Tensor:
@@ -134,7 +150,7 @@ class Threat:
 
 
 def norms(delta: Float[Tensor, "... d"], norm: Norm) -> Float[Tensor, "..."]:
-    """The norms of vectors. `vector_norm` takes ten times as long for linf, and five for l1 (CPU, torch 2.15)."""
+    """Return the norms of vectors; `vector_norm` takes ten times as long for linf, five for l1 (CPU, torch 2.15)."""
     if norm == "linf":
         return delta.abs().amax(-1)
     return delta.abs().sum(-1) if norm == "l1" else torch.linalg.vector_norm(delta, dim=-1)
@@ -154,14 +170,14 @@ def radius_text(eps: float) -> str:
 
 
 def per_image(value: Radius, x: Tensor) -> Tensor:
-    """One number, or one per sample [b], shaped to multiply the images x [b ...]."""
+    """Return one number, or one per sample [b], as a tensor that broadcasts against the images x [b ...]."""
     if not isinstance(value, Tensor):
         return torch.as_tensor(value, dtype=x.dtype, device=x.device)
     return value.to(x).view(-1, *[1] * (x.dim() - 1)) if value.dim() else value.to(x)
 
 
 def _project_l1(delta: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The nearest point to delta with l1 norm <= radius and lower <= point <= upper (where lower <= 0 <= upper).
+    """Return the nearest point to delta with l1 norm <= radius and lower <= point <= upper (lower <= 0 <= upper).
 
     That point is delta shrunk towards 0 by one threshold and clamped; its norm falls as the threshold grows, so
     bisection finds the threshold.

@@ -1,4 +1,4 @@
-"""Auto-PGD: gradient ascent that chooses its step size by itself."""
+"""Auto-PGD: projected gradient ascent that adapts its step size to what the steps gain."""
 
 import math
 from dataclasses import dataclass
@@ -25,12 +25,15 @@ L1_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 
 
 class APGD(Attack):
-    """Auto-PGD (APGD-CE, APGD-DLR) and, with `targets`, its targeted form (APGD-T). For evaluation.
+    """Runs Auto-PGD (APGD-CE, APGD-DLR), or with `targets` its targeted form (APGD-T); meant for evaluation.
 
-    For linf and l2: `z = project(x_i + step steepest(gradient))`, `x_(i+1) = project(x_i + 3/4 (z - x_i) + 1/4 (x_i -
-    x_(i-1)))`, the step 2 eps at first. At checkpoints, which come ever closer, it is halved where fewer than `rho` of
-    the steps raised the objective or nothing was gained since the last one; there the climb goes on from its best
-    point. For l1: steps along the largest gradients, in balls of three, two and one times the radius.
+    For linf and l2:
+
+        z = project(x_i + step steepest(gradient)),   x_(i+1) = project(x_i + 3/4 (z - x_i) + 1/4 (x_i - x_(i-1)))
+
+    with a first step of 2 eps. At checkpoints, which come ever closer, the step is halved where fewer than `rho` of the
+    steps raised the objective or nothing was gained since the last checkpoint; there the ascent goes on from its best
+    point. For l1, the steps follow the largest gradients, in balls of three, two and one times the radius.
 
     A sample leaves the batch as soon as it is misclassified (in fp32 too, where the search runs under autocast), and
     further targets and restarts take its place (see `Runs`). What is misclassified from the start is returned as it
@@ -40,13 +43,21 @@ class APGD(Attack):
         threat: the perturbations allowed.
         steps: gradient steps of a run, >= 1.
         loss: "ce", "dlr" or "margin". With `targets` it is the targeted DLR loss.
-        targets: lead in turn to so many classes, the most probable wrong ones first; where the net has fewer, to all.
+        targets: the number of wrong classes to lead to in turn, the most probable first; all, where the net has fewer.
         restarts: random starts (for each target), >= 1.
         eot: forward passes averaged in each step, for nets that are random, >= 1.
         rho: share of the steps that must raise the objective, in (0, 1).
 
     Raises:
-        ValueError: for a setting out of its range or an unknown loss; when called with reference logits as the target.
+        ValueError: for a setting out of its range or an unknown loss.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = APGD(Threat("linf", "8/255"), steps=10)(net, x, y)
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
 
     Paper: Croce & Hein 2020 (arXiv 2003.01690), algorithm 1; for l1 Croce & Hein 2021 (arXiv 2103.01208).
     Reference: fra31/auto-attack@a392200.
@@ -69,8 +80,12 @@ class APGD(Attack):
         rho: float = 0.75,
     ) -> None:
         super().__init__(threat)
-        self.steps, self.loss, self.targets = steps, loss, targets
-        self.restarts, self.eot, self.rho = restarts, eot, rho
+        self.steps = steps
+        self.loss = loss
+        self.targets = targets
+        self.restarts = restarts
+        self.eot = eot
+        self.rho = rho
         counts = {"steps": steps, "targets": 1 if targets is None else targets, "restarts": restarts, "eot": eot}
         for name, value in counts.items():
             if value < 1:
@@ -95,12 +110,12 @@ class APGD(Attack):
         return found.x_adv
 
     def _targets(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The class [b runs] that each run leads to; the label itself where it leads nowhere in particular."""
+        """Return the class [b runs] that each run leads to; the label itself, in runs that are not targeted."""
         wanted = y[:, None] if self.targets is None else runners_up(logits, y, self.targets)
         return wanted.repeat_interleave(self.restarts, 1)
 
     def _start(self, x: Tensor, eps: Tensor, rng: SampleRNG) -> Tensor:
-        """A point at the ball's surface (for l1, of the largest ball), in the box."""
+        """Return a random point of the ball's surface (for l1, of the largest ball's), clamped into the box."""
         if self.threat.norm == "linf":
             noise = 2 * rng.uniform(x) - 1
             noise = noise / per_image(noise.flatten(1).abs().amax(1), x)
@@ -126,7 +141,7 @@ class APGD(Attack):
             left -= steps
 
     def _ascend(self, net: Net, s: Ascent, objective: Objective | None, steps: int, found: "_Found | None") -> Tensor:
-        """Ascend for so many steps; the best points reached by those that did not leave as found."""
+        """Ascend for so many steps, and return the best points of the samples that are not broken yet."""
         checkpoints = s.checkpoints(steps)
         for i in progress.steps(steps + 1):
             logits, value, grad = self._observe(net, s, objective, gradient=i < steps)
@@ -148,7 +163,7 @@ class APGD(Attack):
     def _observe(
         self, net: Net, s: Ascent, objective: Objective | None, gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [b k], objective [b] and its gradient (if asked for) at s.x_adv, means over `eot` passes."""
+        """Return logits [b k], objective [b] and its gradient (if asked for) at s.x_adv, averaged over `eot` passes."""
         seen = []
 
         def value(z: Tensor) -> Tensor:
@@ -172,25 +187,45 @@ class APGD(Attack):
 
 @dataclass
 class _Found:
-    """The best example of each sample over all runs: misclassified, or else of the highest objective."""
+    """Holds the best example of each sample over all runs: a misclassified one, or else the highest objective's."""
 
     x_adv: Tensor
     height: Tensor
     runs: Runs
 
     def success(self, row: Tensor, run: Tensor, x_adv: Tensor) -> None:
-        """Keep what is misclassified, of the first run that has it."""
+        """Keep misclassified examples; where several runs of a sample have one, the first run's."""
         self.runs.settle(row, run)
         first = self.runs.first[row] == run
         self.x_adv[row[first]] = x_adv[first]
 
     def highest(self, row: Tensor, run: Tensor, x_adv: Tensor, value: Tensor) -> None:
-        """Keep what is higher than what there was, of samples that are not misclassified."""
+        """Keep points of a higher objective than before, for samples that are not misclassified."""
         for number in sorted(set(run.tolist())):
             better = (run == number) & (value > self.height[row]) & (self.runs.first[row] == self.runs.count)
             self.x_adv[row[better]], self.height[row[better]] = x_adv[better], value[better].to(self.height)
 
 
 def apgd(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:
-    """Auto-PGD as a plain function: `apgd(net, x, y, eps="8/255", loss="dlr")`; settings as in `APGD`."""
+    """Run Auto-PGD as a plain function.
+
+    Args:
+        net: images [b c h w] to logits [b k], in any mode; it is left exactly as it was.
+        x: clean images [b c h w] in [0, 1].
+        y: labels [b].
+        norm: "linf", "l2" or "l1".
+        eps: radius in pixels; a fraction such as "8/255" is read as such.
+        settings: those of `APGD`.
+
+    Returns:
+        Examples [b c h w].
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = apgd(net, x, y, eps="8/255", loss="dlr", steps=10)
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
+    """
     return APGD(Threat(norm, eps), **settings)(net, x, y)

@@ -1,4 +1,4 @@
-"""How Auto-PGD steps, and how it adapts the size of its steps: one climb for linf and l2, a sparse one for l1."""
+"""How Auto-PGD moves and adapts its step size: with momentum for linf and l2, along few pixels for l1."""
 
 import math
 from abc import abstractmethod
@@ -20,7 +20,7 @@ SPARSER = 1.5
 
 
 class Given(NamedTuple):
-    """What the ascents of one batch are given, one row each.
+    """What each ascent of a batch is given, one row an ascent.
 
     Args:
         row: the sample's position in the batch [b].
@@ -41,7 +41,7 @@ class Given(NamedTuple):
 
 @dataclass
 class Ascent(Rows):
-    """Ascents, one or several of a sample: where they are, and their best points."""
+    """The state of ascents, of which a sample may have several: their current points and their best ones."""
 
     row: Tensor  # [b] the sample's position in the batch
     run: Tensor  # [b] which of the sample's runs it is
@@ -56,7 +56,7 @@ class Ascent(Rows):
     best_value: Tensor
 
     def observe(self, value: Tensor, grad: Tensor | None) -> None:
-        """Take the objective [b] at x_adv, and its gradient if there will be another step."""
+        """Record the objective [b] at x_adv, and its gradient if another step follows."""
         better = value > self.best_value
         self.best_value = torch.where(better, value, self.best_value)
         mask = per_image(better, self.x).bool()
@@ -65,7 +65,7 @@ class Ascent(Rows):
             self.grad, self.best_grad = grad, torch.where(mask, grad, self.best_grad)
 
     def back_to_best(self, which: Tensor) -> None:
-        """Go on from the best point where `which` [b] holds."""
+        """Return to the best point where `which` [b] holds."""
         mask = per_image(which, self.x).bool()
         self.x_adv = torch.where(mask, self.best, self.x_adv)
         self.grad = torch.where(mask, self.best_grad, self.grad)
@@ -73,20 +73,20 @@ class Ascent(Rows):
     @staticmethod
     @abstractmethod
     def checkpoints(steps: int) -> dict[int, int]:
-        """After which steps `adapt` is called, and the number of steps since the last time."""
+        """Return after which steps `adapt` is called, each with the number of steps since the call before."""
 
     @abstractmethod
     def move(self, threat: Threat, first: bool) -> None:
-        """One step along the gradient; whether it is the first."""
+        """Take one step along the gradient; `first` tells whether it is the first."""
 
     @abstractmethod
     def adapt(self, window: int, rho: float) -> None:
-        """Choose the next step sizes by what the last `window` steps gained."""
+        """Choose the next step sizes from what the last `window` steps gained."""
 
 
 @dataclass
 class Momentum(Ascent):
-    """The climb of linf and l2: steps with momentum, halved where they stop paying."""
+    """The ascent for linf and l2: steps with momentum, halved where they stop raising the objective."""
 
     before: Tensor  # x_adv one step ago
     value: Tensor  # [b] objective one step ago
@@ -104,7 +104,7 @@ class Momentum(Ascent):
         return cls(**common, before=x_adv, value=high, step=2 * given.eps, rises=none, checked=high, kept=none.bool())
 
     def observe(self, value: Tensor, grad: Tensor | None) -> None:
-        """Count the steps that raise the objective."""
+        """Record the objective, and count the steps that raised it."""
         super().observe(value, grad)
         self.checked = torch.where(self.checked == math.inf, value, self.checked)  # the start's
         self.rises = self.rises + (value > self.value)
@@ -112,7 +112,7 @@ class Momentum(Ascent):
 
     @staticmethod
     def checkpoints(steps: int) -> dict[int, int]:
-        """Windows of 22 % of the steps, each 3 % shorter than the last, down to 6 %."""
+        """Return windows of 22 % of the steps, each shorter than the last by 3 % of the steps, down to 6 %."""
         window, shorter, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
         out, done = {}, window
         while done <= steps:
@@ -121,7 +121,7 @@ class Momentum(Ascent):
         return out
 
     def move(self, threat: Threat, first: bool) -> None:
-        """A gradient step, and a share of the step before if there was one."""
+        """Take a gradient step, and add a share of the step before, if there was one."""
         z = threat.project(self.x_adv + self.step * threat.steepest(self.grad), self.x, self.eps)
         if not first:
             z = self.x_adv + MOMENTUM * (z - self.x_adv) + (1 - MOMENTUM) * (self.x_adv - self.before)
@@ -129,7 +129,7 @@ class Momentum(Ascent):
         self.before, self.x_adv = self.x_adv, z
 
     def adapt(self, window: int, rho: float) -> None:
-        """Halve the step where too few steps paid, or all together gained nothing, and go back to the best point."""
+        """Halve the step and return to the best point where too few steps, or all together, raised the objective."""
         halve = (self.rises <= rho * window) | (self.kept & (self.checked >= self.best_value))
         self.step = torch.where(per_image(halve, self.x).bool(), self.step / 2, self.step)
         self.back_to_best(halve)
@@ -138,7 +138,7 @@ class Momentum(Ascent):
 
 @dataclass
 class Sparse(Ascent):
-    """The climb of l1: each step moves a share of the pixels, which follows the sparsity of the best point."""
+    """The ascent for l1: each step moves a share of the pixels, which follows the sparsity of the best point."""
 
     step: Tensor  # [b 1 1 1]
     share: Tensor  # [b] of the pixels that a step moves
@@ -154,12 +154,12 @@ class Sparse(Ascent):
 
     @staticmethod
     def checkpoints(steps: int) -> dict[int, int]:
-        """Every 4 % of the steps."""
+        """Return a checkpoint after every 4 % of the steps."""
         window = max(int(0.04 * steps), 1)
         return dict.fromkeys(range(window, steps + 1, window), window)
 
     def move(self, threat: Threat, first: bool) -> None:
-        """Along the signs of the largest gradients, then back into ball and box."""
+        """Step along the signs of the largest gradients, then project into ball and box."""
         size = self.grad.flatten(1).abs()
         d = size.shape[1]
         place = ((1 - self.share) * d).clamp(0, d - 1).long()
@@ -169,7 +169,7 @@ class Sparse(Ascent):
         self.x_adv = threat.project(self.x_adv + self.step * direction.view_as(self.x), self.x, self.eps)
 
     def adapt(self, window: int, rho: float) -> None:
-        """Where the best point became sparser, start over from it with the full step; elsewhere shorten the step."""
+        """Start over from the best point with the full step where it became sparser; elsewhere shorten the step."""
         changed = (self.best != self.x).flatten(1).sum(1).to(self.share)
         sparser = changed < 0.95 * self.changed
         step = torch.where(per_image(sparser, self.x).bool(), self.eps, self.step / SPARSER)

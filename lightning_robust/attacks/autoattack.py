@@ -1,4 +1,4 @@
-"""AutoAttack: the parameter-free ensemble by which robustness is compared."""
+"""AutoAttack: the parameter-free ensemble of attacks with which robust accuracies are compared."""
 
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -16,11 +16,11 @@ Version: TypeAlias = Literal["standard", "rapid", "rand", "plus"]
 
 
 class AutoAttack(Ensemble):
-    """APGD-CE, APGD-T, FAB-T and Square in turn, each on what the ones before it did not break.
+    """Runs APGD-CE, APGD-T, FAB-T and Square in turn, each on the samples that the ones before it did not break.
 
-    Versions: "standard"; "rapid", APGD-CE and APGD-T alone, which break almost all that the four do; "rand", for nets
-    that are random, APGD-CE and APGD-DLR with gradients averaged over 20 passes; "plus", six attacks with more
-    restarts.
+    There are four versions: "standard"; "rapid", APGD-CE and APGD-T alone, which break almost all that the four do;
+    "rand", for nets that are random, APGD-CE and APGD-DLR with gradients averaged over 20 passes; and "plus", six
+    attacks with more restarts.
 
     Args:
         threat: the perturbations allowed: linf, l2 or l1.
@@ -29,6 +29,10 @@ class AutoAttack(Ensemble):
 
     Raises:
         ValueError: for an unknown version.
+
+    Example:
+        >>> list(AutoAttack(Threat("linf", "8/255")).stages)
+        ['apgd-ce', 'apgd-t', 'fab-t', 'square']
 
     Paper: Croce & Hein 2020 (arXiv 2003.01690); for l1 Croce & Hein 2021 (arXiv 2103.01208).
     Reference: fra31/auto-attack@a392200.
@@ -72,5 +76,25 @@ def _attacks(threat: Threat, version: Version) -> dict[str, Attack]:
 def autoattack(
     net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any
 ) -> Tensor:
-    """AutoAttack as a plain function: `autoattack(net, x, y, eps="8/255")`; settings as in `AutoAttack`."""
+    """Run AutoAttack as a plain function.
+
+    Args:
+        net: images [b c h w] to logits [b k], in any mode; it is left exactly as it was.
+        x: clean images [b c h w] in [0, 1].
+        y: labels [b].
+        norm: "linf", "l2" or "l1".
+        eps: radius in pixels; a fraction such as "8/255" is read as such.
+        settings: those of `AutoAttack`.
+
+    Returns:
+        Examples [b c h w].
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = autoattack(net, x, y, eps="8/255", version="rapid")
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
+    """
     return AutoAttack(Threat(norm, eps), **settings)(net, x, y)

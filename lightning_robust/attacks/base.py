@@ -23,7 +23,7 @@ A = TypeVar("A", bound="Attack")
 
 
 class Attack(ABC):
-    """Finds, within a threat model, examples on which a net errs.
+    """Crafts, within a threat model, examples on which a net errs; the base of all attacks.
 
     Training and evaluation use the same attacks. The configuration holds the budget (threat, steps, step size); the
     caller passes what is attacked: the net, the images, the target and the objective.
@@ -39,10 +39,10 @@ class Attack(ABC):
     """
 
     gradients: ClassVar[bool] = True
-    """Whether it takes gradients."""
+    """Whether the attack takes gradients."""
 
     norms: ClassVar[Sequence[Norm]] = get_args(Norm)
-    """The norms it works in."""
+    """The norms that the attack works in."""
 
     default_threat: ClassVar[Threat] = Threat()
     """The perturbations allowed where no threat is given."""
@@ -58,7 +58,7 @@ class Attack(ABC):
 
     @property
     def threat_given(self) -> bool:
-        """Whether its threat was chosen; where it was left out, an evaluation gives the attack its own."""
+        """Whether the threat was chosen; where it was left out, an evaluation gives the attack its own."""
         return self._threat_given
 
     def with_threat(self: A, threat: Threat) -> A:
@@ -95,7 +95,7 @@ class Attack(ABC):
         bn: AttackBN = "eval",
         rng: SampleRNG | None = None,
     ) -> Tensor:
-        """Craft examples.
+        """Craft an example of each image.
 
         Args:
             net: images to logits, or to an object, mapping or tuple that holds them; its modes, flags and gradients

@@ -1,4 +1,4 @@
-"""What one call of an attack asks for."""
+"""The arguments of one call of an attack, checked and made one per sample."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -14,7 +14,7 @@ from lightning_robust.utils.checks import check_radius
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an attack, checked and complete: `Attack.__call__` makes it, `Attack._perturb` reads it.
+    """The arguments of one call: `Attack.__call__` makes the record, `Attack._perturb` reads it.
 
     Args:
         eps: radius of each sample [b 1 1 1].

@@ -6,9 +6,22 @@ from lightning_robust.threat import Threat
 
 
 class Collaborative(PGD):
-    """Examples on which the loss is lower than on the clean image: PGD that descends the cross-entropy of the label.
+    """Crafts examples on which the loss is lower than on the clean image, by PGD that descends the cross-entropy.
 
-    Args: see `PGD`.
+    Args:
+        threat: the perturbations allowed.
+        steps: gradient steps, >= 0.
+        step_size: in the units of the radius; by default 2.5 eps / steps.
+        start: "uniform" in the ball, "normal" (0.001 N(0, 1)) or "none".
+        momentum: decay of the accumulated gradient, >= 0.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> loss = torch.nn.functional.cross_entropy
+        >>> bool(loss(net(Collaborative()(net, x, y)), y) < loss(net(x), y))
+        True
 
     Paper: squeeze training (arXiv 2205.11156), section 3: the more robust a net, the less there is to gain.
     """

@@ -1,4 +1,4 @@
-"""The l2 attack of Carlini and Wagner: gradient descent on the perturbation's size and the margin at once."""
+"""The l2 attack of Carlini and Wagner: gradient descent on the size of the perturbation and the margin together."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ _CHECKS, _PROGRESS = 10, 0.9999
 
 @dataclass
 class _Descent(Rows):
-    """One descent of each sample: its position in the batch, label, weight c, variable, Adam's means, last cost."""
+    """The state of each sample's descent: position in the batch, label, weight c, variable, Adam's means, last cost."""
 
     row: Tensor
     y: Tensor
@@ -33,7 +33,7 @@ class _Descent(Rows):
     cost: Tensor
 
     def adam(self, grad: Tensor, lr: float, k: int) -> None:
-        """The k-th step, counted from 1."""
+        """Take the k-th step, counted from 1."""
         self.mean = torch.lerp(self.mean, grad, 1 - 0.9)
         self.square = torch.lerp(self.square, grad.square(), 1 - 0.999)
         size = (self.square / (1 - 0.999**k)).sqrt() + 1e-8
@@ -41,7 +41,7 @@ class _Descent(Rows):
 
 
 class CW(MinimumNorm):
-    """Carlini and Wagner's l2 attack: Adam on a variable whose tanh is the image, for the best weight c of the margin.
+    """Runs Carlini and Wagner's l2 attack: Adam on a variable whose tanh is the image, for the best margin weight c.
 
         min over u of  ||x' - x||_2^2 + c max(confidence - margin(x'), 0),   x' = middle + half tanh(u) in the box
 
@@ -101,7 +101,7 @@ class CW(MinimumNorm):
         return (self.threat.upper - self.threat.lower) / 2
 
     def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
-        """Descend with one c after the other; see `MinimumNorm.search`."""
+        """Descend with one weight c after the other; see `MinimumNorm.search`."""
         low = torch.zeros_like(found.size)
         high, c = torch.full_like(low, torch.inf), torch.full_like(low, self.initial_c)
         for _ in progress.phases(range(self.search_steps)):
@@ -110,7 +110,7 @@ class CW(MinimumNorm):
             c = torch.where(high < torch.inf, (low + high) / 2, 10 * c)
 
     def _descend(self, net: Net, y: Tensor, c: Tensor, found: Nearest) -> Tensor:
-        """Descend with weights c [b]; tells of which samples [b] examples turned up."""
+        """Descend with the weights c [b], and return for which samples [b] an example was found."""
         run, fooled = self._begin(y, c, found), torch.zeros_like(y, dtype=torch.bool)
         for k in progress.steps(self.steps):
             if not len(run.row):
@@ -139,7 +139,7 @@ class CW(MinimumNorm):
         return self._middle + self._half * torch.tanh(u)
 
     def _lack(self, net: Net, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the margins lack [b], its slope with respect to the images, and which images are examples."""
+        """Return what the margins lack [b], its gradient with respect to the images, and which images are examples."""
         logits = torch.empty(0)
 
         def lack(z: Tensor) -> Tensor:
@@ -152,5 +152,24 @@ class CW(MinimumNorm):
 
 
 def cw(net: Net, x: Tensor, y: Tensor, eps: float | str = "1/2", **settings: Any) -> Tensor:
-    """CW as a plain function: `cw(net, x, y, eps=0.5)`; settings as in `CW`."""
+    """Run CW as a plain function: the nearest examples where they lie within the radius, else the clean images.
+
+    Args:
+        net: images [b c h w] to logits [b k], in any mode; it is left exactly as it was.
+        x: clean images [b c h w] in [0, 1].
+        y: labels [b].
+        eps: radius in pixels; a fraction such as "8/255" is read as such.
+        settings: those of `CW`.
+
+    Returns:
+        Examples [b c h w].
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = cw(net, x, y, eps=0.5, steps=20)
+        >>> bool((x_adv - x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-5)
+        True
+    """
     return CW(Threat("l2", eps), **settings)(net, x, y)

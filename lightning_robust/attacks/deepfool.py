@@ -1,4 +1,4 @@
-"""DeepFool: step by step to the nearest boundary of the linearised net."""
+"""DeepFool: steps onto the nearest decision boundary of the linearised net."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ _NUDGE = 1e-4
 
 @dataclass
 class _Walk(Rows):
-    """Where the walk of each sample stands: its position in the batch, label, point, and the sum of its steps."""
+    """The state of each sample's walk: position in the batch, label, current point, and the sum of its steps."""
 
     row: Tensor
     y: Tensor
@@ -29,11 +29,12 @@ class _Walk(Rows):
 
 
 class DeepFool(MinimumNorm):
-    """The sum of least steps onto the nearest boundary of the net linearised at each point, until the net errs.
+    """Steps onto the nearest boundary of the net linearised at each point, until the net errs.
 
         total <- total + d,   point <- x + (1 + overshoot) total, clamped into the box
 
-    where d is the least shift onto the hyperplane, made 0.0001 longer. Quick, and not as near as FAB.
+    where d is the least shift onto the hyperplane, made 0.0001 longer. It is quick, and its examples are not as near as
+    those of FAB.
 
     Args:
         threat: linf or l2, and the box; called as an attack, also the radius. By default l2 with eps = 0.5.
@@ -90,5 +91,25 @@ class DeepFool(MinimumNorm):
 
 
 def deepfool(net: Net, x: Tensor, y: Tensor, norm: Norm = "l2", eps: float | str = "1/2", **settings: Any) -> Tensor:
-    """DeepFool as a plain function: `deepfool(net, x, y, eps=0.5)`; settings as in `DeepFool`."""
+    """Run DeepFool as a plain function: the nearest examples within the radius, else the clean images.
+
+    Args:
+        net: images [b c h w] to logits [b k], in any mode; it is left exactly as it was.
+        x: clean images [b c h w] in [0, 1].
+        y: labels [b].
+        norm: "linf" or "l2".
+        eps: radius in pixels; a fraction such as "8/255" is read as such.
+        settings: those of `DeepFool`.
+
+    Returns:
+        Examples [b c h w].
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = deepfool(net, x, y, eps=0.5)
+        >>> bool((x_adv - x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-5)
+        True
+    """
     return DeepFool(Threat(norm, eps), **settings)(net, x, y)

@@ -1,4 +1,4 @@
-"""Several attacks, each on the samples that the ones before it did not break."""
+"""Several attacks in turn, each on the samples that the ones before it did not break."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,10 +17,10 @@ from lightning_robust.types import Net
 
 
 class Ensemble(Attack):
-    """The worst case of several attacks: each runs only on what is still classified correctly.
+    """Finds the worst case of several attacks: each runs only on what is still classified correctly.
 
     Args:
-        attacks: by name, in order; all of one threat model.
+        attacks: the attacks by name, in order; those whose threat is left out take that of the others.
         batch_size: images at a time, at most (four times as many where no gradient is taken); the survivors of all
             batches fill the next stage's, and so do several targets or restarts of a sample. By default as many as
             there are samples.
@@ -60,7 +60,7 @@ class Ensemble(Attack):
 
     @property
     def stages(self) -> dict[str, Attack]:
-        """The attacks; of an ensemble within the ensemble, its own."""
+        """The attacks by name; an ensemble within the ensemble is replaced by its own."""
         flat: dict[str, Attack] = {}
         for name, attack in self.attacks.items():
             flat.update({f"{name}-{inner}": stage for inner, stage in attack.stages.items()} or {name: attack})

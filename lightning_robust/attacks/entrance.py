@@ -1,4 +1,4 @@
-"""The door through which every attack reaches a net: input is checked and made ready for gradients here."""
+"""The one place where an attack takes hold of a net: input is checked and made ready for gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

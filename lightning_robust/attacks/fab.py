@@ -1,4 +1,4 @@
-"""FAB, the fast adaptive boundary attack: walks along the decision boundary towards the clean image."""
+"""FAB, the fast adaptive boundary attack: it walks along the decision boundary towards the clean image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from lightning_robust.types import Net
 
 @dataclass
 class _Walk(Rows):
-    """Where the walks stand: row of what they found, sample's position, run, label, classes to look at, point."""
+    """The state of the walks: row of what they found, position in the batch, run, label, classes compared, point."""
 
     at: Tensor
     row: Tensor
@@ -31,7 +31,7 @@ class _Walk(Rows):
 
 
 class FAB(MinimumNorm):
-    """Fast adaptive boundary attack: the smallest perturbation in linf, l2 or l1.
+    """Runs the fast adaptive boundary attack, which looks for the smallest perturbation in linf, l2 or l1.
 
     Each step replaces the net by its linearisation at the point, whose nearest boundary to another class is a
     hyperplane. The point z and the clean image x are both shifted onto it, by the least d_z and d_x that stay in the
@@ -108,7 +108,7 @@ class FAB(MinimumNorm):
                 self._walk(net, walk, each, found)
 
     def _walk(self, net: Net, walk: _Walk, each: Runs, found: Nearest) -> None:
-        """Walk on until every walk is done or over."""
+        """Walk until every sample has an example that is near enough, or the steps are used up."""
         row, run = walk.row, walk.run
         mine = Nearest(self.threat, found.x[row], torch.zeros_like(row, dtype=torch.bool), found.enough[row])
         for _ in progress.steps(self.steps):
@@ -129,7 +129,7 @@ class FAB(MinimumNorm):
             found.take(row[of], mine.x_adv[of], mine.size[of] < torch.inf)
 
     def _step(self, net: Net, walk: _Walk, x: Tensor) -> Tensor:
-        """The next point."""
+        """Return the next point of each walk."""
         threat = self.threat
         w, gap = nearest_boundary(net, walk.point, walk.y, walk.wanted, threat.norm)
         both = torch.stack([walk.point, x])
@@ -144,5 +144,25 @@ class FAB(MinimumNorm):
 
 
 def fab(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:
-    """FAB as a plain function: `fab(net, x, y, eps="8/255", targets=9)`; settings as in `FAB`."""
+    """Run FAB as a plain function: the nearest examples where they lie within the radius, else the clean images.
+
+    Args:
+        net: images [b c h w] to logits [b k], in any mode; it is left exactly as it was.
+        x: clean images [b c h w] in [0, 1].
+        y: labels [b].
+        norm: "linf", "l2" or "l1".
+        eps: radius in pixels; a fraction such as "8/255" is read as such.
+        settings: those of `FAB`.
+
+    Returns:
+        Examples [b c h w].
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = fab(net, x, y, eps="8/255", targets=2)
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
+    """
     return FAB(Threat(norm, eps), **settings)(net, x, y)

@@ -1,4 +1,4 @@
-"""Every attack as a plain function of a net, images and labels, without Lightning."""
+"""Attacks as plain functions of a net, images and labels: `x_adv = pgd(net, x, y, eps="8/255")`."""
 
 from lightning_robust.attacks.apgd import apgd
 from lightning_robust.attacks.autoattack import autoattack

@@ -1,4 +1,4 @@
-"""A net's decision boundary as a hyperplane, and the least perturbation of an image in a box that reaches it."""
+"""The decision boundary of a linearised net, and the smallest perturbation within the box that reaches it."""
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ _DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm: Norm) -> tuple[Tensor, Tensor]:
-    """The net linearised at x: of the hyperplanes between the labels and other classes, the nearest to x in the norm.
+    """Return the nearest decision boundary of the net linearised at x.
 
     Args:
         net: images to logits.
         x: images [b c h w].
         y: labels [b].
-        wanted: the other classes [b m], or how many of the most probable at x to compare; one backward pass each.
+        wanted: the classes [b m] whose boundary to the label is compared, or how many of the most probable at x; each
+            takes one backward pass.
         norm: in which the hyperplanes' distances are compared.
 
     Returns:
@@ -42,7 +43,7 @@ def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm:
 
 
 def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, upper: float) -> Tensor:
-    """The shift d of least norm with w.d = gap that keeps x + d in the box; where there is none, the nearest to it.
+    """Return the shift d of least norm with w.d = gap that keeps x + d in the box, or the nearest to it.
 
     Every pixel moves the way that closes the gap, as far as the norm suggests and the wall allows: by t in linf, by
     t |w| in l2, with one t for all; in l1 those with the largest |w| go to the wall, one after the other.
@@ -70,7 +71,7 @@ def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, 
 
 
 def _common(slope: Tensor, gap: Tensor, stop: Tensor) -> Tensor:
-    """min(t, stop) with the t for which its product with `slope` is `gap`.
+    """Return min(t, stop) with the t for which its product with `slope` is `gap`.
 
     The product grows with t along straight pieces that get flatter at each stop, so Newton's steps never go too far,
     and they end at the first that passes no further stop: after fewer than ten, as a rule.
@@ -88,7 +89,7 @@ def _common(slope: Tensor, gap: Tensor, stop: Tensor) -> Tensor:
 
 
 def _greedy(weight: Tensor, gap: Tensor, room: Tensor) -> Tensor:
-    """Pixels move by their `room`, those of the largest `weight` first, until the gap is closed."""
+    """Return how far each pixel moves: by its `room`, those of the largest `weight` first, until the gap is closed."""
     weight, order = weight.sort(dim=-1, descending=True)
     order = order.expand_as(room)
     room = room.gather(-1, order)

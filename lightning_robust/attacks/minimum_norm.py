@@ -1,4 +1,4 @@
-"""What attacks share that look for the nearest adversarial example instead of one within a radius."""
+"""The base of attacks that look for the nearest adversarial example instead of one within a radius."""
 
 from abc import abstractmethod
 
@@ -16,7 +16,7 @@ from lightning_robust.types import Net, Radius
 
 
 class Nearest:
-    """The nearest example found so far of each sample of a batch.
+    """Holds the nearest example found so far for each sample of a batch.
 
     Args:
         threat: whose norm counts.
@@ -34,16 +34,16 @@ class Nearest:
 
     @property
     def done(self) -> Tensor:
-        """Which samples [b] need no nearer example."""
+        """Which samples [b] have an example that is near enough."""
         return self.size <= self.enough
 
     @property
     def left(self) -> Tensor:
-        """The positions of the other samples."""
+        """The positions of the samples that are not done."""
         return torch.nonzero(~self.done)[:, 0]
 
     def take(self, rows: Tensor, x_adv: Tensor, wrong: Tensor) -> None:
-        """Of candidates for the samples at positions `rows`, keep those that are `wrong` and nearer than any before."""
+        """Keep those candidates, for the samples at positions `rows`, that are `wrong` and nearer than any before."""
         size = self.threat.distance(x_adv, self.x[rows])
         better = wrong & (size < self.size[rows])
         self.x_adv[rows[better]] = x_adv[better]
@@ -53,20 +53,22 @@ class Nearest:
 class MinimumNorm(Attack):
     """Looks for the smallest perturbation, in the threat's norm, that makes the net err.
 
+    A subclass writes `search`.
+
     Called as an attack it gives the examples that lie within the radius, and the clean image for the other samples. It
     has an objective, steps and a start of its own.
     """
 
     @abstractmethod
     def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
-        """Offer what is found, by `found.take`, for the samples that are left.
+        """Search for the samples that are left, and hand each example found to `found.take`.
 
         Args:
             net: images to logits, ready for input gradients.
             y: labels [b].
-            logits: those of the clean images.
+            logits: the net's logits [b k] of the clean images.
             found: the clean images, and what is known.
-            draws: source of random numbers.
+            rng: random numbers of each sample.
         """
 
     def nearest(
@@ -79,14 +81,14 @@ class MinimumNorm(Attack):
         rng: SampleRNG | None = None,
         enough: Radius = 0.0,
     ) -> Tensor:
-        """The nearest example found of each sample, of whatever size.
+        """Return the nearest example found of each sample, whatever its distance.
 
         Args:
             net: images to logits; left as it was.
             x: clean images [b c h w] in the threat's box.
             y: labels [b].
             bn: how the net's batch norms run meanwhile.
-            draws: source of random numbers.
+            rng: random numbers of each sample.
             enough: a sample leaves the search as soon as an example within this radius is found, one or per sample [b].
 
         Returns:
@@ -113,8 +115,27 @@ class MinimumNorm(Attack):
 
 
 def minimum_norms(attack: MinimumNorm, net: Net, x: Tensor, y: Tensor, rng: SampleRNG | None = None) -> Tensor:
-    """Sizes [b] of the smallest perturbations found: 0 where the net errs already, inf where there was none.
+    """Return the sizes [b] of the smallest perturbations found.
 
     They bound robust accuracy from above at every radius at once.
+
+    Args:
+        attack: looks for the nearest examples.
+        net: images [b c h w] to logits [b k].
+        x: clean images [b c h w] in the threat's box.
+        y: labels [b].
+        rng: random numbers of each sample; by default seeded once by torch's global generator.
+
+    Returns:
+        Sizes [b] in the threat's norm: 0 where the net errs already, inf where no example was found.
+
+    Example:
+        >>> import torch
+        >>> from lightning_robust.attacks import FAB
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> x = torch.full((1, 1, 2, 2), 0.5)
+        >>> size = minimum_norms(FAB(steps=10), net, x, net(x).argmax(1))
+        >>> bool(size > 0)
+        True
     """
     return attack._find(net, x, y, "eval", rng, enough=0.0).size

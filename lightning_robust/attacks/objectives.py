@@ -1,4 +1,4 @@
-"""The losses that attacks ascend, by the name under which a configuration chooses them."""
+"""The losses that attacks ascend, by the names under which a configuration chooses them."""
 
 from typing import Literal, TypeAlias
 

@@ -1,4 +1,4 @@
-"""Small batches padded, so that a sample's logits do not depend on the batch it is in."""
+"""Padding of small batches, so that a sample's logits do not depend on the batch it is in."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,14 @@ from lightning_robust.types import Net
 
 
 class PadSmallBatches(nn.Module):
-    """A net that sees at least 8 images at a time: smaller batches are filled up with copies of their first one.
+    """Pads batches of fewer than 8 images with copies of their first one before the net sees them.
 
-    For a few rows matrix products take other routines, which round otherwise; with more, a sample's logits and
+    Matrix products of a few rows take other routines, which round differently. From 8 rows on, a sample's logits and
     gradients were found to be the same to the bit whatever its batch (CPU, torch 2.15, convolutional nets and MLPs).
-    An iterated attack magnifies a last bit into another verdict.
+    An iterated attack magnifies the last bit into another verdict.
+
+    Args:
+        net: images [b c h w] to logits [b k].
     """
 
     LEAST = 8
@@ -21,7 +24,7 @@ class PadSmallBatches(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        """The net's logits."""
+        """Return the net's logits [b k] of the images alone, without the padding."""
         b = len(x)
         if not 0 < b < self.LEAST:
             return self.net(x)

@@ -19,11 +19,11 @@ from lightning_robust.threat import Norm, Threat, per_image
 from lightning_robust.types import Net, Objective, to_float
 
 TARGETS = 1812
-"""Of the fork of the random numbers that chooses targets."""
+"""The number of the random numbers' fork that chooses targets."""
 
 
 class PGD(Attack):
-    """Projected gradient descent on any objective, for any norm.
+    """Runs projected gradient descent on any objective, for any norm.
 
     `x <- project(x + step_size * steepest(gradient))`, `steps` times.
 
@@ -48,6 +48,14 @@ class PGD(Attack):
         ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start or loss, random
             targets of fewer than two classes, without `targeted`, or when called with reference logits; for restarts
             where SyncBatchNorm would wait for ever.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = PGD(Threat("linf", "8/255"), steps=10, step_size="2/255")(net, x, y)
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
 
     Paper: Madry et al. 2018 (arXiv 1706.06083), section 2.1; FGSM: Goodfellow et al. 2015 (arXiv 1412.6572);
     R-FGSM: Wong et al. 2020 (arXiv 2001.03994), algorithm 3; MI-FGSM: Dong et al. 2018 (arXiv 1710.06081), algorithm 1.
@@ -125,7 +133,7 @@ class PGD(Attack):
         return starting_point(x, self.threat, self.start, call.eps, call.rng)
 
     def aimed(self, y: Tensor, rng: SampleRNG) -> tuple["PGD", Tensor]:
-        """With random targets the attack on given ones, and targets drawn for labels y [b]; else as it is, and y."""
+        """Return the attack and its target: classes drawn for the labels y [b], or y itself without random targets."""
         if self.random_targets is None:
             return self, y
         other = copy.copy(self)
@@ -133,13 +141,13 @@ class PGD(Attack):
         return other, other_classes(y, self.random_targets, rng.fork(TARGETS))
 
     def with_steps(self, steps: int) -> "PGD":
-        """The same attack with another number of steps."""
+        """Return the same attack with another number of steps."""
         other = copy.copy(self)
         other.steps = steps
         return other
 
     def with_eps(self, eps: float) -> "PGD":
-        """The same attack with another radius, and a step size, if it has one, in the same proportion to it."""
+        """Return the same attack with another radius; a step size that was given keeps its proportion to it."""
         other = self.with_threat(replace(self.threat, eps=eps))
         if self.step_size is not None and self.threat.eps and eps:
             other.step_size = self.step_size * eps / self.threat.eps
@@ -171,7 +179,7 @@ class PGD(Attack):
 
 
 def other_classes(y: Tensor, k: int, rng: SampleRNG) -> Tensor:
-    """Of k classes one for each sample [b] that is not its label, all others equally probable."""
+    """Return one of k classes for each sample [b] that is not its label, all others equally probable."""
     if y.is_floating_point():
         raise ValueError("Random targets stand in for labels [b], but the attack was called with reference logits.")
     further = rng.uniform(torch.empty(len(y), 1, device=y.device))[:, 0]
@@ -179,5 +187,25 @@ def other_classes(y: Tensor, k: int, rng: SampleRNG) -> Tensor:
 
 
 def pgd(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:
-    """PGD as a plain function: `pgd(net, x, y, eps="8/255", steps=20)`; settings as in `PGD`."""
+    """Run PGD as a plain function.
+
+    Args:
+        net: images [b c h w] to logits [b k], in any mode; it is left exactly as it was.
+        x: clean images [b c h w] in [0, 1].
+        y: labels [b].
+        norm: "linf", "l2" or "l1".
+        eps: radius in pixels; a fraction such as "8/255" is read as such.
+        settings: those of `PGD`.
+
+    Returns:
+        Examples [b c h w].
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = pgd(net, x, y, eps="8/255", steps=5)
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
+    """
     return PGD(Threat(norm, eps), **settings)(net, x, y)

@@ -1,4 +1,4 @@
-"""How far an attack is: it counts its steps, and whoever listens hears of each."""
+"""Progress of attacks: they count their steps, and a listener is told of each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""State that has one row for each sample under attack."""
+"""State of an attack that has one row for each sample still under attack."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar

@@ -1,4 +1,4 @@
-"""Several runs for each sample of a batch, side by side: restarts, target classes."""
+"""Several runs of an attack for each sample (restarts, target classes), side by side in one batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ _room: ContextVar[int] = ContextVar("attack_room", default=0)
 
 @contextmanager
 def room_for(rows: int) -> Iterator[None]:
-    """Let the attacks run inside fill their batches up to so many rows."""
+    """Let the attacks that run inside fill their batches up to `rows` rows."""
     token = _room.set(rows)
     try:
         yield
@@ -23,7 +23,7 @@ def room_for(rows: int) -> Iterator[None]:
 
 
 class Runs:
-    """The runs of each sample, the first runs first, in batches of as many rows as there is room for.
+    """Yields the runs of each sample, the first runs first, in batches of as many rows as there is room for.
 
     There is room for as many rows as the batch has samples, or for what `room_for` says if that is more. A sample is
     settled by the first of its runs that succeeds. Runs before that one still go on to their end and may settle it
@@ -31,16 +31,16 @@ class Runs:
 
     Args:
         needed: which samples [b] are to be run at all.
-        count: runs of each.
+        count: number of runs of each sample.
     """
 
     def __init__(self, needed: Tensor, count: int) -> None:
         self.count = count
         self.first = torch.where(needed, count, 0)
-        """Of each sample [b] the run that settled it so far; `count` if none has."""
+        """The run that settled each sample [b] so far; `count` where none has."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows of each batch: positions of samples, and numbers of runs."""
+        """Yield the rows of each batch: positions of samples, and numbers of runs."""
         samples, room = torch.nonzero(self.first)[:, 0], max(len(self.first), _room.get(), 1)
         row = samples.repeat(self.count)
         run = torch.arange(self.count, device=row.device).repeat_interleave(len(samples))
@@ -53,9 +53,9 @@ class Runs:
             row, run = row[open_], run[open_]
 
     def settle(self, row: Tensor, run: Tensor) -> None:
-        """These runs of the samples at positions `row` have succeeded."""
+        """Record that these runs of the samples at positions `row` have succeeded."""
         self.first.scatter_reduce_(0, row, run, "amin")
 
     def open(self, row: Tensor, run: Tensor) -> Tensor:
-        """Which of these runs have not succeeded, and come before all of the sample's that have."""
+        """Return which of these runs have not succeeded and come before all runs of the sample that have."""
         return run < self.first[row]

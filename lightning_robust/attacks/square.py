@@ -1,4 +1,4 @@
-"""Square Attack: a random search that repaints one window of the image at a time and needs no gradient."""
+"""Square Attack: a random search that changes one window of the image at a time and needs no gradient."""
 
 import math
 from bisect import bisect_left
@@ -29,7 +29,7 @@ BLOCK = 100
 
 @dataclass
 class _Standing(Rows):
-    """The samples not yet broken, and where their search is."""
+    """The samples that are not broken yet, and the state of their search."""
 
     row: Tensor  # position in the batch
     x: Tensor
@@ -41,7 +41,7 @@ class _Standing(Rows):
     rng: SampleRNG
 
     def keep(self, x_new: Tensor, value: Tensor) -> None:
-        """Go on from the points that raise the objective."""
+        """Keep the points that raise the objective."""
         better = torch.nonzero(value > self.value)[:, 0]
         self.x_adv.index_copy_(0, better, x_new[better])
         self.value.index_copy_(0, better, value[better])
@@ -49,7 +49,7 @@ class _Standing(Rows):
 
 @dataclass
 class _Choices(Rows):
-    """The random choices of a block of queries, whose windows are of one size."""
+    """The random choices for a block of queries whose windows have the same size."""
 
     side: int
     since: int  # the block's first query
@@ -66,13 +66,13 @@ class _Choices(Rows):
         return cls(side, since, down * w + right, numbers[..., 4] < 0.5, signs)
 
     def window(self, which: int, query: int, x: Tensor) -> Tensor:
-        """Where the first or the second window of a query lies in the flat images [b c h*w]."""
+        """Return the pixel positions of a query's first or second window in the flat images [b c h*w]."""
         corner = self.corners[:, query - self.since, which, None]
         return (corner + offsets(self.side, x.shape[3], x.device))[:, None].expand(-1, x.shape[1], -1)
 
 
 class Square(Attack):
-    """Random search with forward passes alone: it breaks nets whose gradients mislead other attacks.
+    """Runs a random search with forward passes alone, which breaks nets whose gradients mislead other attacks.
 
     A query changes a square window of each image and keeps the change if the objective rises. linf: the window's
     channels move to +eps or -eps, from a start of vertical stripes. l2 and l1: the perturbation of a second window is
@@ -152,7 +152,7 @@ class Square(Attack):
         return drawn(now.x, self.threat, now.eps, now.rng)
 
     def _search(self, net: Net, objective: Objective, now: _Standing, found: Tensor) -> _Standing:
-        """One run from `now.x_adv`; writes the samples it breaks into `found` and returns those that stand."""
+        """Search once from `now.x_adv`, write the samples that break into `found`, and return those that stand."""
         changed = repainted if self.threat.norm == "linf" else moved
         choices = _Choices.draw(now.x, now.rng, self._side(0, now.x), 0)
         x_new = now.x_adv.clone()
@@ -172,7 +172,7 @@ class Square(Attack):
         return now
 
     def _side(self, k: int, x: Tensor) -> int:
-        """How wide and high the window of query `k` is."""
+        """Return the side length in pixels of query k's window."""
         h, w = x.shape[2:]
         k = k * 10000 // self.queries if self.rescale else k
         side = round(math.sqrt(self.p_init / 2 ** bisect_left(HALVINGS, k) * h * w))
@@ -181,13 +181,13 @@ class Square(Attack):
 
 
 def stripes(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:
-    """The start for linf: vertical stripes, each channel's at +eps or -eps."""
+    """Return the start for linf: vertical stripes, in each channel at +eps or -eps."""
     up = rng.uniform(x.new_empty((*x.shape[:2], 1, x.shape[3]), dtype=torch.float32)) < 0.5
     return (x + torch.where(up, eps, -eps)).clamp(threat.lower, threat.upper)
 
 
 def tiles(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:
-    """The start for l2 and l1: twin peaks side by side, each lying or upright and, in each channel, of either sign."""
+    """Return the start for l2 and l1: tiles of twin peaks, lying or upright, in each channel of either sign."""
     b, c, h, w = x.shape
     side = max(min(h, w) // 5, 1)
     rows, columns = h // side, w // side
@@ -201,7 +201,7 @@ def tiles(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:
 
 
 def repainted(now: _Standing, choices: _Choices, k: int, threat: Threat) -> Tensor:
-    """A window of each image at +eps or -eps, one sign for each channel; the opposite signs if it is so already."""
+    """Return the images with a window at +eps or -eps, one sign a channel; the opposite signs if it is so already."""
     at, step = choices.window(0, k, now.x), choices.signs[:, k - choices.since] * now.eps[..., 0]
     x, x_adv = now.x.flatten(2).gather(2, at), now.x_adv.flatten(2)
     same = (x_adv.gather(2, at) == (x + step).clamp_(threat.lower, threat.upper)).flatten(1).all(1)
@@ -210,7 +210,7 @@ def repainted(now: _Standing, choices: _Choices, k: int, threat: Threat) -> Tens
 
 
 def moved(now: _Standing, choices: _Choices, k: int, threat: Threat) -> Tensor:
-    """Twin peaks in a window of each image, paid with a second window and what the perturbation has not spent."""
+    """Return the images with twin peaks in a window, paid for by a second window and the unspent part of the norm."""
     c, order, i = now.x.shape[1], 2 if threat.norm == "l2" else 1, k - choices.since
     one, other = choices.window(0, k, now.x), choices.window(1, k, now.x)
     delta = (now.x_adv - now.x).flatten(2)
@@ -227,21 +227,21 @@ def moved(now: _Standing, choices: _Choices, k: int, threat: Threat) -> Tensor:
 
 
 def length(delta: Tensor, order: int) -> Tensor:
-    """Of each channel [b c 1]; never 0."""
+    """Return the norm of each channel [b c 1], clamped to be positive."""
     size: Tensor = torch.linalg.vector_norm(delta, order, dim=2, keepdim=True)
     return size.clamp_min_(torch.finfo(delta.dtype).tiny)
 
 
 @lru_cache(32)
 def offsets(side: int, w: int, device: torch.device) -> Tensor:
-    """Positions of a window's pixels in a flat image of width w, counted from the window's corner."""
+    """Return the positions of a window's pixels in a flat image of width w, counted from the window's corner."""
     step = torch.arange(side, device=device)
     return (step[:, None] * w + step).flatten()
 
 
 @lru_cache(32)
 def twin_peaks(side: int, norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Two pyramids of opposite sign, one above the other or (second row) beside it, of norm 1: [2 side*side]."""
+    """Return two pyramids of opposite sign and norm 1: one above the other, and side by side [2 side*side]."""
     decay, order = (2, 2) if norm == "l2" else (4, 1)
     rings = torch.arange(1, side // 2 + 2).double() ** -decay
     heights = rings.flip(0).cumsum(0).flip(0)
@@ -256,5 +256,25 @@ def twin_peaks(side: int, norm: Norm, dtype: torch.dtype, device: torch.device) 
 
 
 def square(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:
-    """Square Attack as a plain function: `square(net, x, y, eps="8/255", queries=1000)`; settings as in `Square`."""
+    """Run Square Attack as a plain function.
+
+    Args:
+        net: images [b c h w] to logits [b k], in any mode; it is left exactly as it was.
+        x: clean images [b c h w] in [0, 1].
+        y: labels [b].
+        norm: "linf", "l2" or "l1".
+        eps: radius in pixels; a fraction such as "8/255" is read as such.
+        settings: those of `Square`.
+
+    Returns:
+        Examples [b c h w].
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = square(net, x, y, eps="8/255", queries=20)
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
+    """
     return Square(Threat(norm, eps), **settings)(net, x, y)

@@ -22,19 +22,24 @@ DISCREPANCIES: dict[str, Objective] = {"symmetric_kl": symmetric_kl, "js": js_di
 
 
 class Extremes(NamedTuple):
-    """Of each sample's views (clean, collaborative, adversarial), the one with least and with most confidence."""
+    """Which of a sample's views (0 clean, 1 collaborative, 2 adversarial) has the highest and the lowest cross-entropy.
+
+    Args:
+        upper: the view [b] with the highest cross-entropy.
+        lower: the view [b] with the lowest cross-entropy.
+    """
 
     upper: Tensor
     lower: Tensor
 
     @classmethod
     def of(cls, logits: Tensor, y: Tensor) -> "Extremes":
-        """From logits [3 b k] and labels [b]: the views [b] with the highest and the lowest cross-entropy."""
+        """Return the extremes of the views with these logits [3 b k], for labels [b]."""
         own = torch.softmax(at_least_fp32(logits.detach()), dim=2).gather(2, y.expand(3, -1)[..., None])[..., 0]
         return cls(own.argmin(0), own.argmax(0))
 
     def pick(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """From views [3 b ...], the upper and the lower one of each sample [b ...]."""
+        """Return the upper and the lower one of each sample's views [3 b ...], each [b ...]."""
         sample = torch.arange(views.shape[1], device=views.device)
         return views[self.upper, sample], views[self.lower, sample]
 
@@ -73,10 +78,19 @@ def squeeze(
         keep_roles: leave the images in their roles (but not their gradients) as long as no sample of the batch has the
             clean image among its extremes, as the authors' code does.
         bn: how the net's batch norms run meanwhile.
-        draws: source of random numbers.
+        rng: random numbers of each sample; by default seeded once by torch's global generator.
 
     Returns:
         Adversarial and collaborative examples [b c h w].
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv, x_col = squeeze(net, x, y, Threat(), steps=5, step_size=2 / 255, bn="eval")
+        >>> loss = torch.nn.functional.cross_entropy
+        >>> bool(loss(net(x_adv), y) > loss(net(x_col), y))
+        True
 
     Raises:
         ValueError: for start "none": at the clean image the gap has no gradient, and neither would ever move.

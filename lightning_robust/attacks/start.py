@@ -1,4 +1,4 @@
-"""The point at which an attack starts."""
+"""The points at which gradient attacks start."""
 
 from typing import Literal, TypeAlias
 

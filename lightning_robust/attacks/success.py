@@ -1,4 +1,4 @@
-"""Whether the net errs on a candidate, in fp32 whatever the search runs in."""
+"""Whether the net errs on a candidate, judged in fp32 whatever precision the search runs in."""
 
 import torch
 from torch import Tensor

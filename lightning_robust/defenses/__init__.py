@@ -1,4 +1,4 @@
-"""Defenses: each a LightningModule whose training step makes the examples it trains on."""
+"""Defenses: LightningModules whose training step crafts the examples that it trains on."""
 
 from lightning_robust.defenses.at import AT
 from lightning_robust.defenses.awp import AWP

@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation on adversarial training, by name."""
+"""Adversarial training with adversarial weight perturbation (AT-AWP), as a method of its own name."""
 
 from typing import Any, Literal
 
@@ -9,16 +9,26 @@ from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturba
 
 
 class AWP(AT):
-    """AT-AWP: `CE(f(x'), y)` at weights moved by gamma times their norm to where it is worse.
+    """Trains on `CE(f(x'), y)` at weights moved by gamma times their norm to where the loss is larger.
 
-    On any other method, AWP is `weight_perturbation=AdversarialWeightPerturbation(...)`.
+    Any other method takes `weight_perturbation=AdversarialWeightPerturbation(...)` instead.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
         gamma: size of the perturbation relative to each layer's weights.
         start_epoch: first epoch, counting from 0, that perturbs.
         restore: when the weights are moved back, see `WeightPerturbation`.
-        kwargs: see `Defense`.
+        kwargs: settings of `Defense`.
+
+    Example:
+        >>> import torch
+        >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.models import SmallConvNet
+        >>> from lightning_robust.types import Batch
+        >>> model = AWP(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2))
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+        >>> model.loss(batch, model.generate(batch)).total.shape
+        torch.Size([4])
 
     Paper: Wu et al. 2020 (arXiv 2004.05884).
     Reference: csdongxian/AWP@a7acf5d (AT_AWP), whose attack runs with `attack_bn="train"`.

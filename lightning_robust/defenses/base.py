@@ -1,4 +1,4 @@
-"""The route every defense takes through a training step; a method fills in how it crafts and what it minimises."""
+"""The base of all defenses: the training step into which a method puts how it crafts and what it minimises."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -32,12 +32,11 @@ GRAPHS = 64
 
 
 class Defense(LightningModule, ABC):
-    """A training method for robust classifiers.
+    """Trains a robust classifier; the base of all methods.
 
-    One step: `generate` crafts examples, `loss` turns them into one value per sample, regularizers add theirs, and the
-    mean over the batch is minimised. A method writes `loss`, and `generate` if it is not PGD on cross-entropy.
-
-    Called on images, a defense is the plain classifier.
+    In each step, `generate` crafts examples, `loss` turns them into one value per sample, regularizers add their
+    penalties, and the mean over the batch is minimised. A method writes `loss`, and `generate` if it is not PGD on the
+    cross-entropy. Called on images, a defense is the plain classifier.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k]; it normalises its input itself.
@@ -48,7 +47,7 @@ class Defense(LightningModule, ABC):
             the loss and its gradient can stay in fp32; by default the trainer's. (IAAT's probes are part of it.)
         reweighting: how much each sample counts, from its adversarial logits.
         regularizers: penalties added to the loss.
-        weight_perturbation: moves the weights against the loss for the time of the step.
+        weight_perturbation: moves the weights to where the loss is larger while the gradient is taken.
         optimizer: from parameters to an optimizer; SGD with momentum 0.9, weight decay 5e-4 and rate 0.1 by default.
         scheduler: from the optimizer to a learning-rate schedule; one of `lightning_robust.parts.lr_schedules` takes a
             length that is left out from the run.
@@ -105,8 +104,12 @@ class Defense(LightningModule, ABC):
         self.reweighting = reweighting
         self.regularizers = tuple(regularizers)
         self.weight_perturbation = weight_perturbation
-        self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
-        self._base_batch_size, self._compile, self._channels_last = base_batch_size, compile, channels_last
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._interval = scheduler_interval
+        self._base_batch_size = base_batch_size
+        self._compile = compile
+        self._channels_last = channels_last
         self._restore_weights: Callable[[], None] | None = None
         self._stepping = False
         self._batch_idx = 0
@@ -114,34 +117,46 @@ class Defense(LightningModule, ABC):
         self._means = nn.ModuleDict()
 
     def generate(self, batch: Batch) -> Views:
-        """The examples this step trains on."""
+        """Craft the examples that this step trains on."""
         return Views(self.craft(batch))
 
     @abstractmethod
     def loss(self, batch: Batch, views: Views) -> Losses:
-        """What the method minimises, per sample, from forward passes in training mode."""
+        """Return what the method minimises, one value per sample, from forward passes in training mode.
+
+        Args:
+            batch: images, labels and dataset positions.
+            views: the examples that `generate` crafted.
+        """
 
     def craft(self, batch: Batch, target: Tensor | None = None, **settings: Any) -> Tensor:
-        """Run the training attack on the batch: against its labels, or against `target` with an `objective` for it."""
+        """Run the training attack on the batch.
+
+        Args:
+            batch: images, labels and dataset positions.
+            target: what the objective compares logits with, instead of the labels.
+            settings: further arguments of the call, see `Attack.__call__`.
+        """
         settings = {"bn": self.attack_bn, "rng": self.rng(batch), **settings}
         return self.attack(self.net, batch.x, batch.y if target is None else target, **settings)
 
     def weigh(self, value: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
-        """The per-sample value [b] times the reweighting's weights, if there is one."""
+        """Return the per-sample value [b], times the reweighting's weights if there is one."""
         return value if self.reweighting is None else value * self.reweighting(logits_adv, y, self.current_epoch)
 
     def rng(self, batch: Batch) -> SampleRNG:
-        """This step's random numbers; they depend on (seed, epoch, batch) and on the sample's index or the rank."""
+        """Return this step's random numbers; they depend on seed, epoch, batch, and the sample's position or the rank."""
         return training_rng(global_seed(), self.current_epoch, self._batch_idx, self.global_rank, batch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [b c h w] in [0, 1] to logits [b k]."""
+        """Return the net's logits [b k] of images [b c h w] in [0, 1]."""
         logits: Tensor = self.net(x)
         return logits
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Craft, perturb the weights if asked, and average the loss."""
-        batch, self._batch_idx = self._receive("fit", batch), batch_idx
+        """Craft examples, perturb the weights if asked, and return the mean loss."""
+        self._batch_idx = batch_idx
+        batch = self._receive("fit", batch)
         with half_precision(batch.x) if self.attack_precision else nullcontext():
             views = self.generate(batch)
         if self.weight_perturbation is not None:
@@ -161,7 +176,7 @@ class Defense(LightningModule, ABC):
             raise
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Lightning's backward pass; afterwards the weights are where they were, also if it raised."""
+        """Run Lightning's backward pass, and move perturbed weights back, also if it raises."""
         done = False
         try:
             super().backward(loss, *args, **kwargs)
@@ -172,7 +187,7 @@ class Defense(LightningModule, ABC):
                 self._restore()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's optimizer step; weights that it should meet perturbed are put back here."""
+        """Run Lightning's optimizer step, and move weights back that it should meet perturbed."""
         self._stepping = True
         try:
             super().optimizer_step(*args, **kwargs)
@@ -189,12 +204,12 @@ class Defense(LightningModule, ABC):
         self._evaluation_step("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Logits of the clean images."""
+        """Return the logits of the clean images."""
         logits: Tensor = self(batch if isinstance(batch, Tensor) else as_batch(batch).x)
         return logits
 
     def setup(self, stage: str) -> None:
-        """Refuse precisions that round the radius away and strategies that do not fit, and let attacks run."""
+        """Refuse precisions and strategies under which training would be wrong, and let attacks take gradients."""
         check_precision(str(self.trainer.precision))
         if self.attack_precision and str(self.trainer.precision) == "64-true":
             raise ValueError("attack_precision='bf16' does nothing to nets in double precision: leave one of them out.")
@@ -208,7 +223,7 @@ class Defense(LightningModule, ABC):
         disable_inference_mode(self.trainer)
 
     def configure_model(self) -> None:
-        """Reorder the net's weights and compile it, in place, if asked."""
+        """Bring the net into channels-last layout and compile it, in place, if asked."""
         if self._channels_last:
             self.net.to(memory_format=torch.channels_last)
         if self._compile and self.net._compiled_call_impl is None:
@@ -217,7 +232,7 @@ class Defense(LightningModule, ABC):
             self.net.compile()
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the parameters that train, and its schedule."""
+        """Build the optimizer over the parameters that train, and its schedule."""
         optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
         for group in optimizer.param_groups:
             group["lr"] *= self._lr_factor()
@@ -233,7 +248,7 @@ class Defense(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _lr_factor(self) -> float:
-        """How many times `base_batch_size` samples a step has."""
+        """Return the number of samples in a step as a multiple of `base_batch_size`."""
         if self._base_batch_size is None:
             return 1.0
         each = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
@@ -245,7 +260,7 @@ class Defense(LightningModule, ABC):
         return samples / self._base_batch_size
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the method, so that another one refuses the file."""
+        """Store the method's name, so that another method refuses the checkpoint."""
         checkpoint["defense"] = type(self).__name__
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

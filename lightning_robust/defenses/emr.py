@@ -1,4 +1,4 @@
-"""EMR on adversarial training, by name."""
+"""Adversarial training with effective margin regularization (AT-EMR), as a method of its own name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,16 +10,26 @@ from lightning_robust.parts.regularizers import EffectiveWeightNorm
 
 
 class EMR(AT):
-    """AT-EMR: `CE(f(x'), y) + weight ||grad_x sum_k p_k f_k(x')||_2^2`.
+    """Trains on `CE(f(x'), y) + weight ||grad_x sum_k p_k f_k(x')||_2^2`.
 
-    On any other method, EMR is `regularizers=[EffectiveWeightNorm(...)]`.
+    Any other method takes `regularizers=[EffectiveWeightNorm(...)]` instead.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
         weight: of the penalty: the paper's lambda over its batch size.
         temperature: of the softmax that averages the classes' effective weights.
         milestones: epochs, counting from 0, from which the weight is ten times smaller.
-        kwargs: see `Defense`.
+        kwargs: settings of `Defense`.
+
+    Example:
+        >>> import torch
+        >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.models import SmallConvNet
+        >>> from lightning_robust.types import Batch
+        >>> model = EMR(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2))
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+        >>> model.loss(batch, model.generate(batch)).total.shape
+        torch.Size([4])
 
     Paper: Liu, Chan 2022 (arXiv 2210.05118).
     Reference: ziquanliu/Effective_Margin_Reg@c3e041c, whose attack updates running statistics (`attack_bn="train"`).

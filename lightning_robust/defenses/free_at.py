@@ -1,4 +1,4 @@
-"""Free adversarial training: the gradient that trains the net also moves the noise."""
+"""Free adversarial training: one backward pass trains the net and moves the perturbation."""
 
 import math
 from typing import Any
@@ -14,21 +14,21 @@ from lightning_robust.types import Batch, Views
 
 
 class FreeAT(AT):
-    """`CE(f(x + d), y)`, `replays` optimizer steps on each batch; each one's gradient moves the noise d.
+    """Trains on `CE(f(x + d), y)` with `replays` optimizer steps a batch, whose gradients also move the noise d.
 
         d <- project(d + step_size * steepest(gradient)) into the ball around 0
 
-    There is no attack before a step, so `replays` steps cost what as many of standard training do. d belongs to the
-    place in the batch, not to the sample, and outlasts batch and epoch; it starts at 0, and again when the images
-    change their size. It is stored in checkpoints under "noise" [ranks b c h w]; a device of which none is stored
-    starts with another's.
+    No attack runs before a step, so `replays` steps cost what as many steps of standard training do. The noise belongs
+    to the place in the batch, not to the sample, and is kept from batch to batch and epoch to epoch; it starts at 0,
+    and starts over when the images change their size. Checkpoints store it under "noise" [ranks b c h w]; a device for
+    which none is stored starts with another device's.
 
     A schedule that counts steps counts batches here, and so do Lightning's `global_step` and `max_steps`.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
         replays: optimizer steps on each batch, >= 1 (the paper's m).
-        kwargs: see `Defense`. The attack's threat and step size (by default the radius) are used.
+        kwargs: settings of `Defense`; of the attack, the threat and the step size (by default the radius) are used.
 
     Raises:
         ValueError: for fewer than one replay, an attack with settings that are not used, or where gradients accumulate.
@@ -51,7 +51,7 @@ class FreeAT(AT):
         self._added = torch.zeros(0)
 
     def generate(self, batch: Batch) -> Views:
-        """The images with the noise added, which waits for its gradient."""
+        """Return the images with the noise added; the backward pass leaves the noise its gradient."""
         b, *shape = batch.x.shape
         if list(self.noise.shape[1:]) != shape:
             self.noise = batch.x.new_zeros(0, *shape)
@@ -62,7 +62,7 @@ class FreeAT(AT):
         return Views((batch.x + self._added).clamp(threat.lower, threat.upper))
 
     def on_after_backward(self) -> None:
-        """Move the noise along the gradient."""
+        """Move the noise along the gradient that the backward pass left."""
         assert self._added.grad is not None
         gradient = torch.nan_to_num(self._added.grad, nan=0.0, posinf=0.0, neginf=0.0)
         used, threat = self._added.detach(), self.attack.threat
@@ -70,14 +70,14 @@ class FreeAT(AT):
         self.noise[: len(used)] = self._project(used + step * threat.steepest(gradient))
 
     def _project(self, noise: Tensor) -> Tensor:
-        """Into the ball around 0; the box is that of the images."""
+        """Project the noise into the ball around 0; the images alone have a box."""
         threat = self.attack.threat
         return Threat(threat.norm, threat.eps, -math.inf, math.inf).project(noise, torch.zeros_like(noise))
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, **kwargs: Any
     ) -> None:
-        """Lightning's optimizer step, whose closure trains on the batch, once for each replay."""
+        """Run Lightning's optimizer step, whose closure trains on the batch, once for each replay."""
         for _ in range(self.replays):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure, **kwargs)
 
@@ -93,7 +93,7 @@ class FreeAT(AT):
             raise ValueError("FreeAT takes its steps on one batch: set accumulate_grad_batches to 1.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store every rank's noise (only this rank's when another may have failed: it would wait for ever)."""
+        """Store every rank's noise, or only this rank's where another may have failed and would be waited for."""
         super().on_save_checkpoint(checkpoint)
         noise = [self.noise.cpu()]
         if world_size() > 1 and not self.trainer.interrupted:
@@ -105,7 +105,7 @@ class FreeAT(AT):
         checkpoint["noise"] = torch.stack(noise or [self.noise.cpu()])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take this rank's noise."""
+        """Restore this rank's noise."""
         super().on_load_checkpoint(checkpoint)
         if (noise := checkpoint.get("noise")) is not None:
             self.noise = noise[self.global_rank % len(noise)].clone()

@@ -1,4 +1,4 @@
-"""IAAT: every training sample has a radius of its own, as large as the net can bear there."""
+"""Instance-adaptive adversarial training (IAAT): every training sample has a radius of its own."""
 
 from typing import Any, Literal, TypeAlias
 
@@ -13,11 +13,11 @@ from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Batch, Views, to_float
 
 Aim: TypeAlias = tuple[PGD, Tensor]
-"""The attack, and for each sample its label, or the class to lead to."""
+"""The attack, and each sample's target [b]: its label, or the class to lead to."""
 
 
 class IAAT(AT):
-    """Instance-adaptive adversarial training: `CE(f(x'), y)` with x' in a ball whose radius e_i belongs to the sample.
+    """Trains on `CE(f(x'), y)` with x' in a ball whose radius e_i belongs to the sample and follows what the net bears.
 
     In the first `warmup` epochs e_i is the attack's radius where the clean image is classified correctly, else 0. Then,
     at each visit, the attack probes the raised radius e_i + gamma and the present one:
@@ -27,25 +27,25 @@ class IAAT(AT):
             e_i - gamma   else;   and t = 0 if it errs on the clean image, t >= 0 always,
         e_i <- beta t + (1 - beta) e_i.
 
-    With `probing="lazy"` the radii are exactly those of `probing="all"` under the same random numbers: samples are only
-    left out where their answer could not change t (batch norms in evaluation mode: samples do not see each other). The
-    training examples are not the same: they continue from a probe's example, brought into the new ball, for
-    `refine_steps` steps instead of starting afresh. `refine_steps=None` starts afresh and is exact.
+    With `probing="lazy"` the radii are exactly those of `probing="all"` under the same random numbers: a probe leaves a
+    sample out only where its answer could not change t, which takes samples that do not see each other (batch norms in
+    evaluation mode). The training examples differ: they continue from a probe's example, projected into the new ball,
+    for `refine_steps` steps instead of starting afresh. `refine_steps=None` starts afresh and gives the same examples.
 
     Training batches must carry the samples' positions: wrap the dataset in `lightning_robust.data.Indexed`, or use a
-    `RobustDataModule`. The radii are plain tensors under the checkpoint's key "radii": exchanged between ranks at the
-    end of each epoch and before saving, resumable on another number of devices, untouched by weight averaging. Logs
-    quantiles of the radii as `train/radius_q<percent>`.
+    `RobustDataModule`. The radii are plain tensors, which checkpoints store under "radii". They are exchanged between
+    ranks at the end of each epoch and before saving, can be resumed on another number of devices, and are left alone by
+    weight averaging. Their quantiles are logged as `train/radius_q<percent>`.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
         gamma: how far the radius is raised or lowered, in pixels; a fraction such as "1.9/255" is read as such.
         beta: weight of the new radius, in (0, 1].
-        warmup: epochs before the radii adapt.
-        cap: no radius grows beyond it; by default they may.
-        probing: "lazy" or "all" (the authors': both probes on every sample, for any `attack_bn`).
-        refine_steps: see above; only for "lazy".
-        kwargs: see `Defense`. The attack's step is the larger of its `step_size` and 2 e_i / steps.
+        warmup: number of epochs before the radii adapt, >= 0.
+        cap: upper bound of the radii, in pixels; by default there is none.
+        probing: "lazy", or "all" as the authors: both probes on every sample, for any `attack_bn`.
+        refine_steps: number of steps that continue from a probe's example, with "lazy" probing; see above.
+        kwargs: settings of `Defense`. The attack's step is the larger of its `step_size` and 2 e_i / steps.
 
     Raises:
         ValueError: for settings out of range, "lazy" where batch norms let samples see each other, or batches without
@@ -70,9 +70,12 @@ class IAAT(AT):
         **kwargs: Any,
     ) -> None:
         super().__init__(net, **kwargs)
-        self.gamma, self.beta, self.warmup = to_float(gamma), beta, warmup
+        self.gamma = to_float(gamma)
+        self.beta = beta
+        self.warmup = warmup
         self.cap = None if cap is None else to_float(cap)
-        self.probing, self.refine_steps = probing, refine_steps
+        self.probing = probing
+        self.refine_steps = refine_steps
         self.radii = PerSample()
         if probing not in ("lazy", "all") or (refine_steps is not None and refine_steps < 0):
             raise ValueError(
@@ -91,10 +94,12 @@ class IAAT(AT):
             )
 
     def generate(self, batch: Batch) -> Views:
-        """Move each sample's radius, and attack within it."""
+        """Move each sample's radius, and attack the sample within it."""
         index = self._index(batch)
         right = self._withstands(batch.x, batch.y)
-        rng, start, steps = self.rng(batch), None, None
+        rng = self.rng(batch)
+        start = None
+        steps = None
         aim = self.attack.aimed(batch.y, rng)  # one target for all that is asked of a sample
         if self.current_epoch < self.warmup:
             eps = self.attack.threat.eps * right
@@ -106,7 +111,8 @@ class IAAT(AT):
             target = torch.where(raised_ok, present + self.gamma, lowered)
             eps = self.beta * (target * right).clamp_min(0) + (1 - self.beta) * present
             if self.probing == "lazy" and self.refine_steps is not None:
-                start, steps = self.attack.threat.project(reached, batch.x, eps), self.refine_steps
+                start = self.attack.threat.project(reached, batch.x, eps)
+                steps = self.refine_steps
         if self.cap is not None:
             eps = eps.clamp_max(self.cap)
         self.radii[index] = eps
@@ -115,7 +121,7 @@ class IAAT(AT):
     def _probe_all(
         self, batch: Batch, aim: Aim, right: Tensor, present: Tensor, rng: SampleRNG
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether each sample withstands the raised radius, and the present one; and the strongest example met."""
+        """Return whether each sample withstands the raised radius, whether the present one, and the last examples."""
         at_present = self._attack(aim, batch.x, present, rng.fork(0))
         at_raised = self._attack(aim, batch.x, present + self.gamma, rng.fork(1))
         present_ok = self._withstands(at_present, batch.y)
@@ -124,8 +130,10 @@ class IAAT(AT):
     def _probe_open(
         self, batch: Batch, aim: Aim, right: Tensor, present: Tensor, rng: SampleRNG
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_probe_all`, but each probe only where its answer matters; elsewhere it is False."""
-        raised_ok, present_ok, reached = torch.zeros_like(right), torch.zeros_like(right), batch.x.clone()
+        """Return what `_probe_all` does, but probe only where the answer matters; elsewhere it is False."""
+        raised_ok = torch.zeros_like(right)
+        present_ok = torch.zeros_like(right)
+        reached = batch.x.clone()
         for number, radius, answer in ((1, present + self.gamma, raised_ok), (0, present, present_ok)):
             some = torch.nonzero(right & ~raised_ok)[:, 0]
             if len(some):
@@ -166,13 +174,13 @@ class IAAT(AT):
             self.log(f"train/radius_q{percent}", value, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the radii, exchanged first (but not when a rank may have failed: it would wait for ever)."""
+        """Store the radii, exchanged between ranks first unless one may have failed and would be waited for."""
         super().on_save_checkpoint(checkpoint)
         if not self.trainer.interrupted:
             self.radii.synchronise()
         checkpoint["radii"] = self.radii.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the radii."""
+        """Restore the radii."""
         super().on_load_checkpoint(checkpoint)
         self.radii.load_state_dict(checkpoint["radii"])

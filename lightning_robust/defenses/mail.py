@@ -1,4 +1,4 @@
-"""MAIL on adversarial training, by name."""
+"""Adversarial training with margin-aware instance reweighting (MAIL-AT), as a method of its own name."""
 
 from typing import Any
 
@@ -9,16 +9,26 @@ from lightning_robust.parts.reweighting import MarginWeights
 
 
 class MAIL(AT):
-    """MAIL-AT: `w CE(f(x'), y)` with weights w from probability margins.
+    """Trains on `w CE(f(x'), y)` with weights w from probability margins.
 
     MAIL-TRADES and MAIL-MART are `TRADES` and `MART` with `reweighting=MarginWeights(...)`.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
-        bias: of the weights, see `MarginWeights`.
-        slope: of the weights.
+        bias: bias of the weights, see `MarginWeights`.
+        slope: slope of the weights, see `MarginWeights`.
         start_epoch: first epoch, counting from 0, that weighs.
-        kwargs: see `Defense`. The authors' attack is `PGD(start="normal")`.
+        kwargs: settings of `Defense`. The authors' attack is `PGD(start="normal")`.
+
+    Example:
+        >>> import torch
+        >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.models import SmallConvNet
+        >>> from lightning_robust.types import Batch
+        >>> model = MAIL(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2), start_epoch=0)
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+        >>> model.loss(batch, model.generate(batch)).total.shape
+        torch.Size([4])
 
     Paper: Liu et al. 2021 (arXiv 2106.07904), algorithm 1.
     Reference: QizhouWang/MAIL@8367c64.

@@ -1,4 +1,4 @@
-"""MART: misclassified samples count more in the robustness term."""
+"""MART: adversarial training in which misclassified samples count more in the robustness term."""
 
 from typing import Any
 
@@ -12,17 +12,27 @@ from lightning_robust.types import Batch, Losses, Views
 
 
 class MART(Defense):
-    """`BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))`, with the boosted cross-entropy BCE.
+    """Trains on `BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))`, with the boosted cross-entropy BCE.
 
     With a reweighting w, the BCE of each sample is multiplied by its weight, as in MAIL-MART.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
         beta: weight of the KL term, >= 0.
-        kwargs: see `Defense`. The authors' attack is `PGD(start="normal")` on cross-entropy.
+        kwargs: settings of `Defense`. The authors' attack is `PGD(start="normal")` on cross-entropy.
 
     Raises:
         ValueError: for a negative beta.
+
+    Example:
+        >>> import torch
+        >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.models import SmallConvNet
+        >>> from lightning_robust.types import Batch
+        >>> model = MART(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2))
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+        >>> model.loss(batch, model.generate(batch)).total.shape
+        torch.Size([4])
 
     Paper: Wang et al. 2020 (ICLR, "Improving adversarial robustness requires revisiting misclassified examples"),
     equation 11.
@@ -38,7 +48,7 @@ class MART(Defense):
         self.beta = beta
 
     def loss(self, batch: Batch, views: Views) -> Losses:
-        """`BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))`."""
+        """Return `BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))` of each sample."""
         logits = self.net(batch.x)
         logits_adv = self.net(views.adv)
         p, p_adv = (F.softmax(at_least_fp32(z), dim=1) for z in (logits, logits_adv))

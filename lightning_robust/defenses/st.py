@@ -1,4 +1,4 @@
-"""Squeeze training: the gap between adversarial and collaborative examples is closed."""
+"""Squeeze training (ST): it closes the gap between adversarial and collaborative examples."""
 
 from typing import Any
 
@@ -13,22 +13,32 @@ from lightning_robust.types import Batch, Losses, Views
 
 
 class ST(Defense):
-    """`CE(f(x), y) + beta D(f(x_up), f(x_low))`.
+    """Trains on `CE(f(x), y) + beta D(f(x_up), f(x_low))`.
 
-    x_up and x_low are, of the clean image, the adversarial and the collaborative example, those with the highest and
-    the lowest cross-entropy. With a reweighting w, the discrepancy of each sample is multiplied by its weight. Logs
-    `train/gap`, the cross-entropy of the adversarial minus that of the collaborative example.
+    Among the clean image, the adversarial and the collaborative example, x_up is the one with the highest and x_low the
+    one with the lowest cross-entropy. With a reweighting w, the discrepancy of each sample is multiplied by its weight.
+    `train/gap` logs the cross-entropy of the adversarial minus that of the collaborative example.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
         beta: weight of the discrepancy, >= 0.
         discrepancy: D: "symmetric_kl", "js" or "l2", of the softmax outputs.
-        keep_roles: see `attacks.squeeze`; True is the authors' code to the bit.
-        attack_bn: as in `Defense`; "batch" as the authors.
-        kwargs: see `Defense`. The attack's steps, step size and start are used.
+        keep_roles: see `lightning_robust.attacks.functional.squeeze`; True reproduces the authors' code exactly.
+        attack_bn: see `Defense`; "batch", as the authors', by default.
+        kwargs: settings of `Defense`; of the attack, threat, steps, step size and start are used.
 
     Raises:
         ValueError: for a negative beta, an unknown discrepancy, or an attack with settings that are not used.
+
+    Example:
+        >>> import torch
+        >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.models import SmallConvNet
+        >>> from lightning_robust.types import Batch
+        >>> model = ST(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2))
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+        >>> model.loss(batch, model.generate(batch)).total.shape
+        torch.Size([4])
 
     Paper: Li et al. 2023 (arXiv 2205.11156), equation 6 and algorithm 1.
     Reference: qizhangli/ST-AT@82fc69f, which implements the symmetric KL alone; "js" and "l2" follow the paper's names.
@@ -56,10 +66,12 @@ class ST(Defense):
                 "ST moves both examples in its own way: of the attack it takes threat, steps, step_size and start; "
                 "leave targeted, momentum and restarts out."
             )
-        self.beta, self.discrepancy, self.keep_roles = beta, discrepancy, keep_roles
+        self.beta = beta
+        self.discrepancy = discrepancy
+        self.keep_roles = keep_roles
 
     def generate(self, batch: Batch) -> Views:
-        """The pair that widens the gap."""
+        """Craft the adversarial and the collaborative example that widen the gap."""
         return Views(
             *squeeze(
                 self.net,
@@ -77,7 +89,10 @@ class ST(Defense):
         )
 
     def loss(self, batch: Batch, views: Views) -> Losses:
-        """`CE(f(x), y) + beta D(f(x_up), f(x_low))`; collaborative examples leave no trace in running statistics."""
+        """Return `CE(f(x), y) + beta D(f(x_up), f(x_low))` of each sample.
+
+        Collaborative examples do not enter the running statistics of batch norms.
+        """
         assert views.col is not None
         with frozen_running_stats(self.net):
             logits_col = self.net(views.col)

@@ -1,4 +1,4 @@
-"""Which of Lightning's strategies fit a defense, and the one that is taken where none is named."""
+"""The distributed strategies under which a defense would train wrongly, and why."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
 def check_strategy(strategy: Any, accumulate_grad_batches: int, regularized: bool, perturbed: bool) -> None:
-    """Refuse a strategy under which the training would be wrong.
+    """Refuse a distributed strategy under which the training would be wrong.
 
     Args:
         strategy: the trainer's.

@@ -1,4 +1,4 @@
-"""TRADES: clean accuracy traded for the smoothness of the output around each sample."""
+"""TRADES: it trades clean accuracy for outputs that stay the same around each sample."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from lightning_robust.types import Batch, Losses, Views
 
 
 class TRADES(Defense):
-    """`CE(f(x), y) + beta KL(f(x) || f(x'))`, where x' maximises the KL term (or the cross-entropy).
+    """Trains on `CE(f(x), y) + beta KL(f(x) || f(x'))`, where x' maximises the KL term (or the cross-entropy).
 
     With a reweighting w, the KL term of each sample is multiplied by its weight.
 
@@ -21,11 +21,21 @@ class TRADES(Defense):
         clean_forwards: 2 forwards the clean batch once more after the adversarial one, as the authors' code does; the
             loss and its gradient are the same, only running batch-norm statistics notice.
         ascend: what the attack maximises: "kl", or "ce" as in EMR's recipe.
-        kwargs: see `Defense`. The authors' attack is `PGD(start="normal")`; in l2 also `Threat(box_first=True)` with
-            `step_size = 2 eps / steps`.
+        kwargs: settings of `Defense`. The authors' attack is `PGD(start="normal")`; in l2 also
+            `Threat(box_first=True)` with `step_size = 2 eps / steps`.
 
     Raises:
         ValueError: for a negative beta, clean_forwards other than 1 and 2, or another `ascend`.
+
+    Example:
+        >>> import torch
+        >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.models import SmallConvNet
+        >>> from lightning_robust.types import Batch
+        >>> model = TRADES(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2))
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+        >>> model.loss(batch, model.generate(batch)).total.shape
+        torch.Size([4])
 
     Paper: Zhang et al. 2019 (arXiv 1901.08573), equation 3.
     Reference: yaodongyu/TRADES@6e8e11b.
@@ -48,17 +58,19 @@ class TRADES(Defense):
             raise ValueError(f"TRADES needs beta >= 0 and clean_forwards 1 or 2, got {beta} and {clean_forwards}.")
         if ascend not in ("kl", "ce"):
             raise ValueError(f"Unknown ascend {ascend!r}: choose kl or ce.")
-        self.beta, self.clean_forwards, self.ascend = beta, clean_forwards, ascend
+        self.beta = beta
+        self.clean_forwards = clean_forwards
+        self.ascend = ascend
 
     def generate(self, batch: Batch) -> Views:
-        """Ascend KL(f(x) || f(x')), or the cross-entropy."""
+        """Craft examples that maximise KL(f(x) || f(x')), or the cross-entropy."""
         if self.ascend == "ce":
             return super().generate(batch)
         clean = logits_no_grad(self.net, batch.x, self.attack_bn)
         return Views(self.craft(batch, clean, objective=kl_divergence))
 
     def loss(self, batch: Batch, views: Views) -> Losses:
-        """`CE(f(x), y) + beta KL(f(x) || f(x'))`."""
+        """Return `CE(f(x), y) + beta KL(f(x) || f(x'))` of each sample."""
         logits = self.net(batch.x)
         logits_adv = self.net(views.adv)
         reference = self.net(batch.x) if self.clean_forwards == 2 else logits
