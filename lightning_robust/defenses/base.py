@@ -145,7 +145,7 @@ class Defense(LightningModule, ABC):
         return value if self.reweighting is None else value * self.reweighting(logits_adv, y, self.current_epoch)
 
     def rng(self, batch: Batch) -> SampleRNG:
-        """Return this step's random numbers; they depend on seed, epoch, batch, and the sample's position or the rank."""
+        """Return the random numbers of this step, by seed, epoch, batch and the sample's position or the rank."""
         return training_rng(global_seed(), self.current_epoch, self._batch_idx, self.global_rank, batch)
 
     def forward(self, x: Tensor) -> Tensor:
