@@ -1,1 +1,1 @@
-"""Robust accuracy of a set of samples: exact on any number of devices, resumable, and checked itself."""
+"""Evaluation of robust accuracy: exact on any number of devices, resumable, and checked for its own soundness."""

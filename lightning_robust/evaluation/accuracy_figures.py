@@ -1,4 +1,4 @@
-"""Figures of an evaluation: accuracy against radius, and by class."""
+"""Figures of an evaluation: accuracy against radius, and accuracy by class."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +14,21 @@ from lightning_robust.evaluation.samples import Samples
 from lightning_robust.metrics.functional import wilson_interval
 
 FEW_CLASSES = 30
-"""Up to so many classes, each has a bar with its name; more are sorted by accuracy."""
+"""The largest number of classes that are drawn as bars with names; more are drawn as a sorted curve."""
 
 
 def accuracy_by_radius(samples: Samples, attacks: Mapping[str, Attack]) -> Figure | None:
-    """Accuracy against radius from the nearest examples found: one panel a norm; None if no attack looks for them.
+    """Draw accuracy against radius, with one panel for each norm in which an attack looks for the nearest example.
 
-    A sample counts as broken at every radius that its nearest example lies within. Attacks that know only one radius
-    are points. Bands and bars are 95 % confidence intervals.
+    A sample counts as broken at every radius that its nearest example lies within. The accuracy under any other attack
+    is a point at its radius. Bands and bars are 95 % confidence intervals.
+
+    Args:
+        samples: all samples, with the attacks' verdicts.
+        attacks: the attacks by name.
+
+    Returns:
+        The figure, or None if no attack looks for the nearest example.
     """
     nearest = {name: attack for name, attack in attacks.items() if isinstance(attack, MinimumNorm)}
     norms = list(dict.fromkeys(attack.threat.norm for attack in nearest.values()))
@@ -52,8 +59,14 @@ def accuracy_by_radius(samples: Samples, attacks: Mapping[str, Attack]) -> Figur
 
 
 def accuracy_by_class(samples: Samples, attacks: Mapping[str, Attack]) -> Figure:
-    """Clean and worst-case accuracy of each class, with 95 % confidence intervals."""
-    y, masks = samples.y, {"clean": samples.right, "worst case": samples.robust(attacks)}
+    """Draw the clean and the worst-case accuracy of each class, with 95 % confidence intervals.
+
+    Args:
+        samples: all samples, with the attacks' verdicts.
+        attacks: the attacks by name, which the worst case is over.
+    """
+    y = samples.y
+    masks = {"clean": samples.right, "worst case": samples.robust(attacks)}
     classes = torch.unique(y).tolist()
     width = 4.5 if len(classes) > FEW_CLASSES else max(4.5, min(0.45 * len(classes) + 1.5, 8))
     figure = Figure(figsize=(width, 3.5), layout="constrained")
@@ -77,12 +90,12 @@ def accuracy_by_class(samples: Samples, attacks: Mapping[str, Attack]) -> Figure
 
 
 def _reach(sizes: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> float:
-    """How far the axis goes: past what almost all samples fall within, and past every attack's own radius."""
+    """Return the end of the radius axis: beyond 98 % of the sizes found, and beyond every attack's own radius."""
     finite = [size[size.isfinite()] for size in sizes.values()]
     ends = [float(size.quantile(0.98)) for size in finite if len(size)]
     return 1.05 * max(1e-12, *ends, *(attack.threat.eps for attack in attacks.values()))
 
 
 def _legend(axis: Any) -> None:
-    """Above the panel, where no data is."""
+    # above the panel, where it hides no data
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)

@@ -1,4 +1,4 @@
-"""What a test under common corruptions leaves behind: `corruptions.json`, a table and a figure."""
+"""The results of a test under common corruptions: `corruptions.json`, a table and a figure."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from rich.table import Table
 from lightning_robust.evaluation.report import accuracy
 
 COLUMNS = 5
-"""Panels in a row of the figure."""
+"""The number of panels in a row of the figure."""
 
 
 def corruption_report(
@@ -20,13 +20,19 @@ def corruption_report(
     reference: Mapping[str, float] | None,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of `corruptions.json`.
+    """Build the content of `corruptions.json`.
 
     Args:
-        counts: correct samples, and samples, of each (corruption, severity); ("clean", 0) are the uncorrupted ones.
-        errors: as `CorruptionError` computes them.
-        reference: the reference's errors, if there is one.
-        about: whatever identifies the run.
+        counts: the numbers (correct samples, samples) for each (corruption, severity); ("clean", 0) stands for the
+            uncorrupted images.
+        errors: the errors in [0, 1] that `CorruptionError` computes.
+        reference: the errors of the classifier that mCE is relative to, if there is one.
+        about: entries that identify the run.
+
+    Example:
+        >>> report = corruption_report({("fog", 1): (3, 4)}, {"fog": 0.25, "mean": 0.25}, None, {"stage": "test"})
+        >>> report["stage"], report["n"], report["corruptions"]["fog"]["accuracy"]
+        ('test', 4, 0.75)
     """
     names = dict.fromkeys(name for name, severity in counts if severity)
     rows = {group: {**accuracy(correct, n), "n": n} for group, (correct, n) in counts.items() if n}
@@ -47,7 +53,7 @@ def corruption_report(
 
 
 def corruption_table(report: Mapping[str, Any], title: str) -> Table:
-    """Accuracy in % under each corruption, at each severity and in the mean, for the terminal."""
+    """Lay out the report as a table for the terminal: accuracy in % by corruption and severity."""
     rows, out = report["corruptions"], Table(title=title)
     severities = sorted({s for row in rows.values() for s in row["severities"]}, key=int)
     heads = ["corruption", *severities, "mean", *(["CE"] if "mce" in report else [])]
@@ -64,7 +70,10 @@ def corruption_table(report: Mapping[str, Any], title: str) -> Table:
 
 
 def corruption_figure(report: Mapping[str, Any], title: str) -> Figure:
-    """Accuracy against severity with 95 % confidence intervals, a panel each; dashed: uncorrupted images."""
+    """Draw accuracy against severity, one panel for each corruption, with 95 % confidence intervals.
+
+    The dashed line is the accuracy on uncorrupted images.
+    """
     rows = report["corruptions"]
     wide, high = min(COLUMNS, len(rows)), math.ceil(len(rows) / COLUMNS)
     figure = Figure(figsize=(2.2 * wide + 0.6, 1.9 * high + 0.8), layout="constrained")
@@ -90,7 +99,7 @@ def corruption_figure(report: Mapping[str, Any], title: str) -> Figure:
 
 
 def _known(value: float) -> float | None:
-    """JSON has no NaN."""
+    # JSON has no NaN
     return None if math.isnan(value) else value
 
 

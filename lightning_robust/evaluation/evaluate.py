@@ -1,4 +1,4 @@
-"""Robust accuracy of a set of samples: stage after stage, each on those that still stand, the same on any machine."""
+"""The evaluation of robust accuracy: attacks samples stage after stage, each stage only those that still stand."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.pad_small_batches import PadSmallBatches
 from lightning_robust.attacks.runs import room_for
+from lightning_robust.evaluation.dealing import deal
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.stages import Stage, named_stages
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
@@ -26,49 +27,81 @@ Precision: TypeAlias = Literal["fp32", "bf16"]
 
 
 class Watch(Protocol):
-    """Follows a stage of n samples, in batches; gives a function to call as they are done."""
+    """Follows the progress of an evaluation, for example with a progress bar."""
 
     def __call__(self, stage: str, n: int, batch_size: int) -> AbstractContextManager[Callable[[int, float], None]]:
-        """Inside, `tell(done, bound)`: samples done, and the upper bound on the worst-case accuracy."""
+        """Follow one stage.
+
+        Args:
+            stage: the name the stage is reported under.
+            n: the number of samples that this rank attacks.
+            batch_size: how many it attacks at a time.
+
+        Returns:
+            A context that gives `tell(done, bound)`, which is called after each batch with the number of samples in it
+            and an upper bound on the worst-case accuracy, in [0, 1].
+        """
 
 
 class Evaluation:
     """Attacks samples until each is broken or has withstood every stage.
 
-    What it finds is written into the samples' `verdicts`. Only samples that are classified correctly to begin with are
-    attacked.
-
-    The random numbers of a sample depend on the seed and its index alone; so what is found for it depends neither on
-    the batches nor on the ranks.
+    Only samples that are classified correctly without an attack are attacked. What is found is written into their
+    `verdicts`. A sample's random numbers depend only on the seed and its index, so its verdicts depend neither on the
+    batch size nor on the number of ranks.
 
     Args:
-        attacks: by name. An attack with `stages` runs each on what the ones before it did not break.
-        seed: of the random numbers.
-        batch_size: samples attacked at a time; those that stand after a stage are pooled into full batches again.
-        precision: of the search: "bf16" runs the attacks under autocast, where each counts as a success only what is
-            misclassified in fp32 too. The verdict is given in fp32 in any case.
+        attacks: the attacks, by the name under which they are reported. The stages of an attack that has some run one
+            after the other, each on the samples that the earlier ones did not break.
+        seed: seeds the random numbers.
+        batch_size: how many samples are attacked at a time; what stands after a stage is pooled into full batches.
+        precision: "fp32", or "bf16" to run the attacks under autocast. An example found in bf16 counts only if the net
+            misclassifies it in fp32 too.
+
+    Example:
+        A net that says 0 where the mean of an image is above 0.5, and two images with the mean 0.9 and 0.6:
+
+        >>> import torch
+        >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.evaluation.samples import Samples
+        >>> from lightning_robust.evaluation.state import checksums
+        >>> from lightning_robust.threat import Threat
+        >>> net = lambda x: x.mean((1, 2, 3))[:, None] * torch.tensor([1, -1]) + torch.tensor([0, 1])
+        >>> x = torch.tensor([0.9, 0.6]).view(2, 1, 1, 1).repeat(1, 1, 4, 4)
+        >>> y, index = torch.zeros(2, dtype=torch.int64), torch.arange(2)
+        >>> samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index < 0, x)
+        >>> evaluation = Evaluation({"pgd": PGD(Threat("linf", 0.2), steps=3)})
+        >>> evaluation.prepare(samples)
+        >>> evaluation.run(net, samples, x.device)
+        >>> samples.robust().tolist(), samples.verdicts["pgd"].predicted.tolist()
+        ([True, False], [0, 1])
     """
 
     def __init__(
         self, attacks: Mapping[str, Attack], seed: int = 0, batch_size: int = 128, precision: Precision = "fp32"
     ) -> None:
-        self.attacks, self.seed, self.batch_size, self.precision = dict(attacks), seed, batch_size, precision
+        self.attacks = dict(attacks)
+        self.seed = seed
+        self.batch_size = batch_size
+        self.precision = precision
         self.seconds: dict[str, float] = {}
-        self.examples: dict[str, dict[int, Tensor]] = {name: {} for name in attacks}  # (x, x_adv) [2 c h w] by index
+        """The time that each stage took on this rank, by the stage's name."""
+        self.examples: dict[str, dict[int, Tensor]] = {name: {} for name in attacks}
+        """For each attack the images (x, x_adv) [2 c h w] of the samples to show, by their index."""
 
     def prepare(self, samples: Samples) -> None:
-        """Give the samples each attack's initial verdicts, and take the clean images as the examples to show."""
+        """Set each attack's verdicts to their initial values, and its examples to show to the clean images."""
         for name in self.attacks:
             samples.verdicts[name] = Verdicts.initial(samples.clean)
             for i in torch.nonzero(samples.shown)[:, 0].tolist():
                 self.examples[name][int(samples.index[i])] = torch.stack([samples.x[i]] * 2)
 
     def extra(self) -> dict[str, Any]:
-        """What is to be saved beside the samples."""
+        """Return what has to be saved together with the samples, as plain data."""
         return {"seconds": self.seconds, "examples": self.examples}
 
     def resume(self, extra: Mapping[str, Any]) -> None:
-        """Take what `extra` gave on one of the ranks."""
+        """Take up what `extra` returned on one rank of the evaluation that was interrupted."""
         for stage, seconds in extra["seconds"].items():
             self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
         for name, examples in extra["examples"].items():
@@ -82,27 +115,28 @@ class Evaluation:
         save: Callable[[], None] = lambda: None,
         watch: Watch = lambda stage, n, batch_size: nullcontext(lambda done, bound: None),
     ) -> None:
-        """Run every attack, one rank's part of it.
+        """Run every attack on this rank's samples; all ranks call it together.
 
         Args:
-            net: images to logits.
-            samples: prepared by `prepare`, and restored if some of it was done before.
-            device: where the net is.
+            net: maps images to logits.
+            samples: this rank's samples, after `prepare`; stages that their verdicts count as done are not run again.
+            device: the device of the net.
             save: called after each batch.
-            watch: follows the stages.
+            watch: follows the progress of the stages.
 
         Raises:
-            ValueError: if an attack leaves its threat model.
+            ValueError: if an attack's example lies outside its threat model.
         """
         for name, attack in self.attacks.items():
             for number, stage in enumerate(named_stages(name, attack)):
                 size = stage.attack.fitting(self.batch_size)
-                samples.deal(self._open(samples, name, number), device)
+                deal(samples, self._open(samples, name, number), device)
                 todo = torch.nonzero(self._open(samples, name, number))[:, 0]
                 n, begun = sum(gather_objects(len(samples))), time.perf_counter()
                 batches = torch.split(todo, size)
                 with watch(stage.name, len(todo), size) as tell:
-                    # as many on every rank, and a word between them: none waits long enough to give the others up
+                    # All ranks take part in every round and talk once in each: a rank that is done early would
+                    # otherwise wait in silence for the others until the backend's timeout.
                     for k in range(max(gather_objects(len(batches)))):
                         rows = batches[k] if k < len(batches) else todo[:0]
                         if len(rows):
@@ -116,15 +150,16 @@ class Evaluation:
                 self.seconds.setdefault(stage.name, 0.0)
 
     def _open(self, samples: Samples, name: str, number: int) -> Tensor:
-        """Which samples this stage has to attack: right to begin with, not broken by this attack, not yet done."""
+        """Mark the samples left to a stage: correct, not broken by this attack, not yet through the stage."""
         verdicts = samples.verdicts[name]
         return samples.right & verdicts.standing & (verdicts.done <= number)
 
     def _attack(
         self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, stage: Stage, device: torch.device
     ) -> None:
-        """One batch of one stage."""
-        net, threat = PadSmallBatches(net), stage.attack.threat
+        """Run one stage on the samples at these rows, and write down what it found."""
+        net = PadSmallBatches(net)
+        threat = stage.attack.threat
         x, y, index = (column[rows].to(device) for column in (samples.x, samples.y, samples.index))
         rng = SampleRNG(self.seed, index)
         if self.attacks[name].stages:
@@ -149,8 +184,8 @@ class Evaluation:
 
 def _check_size(size: Tensor, name: str, threat: Threat) -> None:
     largest = float(size.max())
-    if not largest <= threat.eps * (1 + 1e-5) + 1e-6:  # NaN fails too
+    if not largest <= threat.eps * (1 + 1e-5) + 1e-6:  # written so that NaN fails too
         raise ValueError(
             f"Attack {name!r} left its threat model: a perturbation of {threat.norm} size {largest:.6g} with "
-            f"eps {threat.eps:.6g}. Its accuracy means nothing; mend it."
+            f"eps {threat.eps:.6g}. Its accuracy would mean nothing: correct the attack."
         )

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: `robustness.json`, `samples.csv` and a table."""
+"""The results of an evaluation: `robustness.json`, `samples.csv` and a table."""
 
 import csv
 import json
@@ -25,7 +25,16 @@ PACKAGES = ("lightning-robust", "lightning", "torch", "torchvision", "torchmetri
 
 
 def accuracy(correct: int, n: int) -> dict[str, Any]:
-    """A count as a proportion with its 95 % confidence interval (Wilson)."""
+    """Turn a count into an accuracy with its 95 % confidence interval (Wilson).
+
+    Args:
+        correct: the number of samples classified correctly.
+        n: the number of all samples, > 0.
+
+    Example:
+        >>> accuracy(3, 4)["accuracy"], [round(bound, 2) for bound in accuracy(3, 4)["confidence_interval"]]
+        (0.75, [0.3, 0.95])
+    """
     return {"accuracy": correct / n, "correct": correct, "confidence_interval": list(wilson_interval(correct, n))}
 
 
@@ -36,14 +45,14 @@ def robustness(
     checks: Sequence[Check],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of `robustness.json`.
+    """Build the content of `robustness.json`.
 
     Args:
         samples: all samples, with what `Evaluation` found.
         attacks: the attacks by name.
-        seconds: time each stage took, under its name, and "clean".
-        checks: what was found out about the evaluation itself.
-        about: whatever identifies the run: stage, epoch, checkpoint, seed, devices.
+        seconds: the time that each stage took, by its name, and that the clean predictions took, as "clean".
+        checks: the results of the checks of the evaluation itself, see `examine`.
+        about: entries that identify the run: stage, epoch, checkpoint, seed, devices.
     """
     n = len(samples)
     threats = list(dict.fromkeys(attack.threat for attack in attacks.values()))
@@ -60,7 +69,7 @@ def robustness(
 
 
 def _attack(samples: Samples, name: str, attack: Attack, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """One attack's row, and that of each of its stages: the accuracy once it was through."""
+    """Describe one attack: the accuracy under it, and after each of its stages."""
     right, verdicts = samples.right, samples.verdicts[name]
     sizes = verdicts.size[right & (verdicts.size > 0) & verdicts.size.isfinite()]
     parts = [stage.name for stage in named_stages(name, attack)]
@@ -79,9 +88,14 @@ def _attack(samples: Samples, name: str, attack: Attack, seconds: Mapping[str, f
 
 
 def sample_rows(samples: Samples, attacks: Mapping[str, Attack]) -> tuple[list[str], list[list[Any]]]:
-    """Head and lines of `samples.csv`: of each attack the stage that broke the sample, and the last example.
+    """Build the head and the lines of `samples.csv`, one line a sample.
 
-    A size is that of the last example that was made: an adversarial one where the sample was broken.
+    For each attack they tell the stage that broke the sample, the class predicted on the last example made from it, and
+    the size of that example's perturbation.
+
+    Args:
+        samples: all samples, with what `Evaluation` found.
+        attacks: the attacks by name.
     """
     head, values = ["index", "label", "clean"], [samples.index.tolist(), samples.y.tolist(), samples.clean.tolist()]
     for name, attack in attacks.items():
@@ -96,12 +110,18 @@ def sample_rows(samples: Samples, attacks: Mapping[str, Attack]) -> tuple[list[s
 
 
 def describe(attack: Attack) -> dict[str, Any]:
-    """An attack's class and settings as plain values, those of attacks within it included."""
+    """Describe an attack by its class and settings as plain data, attacks within it included.
+
+    Example:
+        >>> from lightning_robust.attacks import PGD
+        >>> describe(PGD(Threat("l2", 0.5), steps=20))["steps"]
+        20
+    """
     return {"class": type(attack).__name__, **{k: _plain(v) for k, v in vars(attack).items() if not k.startswith("_")}}
 
 
 def table(report: Mapping[str, Any], title: str) -> Table:
-    """The report as a table for the terminal."""
+    """Lay out the report of `robustness` as a table for the terminal."""
     out = Table(title=title)
     for head in ("evaluation", "accuracy", "95 % interval", "correct", "seconds"):
         out.add_column(head, justify="left" if head == "evaluation" else "right")
@@ -123,7 +143,7 @@ def table(report: Mapping[str, Any], title: str) -> Table:
 
 
 def print_table(report: Mapping[str, Any], title: str) -> None:
-    """Print the report's table, and below it each check that did not pass."""
+    """Print the table of a report, and below it each check that did not pass."""
     console = Console()
     console.print(table(report, title))
     for check in report["checks"]:
@@ -133,20 +153,20 @@ def print_table(report: Mapping[str, Any], title: str) -> None:
 
 
 def write_json(report: Mapping[str, Any], path: Path) -> None:
-    """Write atomically: a reader, or a crash, never sees half a file."""
+    """Write a report to a JSON file atomically: nobody ever reads half a file."""
     with atomic_write(path) as beside, beside.open("w") as file:
         json.dump(report, file, indent=2)
         file.write("\n")
 
 
 def write_csv(head: Sequence[str], lines: Iterable[Sequence[Any]], path: Path) -> None:
-    """Write atomically."""
+    """Write a head and lines to a CSV file atomically."""
     with atomic_write(path) as beside, beside.open("w", newline="") as file:
         csv.writer(file).writerows([head, *lines])
 
 
 def evaluated_in(trainer: Any) -> dict[str, Any]:
-    """Which run of a Lightning trainer a report is of: stage, epoch and checkpoint."""
+    """Return the stage, the epoch and the checkpoint that a Lightning trainer is evaluating."""
     return {
         "stage": str(trainer.state.fn.value) if trainer.state.fn else None,
         "epoch": trainer.current_epoch,
@@ -155,16 +175,16 @@ def evaluated_in(trainer: Any) -> dict[str, Any]:
 
 
 def checkpoint_identity(path: str | Path | None) -> dict[str, str] | None:
-    """Which weights were evaluated: the file's path and SHA-256; None if none was loaded."""
+    """Return the path and the SHA-256 of a checkpoint; the path alone if it is no local file, None without one."""
     if not path:
         return None
-    if not Path(path).is_file():  # a sharded or remote checkpoint
+    if not Path(path).is_file():  # a checkpoint that is sharded or remote
         return {"path": str(path)}
     return {"path": str(path), "sha256": file_sha256(path)}
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that a result depends on; None for what is not installed as a package."""
+    """Return the versions of Python and of the packages that a result depends on; None for one not installed."""
     return {**{name: _version(name) for name in PACKAGES}, "python": platform.python_version()}
 
 
@@ -176,7 +196,7 @@ def _version(package: str) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold; of functions and other objects only the name."""
+    """Turn a value into what JSON can hold; functions and other objects become their names."""
     if isinstance(value, Attack):
         return describe(value)
     if isinstance(value, Threat):

@@ -1,4 +1,4 @@
-"""An unfinished evaluation on disk, so that one that is killed goes on where it was."""
+"""The state of an unfinished evaluation on disk, so that one that is killed resumes where it was."""
 
 import contextlib
 import hashlib
@@ -19,13 +19,33 @@ from lightning_robust.utils.files import atomic_write
 
 
 class State:
-    """A folder with one file for each process, replaced atomically after each batch.
+    """Keeps what an evaluation has found so far in a folder, one file for each process, replaced after each batch.
 
-    A row of it counts only for the very sample it was written for (its index, the checksum of its image and label, and
-    the class predicted on it), whichever rank holds that sample now.
+    What was saved of a sample is restored only for the same sample: one with the same index, the same checksum of image
+    and label, and the same clean prediction. Which rank holds it, and how many ranks there are, may change.
 
     Args:
-        folder: of this evaluation alone: its name holds what must not change, see `fingerprint`.
+        folder: a folder of this evaluation's own. Its name should contain the `fingerprint` of all that must not
+            change in between.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from lightning_robust.evaluation.verdicts import Verdicts
+        >>> index, label = torch.arange(2), torch.tensor([3, 1])
+        >>> samples = Samples(index, label, label, index, index < 0, torch.rand(2, 1, 8, 8))
+        >>> samples.verdicts["pgd"] = Verdicts.initial(label)
+        >>> folder = Path(tempfile.mkdtemp(), "unfinished")
+        >>> samples.verdicts["pgd"].done[0] = 1
+        >>> State(folder).save(samples, {"examples": {}})
+        >>> samples.verdicts["pgd"].done[0] = 0
+        >>> state = State(folder)
+        >>> state.restore(samples)
+        [{'examples': {}}]
+        >>> samples.verdicts["pgd"].done.tolist()
+        [1, 0]
+        >>> state.discard()
+        >>> folder.exists()
+        False
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +54,17 @@ class State:
         self._files = {self._own}
 
     def restore(self, samples: Samples) -> list[dict[str, Any]]:
-        """Take what the attacks had found of these samples; returns what else was saved, where it is of use."""
+        """Restore the verdicts that were saved for these samples.
+
+        Args:
+            samples: this rank's samples with initial verdicts, which are changed in place.
+
+        Returns:
+            The `extra` of each file that was read; none if no sample was known.
+
+        Warns:
+            UserWarning: for a file that cannot be read, which is left out.
+        """
         extras: list[dict[str, Any]] = []
         restored: set[int] = set()
         keys = _keys(samples)
@@ -54,7 +84,12 @@ class State:
         return [_useful(extra, restored) for extra in extras] if restored else []
 
     def save(self, samples: Samples, extra: Mapping[str, Any]) -> None:
-        """Replace this process's file."""
+        """Replace this process's file atomically.
+
+        Args:
+            samples: this rank's samples; their images are not saved.
+            extra: plain data to save with them, with the entry "examples".
+        """
         verdicts = {name: vars(found) for name, found in samples.verdicts.items()}
         content = {"samples": {**vars(samples.light()), "verdicts": verdicts}, "extra": dict(extra)}
         try:
@@ -63,10 +98,10 @@ class State:
             self._write(content)
 
     def discard(self) -> None:
-        """Remove what was read and written: the results stand elsewhere."""
+        """Remove the files that were read and written, and the folder if nothing else lies in it."""
         for path in self._files:
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # somebody else's files are there
+        with contextlib.suppress(OSError):  # another process's files lie there
             self.folder.rmdir()
 
     def _write(self, content: Mapping[str, Any]) -> None:
@@ -75,7 +110,17 @@ class State:
 
 
 def checksums(x: Tensor, y: Tensor) -> Tensor:
-    """A 64-bit number [b] for each image and its label."""
+    """Compute a 64-bit checksum [b] of each image and its label.
+
+    Args:
+        x: images [b c h w].
+        y: labels [b].
+
+    Example:
+        >>> x, y = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
+        >>> checksums(x, y).unique().numel()
+        2
+    """
     bits = x.detach().cpu().double().contiguous().flatten(1).view(torch.int64)
     place = torch.arange(bits.shape[1], dtype=torch.int64) * 2 + 1
     mixed: Tensor = ((bits ^ (bits >> 29)) * (place * 0x5851F42D4C957F2D)).sum(1) + y.cpu() * 0x14057B7EF767814F
@@ -83,7 +128,17 @@ def checksums(x: Tensor, y: Tensor) -> Tensor:
 
 
 def fingerprint(net: nn.Module, settings: Mapping[str, Any]) -> str:
-    """Twelve digits for the net (its structure, parameters and buffers) and whatever else decides a result."""
+    """Return twelve hexadecimal digits that identify a net and the settings of an evaluation.
+
+    Args:
+        net: counts with its structure, parameters and buffers.
+        settings: whatever else decides the result, as plain data.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> fingerprint(net, {"seed": 0}) == fingerprint(net, {"seed": 1})
+        False
+    """
     digest = hashlib.sha256((json.dumps(settings, default=str) + repr(net)).encode())
     for name, value in chain(net.named_parameters(), net.named_buffers()):
         digest.update(name.encode())
@@ -92,12 +147,12 @@ def fingerprint(net: nn.Module, settings: Mapping[str, Any]) -> str:
 
 
 def _keys(samples: Samples) -> list[tuple[int, int, int]]:
-    """What a saved row must have in common with a sample."""
+    """List what a saved sample must have in common with one to be restored."""
     return list(zip(samples.index.tolist(), samples.checksum.tolist(), samples.clean.tolist(), strict=True))
 
 
 def _useful(extra: Mapping[str, Any], restored: set[int]) -> dict[str, Any]:
-    """The examples of samples that were restored, and the rest."""
+    """Leave out the examples of samples that were not restored."""
     examples = {
         name: {index: pair for index, pair in pairs.items() if index in restored}
         for name, pairs in extra["examples"].items()
@@ -111,6 +166,6 @@ def _read(path: Path) -> tuple[Samples, dict[str, Any]] | None:
         samples = Samples(**content["samples"])
         samples.verdicts = {name: Verdicts(**columns) for name, columns in content["samples"]["verdicts"].items()}
         return samples, content["extra"]
-    except Exception:  # what is damaged makes the reader fail in any way
+    except Exception:  # a damaged file can make the reader raise anything
         warnings.warn(f"{path} cannot be read: what it held of an unfinished evaluation is done again.", stacklevel=2)
         return None

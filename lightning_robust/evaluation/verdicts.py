@@ -21,6 +21,7 @@ class Verdicts:
         size: the distance of that example in the threat's norm [n]; inf where a search for the nearest found none.
 
     Example:
+        >>> import torch
         >>> verdicts = Verdicts.initial(clean=torch.tensor([3, 1]))
         >>> verdicts[torch.tensor([1])] = Verdicts(*torch.tensor([[1], [0], [7], [2]]))
         >>> verdicts.standing.tolist(), verdicts.predicted.tolist(), verdicts.size.tolist()
@@ -34,13 +35,13 @@ class Verdicts:
 
     @classmethod
     def initial(cls, clean: Tensor) -> "Verdicts":
-        """Verdicts before the attack: every sample stands, unperturbed, with its clean prediction [n]."""
+        """Return the verdicts before the attack: every sample stands, unperturbed, with its clean prediction [n]."""
         done = torch.zeros(len(clean), dtype=torch.int32)
         return cls(done, torch.full_like(done, STANDING), clean.clone(), done.double())
 
     @property
     def standing(self) -> Tensor:
-        """Which samples [n] no stage has broken."""
+        """Mark the samples [n] that no stage has broken."""
         return self.broken == STANDING
 
     def __getitem__(self, rows: Tensor) -> "Verdicts":

@@ -11,8 +11,9 @@ from torch import nn
 
 from lightning_robust.attacks import APGD, FAB, PGD, Ensemble, Square
 from lightning_robust.callbacks.collected import Collected
+from lightning_robust.evaluation.dealing import deal, moves
 from lightning_robust.evaluation.evaluate import Evaluation
-from lightning_robust.evaluation.samples import Samples, moves
+from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.stages import named_stages
 from lightning_robust.evaluation.state import State, checksums, fingerprint
 from lightning_robust.evaluation.verdicts import Verdicts
@@ -163,7 +164,7 @@ def test_survivors_are_dealt_out_evenly():
         with process_group():
             samples = collect(torch.arange(N) if rank == 0 else torch.arange(0))
             samples.verdicts["pgd"] = Verdicts.initial(-samples.index)
-            samples.deal(samples.index % 3 == 0, CPU)
+            deal(samples, samples.index % 3 == 0, CPU)
             marked = int((samples.index % 3 == 0).sum())
             whole = torch.equal(samples.x, held_out(N)[0][samples.index])
             known = torch.equal(samples.verdicts["pgd"].predicted, -samples.index)
