@@ -15,6 +15,7 @@ from lightning_robust.callbacks.figures import adversarial_grid, save_figure
 from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
+from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
 from lightning_robust.evaluation.report import (
     describe,
@@ -25,7 +26,7 @@ from lightning_robust.evaluation.report import (
     write_csv,
     write_json,
 )
-from lightning_robust.evaluation.soundness import Check, examine
+from lightning_robust.evaluation.soundness import examine
 from lightning_robust.evaluation.state import State, fingerprint
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.runtime.modes import disable_inference_mode, logits_no_grad

@@ -66,7 +66,7 @@ class Evaluation:
         >>> from lightning_robust.evaluation.samples import Samples
         >>> from lightning_robust.evaluation.state import checksums
         >>> from lightning_robust.threat import Threat
-        >>> net = lambda x: x.mean((1, 2, 3))[:, None] * torch.tensor([1, -1]) + torch.tensor([0, 1])
+        >>> net = lambda x: (x.mean((1, 2, 3))[:, None] - 0.5) * torch.tensor([1, -1])
         >>> x = torch.tensor([0.9, 0.6]).view(2, 1, 1, 1).repeat(1, 1, 4, 4)
         >>> y, index = torch.zeros(2, dtype=torch.int64), torch.arange(2)
         >>> samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index < 0, x)

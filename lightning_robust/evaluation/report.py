@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_robust.attacks.base import Attack
+from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.samples import Samples
-from lightning_robust.evaluation.soundness import Check
 from lightning_robust.evaluation.stages import named_stages
 from lightning_robust.evaluation.verdicts import STANDING
 from lightning_robust.metrics.functional import wilson_interval

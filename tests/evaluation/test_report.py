@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_robust.attacks import FAB, PGD, AutoAttack
+from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.report import (
     checkpoint_identity,
     describe,
@@ -18,7 +19,6 @@ from lightning_robust.evaluation.report import (
     write_csv,
     write_json,
 )
-from lightning_robust.evaluation.soundness import Check
 from lightning_robust.losses import margin
 from lightning_robust.threat import Threat
 from tests.helpers.evaluated import evaluated, verdicts

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks import APGD, PGD, AutoAttack, Square
 from lightning_robust.attacks.base import Attack
+from lightning_robust.evaluation.check import Check
+from lightning_robust.evaluation.gradient_checks import STEPS, more_steps
+from lightning_robust.evaluation.probe import Probe
 from lightning_robust.evaluation.samples import Samples
-from lightning_robust.evaluation.soundness import STEPS, Check, Probe, examine, more_steps
+from lightning_robust.evaluation.soundness import examine
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat
 from tests.helpers.evaluated import evaluated, verdicts

@@ -1,0 +1,63 @@
+"""Checks for masked gradients: whether an attack without gradients breaks what attacks with gradients do not."""
+
+from collections.abc import Mapping
+
+import torch
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.square import Square
+from lightning_robust.evaluation.check import Check, judged
+from lightning_robust.evaluation.probe import Probe
+from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.stages import named_stages
+
+QUERIES = 300
+"""The number of queries of the black-box attack that probes a net."""
+
+
+def black_box(samples: Samples, tried: Mapping[str, list[int]]) -> Check:
+    """Check whether the evaluation's black-box attacks broke what its gradient attacks did not.
+
+    Args:
+        samples: all samples, with what `Evaluation` found.
+        tried: the numbers of the black-box stages of each attack, by its name, see `black_box_stages`.
+    """
+    n = len(samples)
+    black, white = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+    for name, stages in tried.items():
+        verdicts = samples.verdicts[name]
+        by_black = torch.isin(verdicts.broken, verdicts.broken.new_tensor(stages))
+        black, white = black | by_black, white | ~(verdicts.standing | by_black)
+    # The bounds are those of fra31/auto-attack@a392200, but one sample is no sign.
+    return _black_box_check(int((black & ~white).sum()), n, max(0.002, 1 / n), 0.02)
+
+
+def probe_black_box(left: Probe, n: int) -> Check:
+    """Check whether a short black-box attack breaks samples that withstood the evaluation and Auto-PGD.
+
+    Args:
+        left: the samples that withstood both.
+        n: the number of samples to relate their number to.
+    """
+    beaten = int((~left.standing(Square(left.threat, queries=QUERIES))).sum())
+    # On sound nets short attacks differ by chance: at most by 1 of 64 for linf and l2 on digits, by 3 for l1.
+    return _black_box_check(beaten, n, max(0.05, 1 / n), 0.1)
+
+
+def _black_box_check(beaten: int, n: int, good: float, bad: float) -> Check:
+    told = f"Square, which uses no gradients, broke {beaten} of {n} samples that no gradient attack had broken"
+    mislead = f"{told}: the gradients mislead, and the accuracy is too high."
+    return judged("black_box", beaten / n, good, bad, f"{told}.", mislead)
+
+
+def black_box_stages(attacks: Mapping[str, Attack]) -> dict[str, list[int]]:
+    """Return the numbers of each attack's black-box stages; empty unless there are both such stages and others.
+
+    Example:
+        >>> from lightning_robust.attacks import PGD, AutoAttack
+        >>> black_box_stages({"aa": AutoAttack(), "pgd": PGD()})
+        {'aa': [3], 'pgd': []}
+    """
+    parts = {name: named_stages(name, attack) for name, attack in attacks.items()}
+    found = {name: [k for k, stage in enumerate(p) if isinstance(stage.attack, Square)] for name, p in parts.items()}
+    return found if 0 < sum(map(len, found.values())) < sum(map(len, parts.values())) else {}

@@ -1,0 +1,72 @@
+"""Checks of a net and its input: signs that it was not evaluated as it is meant to be used."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.pgd import PGD
+from lightning_robust.evaluation.check import Check
+from lightning_robust.evaluation.probe import Probe
+from lightning_robust.evaluation.stages import named_stages
+from lightning_robust.threat import Threat
+from lightning_robust.types import Net
+
+
+def in_training_mode(net: Net) -> Check:
+    """Check whether modules were left in training mode."""
+    modules = net.named_modules() if isinstance(net, nn.Module) else ()
+    left = [name or "the net itself" for name, m in modules if m.training and not isinstance(m, Metric)]
+    if left:
+        return Check(
+            "evaluation_mode",
+            "warn",
+            f"{len(left)} modules were in training mode ({left[0]} first); they were evaluated in evaluation mode.",
+        )
+    return Check("evaluation_mode", "pass", "Every module was in evaluation mode.")
+
+
+def random_outputs(probe: Probe, logits: Tensor, attacks: Mapping[str, Attack]) -> Check:
+    """Check whether two equal forward passes give equal logits.
+
+    Args:
+        probe: the net and the samples.
+        logits: the logits of a first pass [b k].
+        attacks: the attacks of the evaluation; with one that averages gradients over passes, randomness is a warning.
+    """
+    again = probe.attacked(PGD(steps=0, start="none"))
+    gap = float((again - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
+    if gap <= 1e-3:  # kernels may sum in a different order
+        return Check("deterministic", "pass", "Two forward passes on the same images gave the same logits.")
+    averaged = any(
+        getattr(stage.attack, "eot", 1) > 1 for attack in attacks.values() for stage in named_stages("", attack)
+    )
+    return Check(
+        "deterministic",
+        "warn" if averaged else "fail",
+        f"Two forward passes on the same images differ by {gap:.1%} of the largest logit: a random net needs gradients "
+        "averaged over passes (AutoAttack's version rand) and its accuracy averaged over runs.",
+    )
+
+
+def probabilities(logits: Tensor) -> Check:
+    """Check whether the outputs [b k] look like probabilities."""
+    if logits.shape[1] > 1 and bool((logits >= 0).all()) and bool((logits <= 1).all()):
+        if bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+            told = "The outputs are non-negative and sum to 1: attacks need logits; remove the softmax."
+            return Check("logits", "fail", told)
+        return Check("logits", "warn", "The outputs all lie in [0, 1]: attacks need logits; is there a sigmoid?")
+    return Check("logits", "pass", "The outputs do not look like probabilities.")
+
+
+def inputs(x: Tensor, threat: Threat) -> Check:
+    """Check whether the images [b c h w] use the threat's box."""
+    low, high = (float(v) for v in torch.aminmax(x))
+    told = f"The images range over [{low:.4g}, {high:.4g}] in the box [{threat.lower:g}, {threat.upper:g}]"
+    if low < threat.lower - 1e-6 or high > threat.upper + 1e-6:
+        return Check("inputs", "fail", f"{told}: normalisation belongs in the net.")
+    if high - low < 0.1 * (threat.upper - threat.lower):
+        return Check("inputs", "warn", f"{told}: were they divided twice?")
+    return Check("inputs", "pass", f"{told}.")
