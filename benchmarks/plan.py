@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from jsonargparse import auto_cli
 
 from benchmarks.common.processes import quiet

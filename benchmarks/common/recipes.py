@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from lightning import Callback
 
 from benchmarks.common.timing import now

@@ -40,6 +40,9 @@ from lightning_robust.utils.checks import check_images, check_labels, check_logi
 class UnsoundEvaluation(RuntimeError):
     """Raised under `strict`, once everything is written, where a check of the evaluation did not pass."""
 
+    exit_status = 3
+    """With which the command line ends."""
+
 
 class RobustEvaluation(Callback):
     """Attacks the module in fit's validation, in `validate` and in `test`, and reports robust accuracy.

@@ -1,40 +1,75 @@
-"""The command line's door: `lightning-robust fit|validate|test|predict|plan --config <recipe>.yaml`."""
+"""The command line's door: `lightning-robust COMMAND ...`, which imports no more than the command needs."""
 
+import os
 import sys
-import warnings
 from collections.abc import Sequence
 
-import torch.distributed
-
-from lightning_robust.callbacks import UnsoundEvaluation
-from lightning_robust.cli.devices import rank
-from lightning_robust.cli.robust_cli import RobustCLI
+from lightning_robust.cli.usage import COMMANDS, help_text, version_text
+from lightning_robust.utils.messages import did_you_mean
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; `args` instead of the process's own, to call it from Python.
+    """Run the command line.
 
-    The exit status is 2 for bad arguments, and 3 if a check of the evaluation does not pass under
-    `--evaluation.strict true`.
+    What is refused is told in one sentence, with exit status 2; a bug shows its traceback, with status 1. A check of
+    the evaluation that does not pass under `--evaluation.strict true` ends with status 3. `--traceback` anywhere on the
+    command line, or LIGHTNING_ROBUST_TRACEBACK=1 in the environment, shows the traceback of a refusal too.
+
+    Args:
+        args: the words after the command's name; by default the process's own.
     """
-    argv = sys.argv
-    with warnings.catch_warnings():
-        # the folder is the run's own: only its config, or the part that it resumes, was written there before
-        warnings.filterwarnings("ignore", message="(Experiment logs|Checkpoint) directory .* exists and is not empty")
-        # `test` has a folder of its own and saves no checkpoints
-        warnings.filterwarnings("ignore", message="The dirpath has changed from")
-        # Lightning's own use of torch: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-        try:
-            if args is not None:
-                sys.argv = argv[:1]  # Lightning warns if both are there
-            RobustCLI(None if args is None else list(args))
-            # Lightning leaves gloo's group to the interpreter's exit, where its threads may abort a finished process
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
-        except UnsoundEvaluation as unsound:
-            if not rank():
-                print(f"error: {unsound}", file=sys.stderr)
-            sys.exit(3)
-        finally:
-            sys.argv = argv
+    argv, environment = sys.argv, os.environ.get("LIGHTNING_ROBUST_TRACEBACK")
+    given = argv[1:] if args is None else list(args)
+    words = [word for word in given if word != "--traceback"]
+    # Lightning warns of arguments that stand both here and in the call, and starts other ranks by those that stand here
+    sys.argv = [*argv[:1], *(words if args is None else ())]
+    if len(words) < len(given):
+        os.environ["LIGHTNING_ROBUST_TRACEBACK"] = "1"  # in the environment, for the ranks that a strategy launches
+    try:
+        _run(words, None if args is None else words)
+    finally:
+        sys.argv = argv
+        os.environ.pop("LIGHTNING_ROBUST_TRACEBACK", None)
+        if environment is not None:
+            os.environ["LIGHTNING_ROBUST_TRACEBACK"] = environment
+
+
+def _run(words: list[str], args: list[str] | None) -> None:
+    """Answer what needs no net, or hand over to the command."""
+    command = words[0] if words else ""
+    if command in ("", "-h", "--help"):
+        print(help_text(), end="")
+        sys.exit(0 if command else 2)
+    if command == "--version":
+        print(version_text())
+        return
+    if command == "recipes":
+        _list_recipes(words[1:])
+        return
+    if command not in COMMANDS and not command.startswith("-"):
+        _refuse(f"There is no command {command!r}{did_you_mean(command, COMMANDS)}")
+    from lightning_robust.cli.refusals import told_in_one_sentence
+
+    with told_in_one_sentence():
+        if command in ("export", "push", "leaderboard"):
+            from lightning_robust.cli.publishing import publish
+
+            publish(command, words[1:])
+        else:
+            from lightning_robust.cli.robust_cli import run
+
+            run(args)
+
+
+def _list_recipes(words: list[str]) -> None:
+    from lightning_robust.cli.recipe_list import recipe_list
+
+    try:
+        recipe_list(words)
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def _refuse(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.cli.devices import rank
+from lightning_robust.cli.refusals import wants_traceback
 from lightning_robust.utils.messages import did_you_mean
 
 _SECTIONS = {"trainer": Trainer, "evaluation": RobustEvaluation, "checkpoint": ModelCheckpoint}
@@ -24,10 +26,16 @@ class Parser(LightningArgumentParser):
     """LightningArgumentParser that explains instead of printing every type it tried."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the explanation and leave with status 2; raise it where `exit_on_error` is off."""
+        """Print the explanation and exit with status 2; raise it where `exit_on_error` is off or a traceback is wanted.
+
+        Of several ranks, which all parse the same, the first alone prints.
+        """
         if not self.exit_on_error:
             super().error(explain(message), ex)
-        sys.stderr.write(f"error: {explain(message)}\n")
+        if ex is not None and wants_traceback():
+            raise ex
+        if not rank():
+            sys.stderr.write(f"error: {explain(message)}\n")
         self.exit(2)
 
 

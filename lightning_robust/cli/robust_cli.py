@@ -1,9 +1,11 @@
 """The commands that run a trainer: `lightning-robust fit|validate|test|predict|plan --config <recipe>`."""
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
 from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,11 +16,14 @@ import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.cli.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
+from lightning_robust.cli.config_file import ConfigFile
 from lightning_robust.cli.devices import fitting_ddp, processes
+from lightning_robust.cli.failed_start import leaves_nothing_if_it_fails
 from lightning_robust.cli.loggers import run_loggers
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.plan import RobustTrainer
 from lightning_robust.cli.run_name import job_name, run_name
+from lightning_robust.cli.usage import version_text
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
 
@@ -44,6 +49,12 @@ class RobustCLI(LightningCLI):
                 parser_class=Parser,
                 args=args,
             )
+
+    def init_parser(self, **kwargs: Any) -> Parser:
+        """Build a parser whose `--config` knows the recipes."""
+        parser = Parser(prog="lightning-robust", dump_header=[version_text()], **kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="Recipe by name, or path of a YAML file.")
+        return parser
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -123,6 +134,20 @@ class RobustCLI(LightningCLI):
                 checkpoint.dirpath = None
         return trainer
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command; a start that fails leaves no folder."""
+        trainer = self.trainer
+        with leaves_nothing_if_it_fails(Path(trainer.default_root_dir), lambda: trainer.global_step > 0):
+            try:
+                super()._run_subcommand(subcommand)
+            except RuntimeError as error:
+                if "Error(s) in loading state_dict" not in str(error):
+                    raise
+                detail = str(error).splitlines()[1].strip().rstrip(".")
+                raise ValueError(
+                    f"The checkpoint's weights do not fit the config's net ({detail}): use the config.yaml of its run."
+                ) from error
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """What the trainer's method gets; a job that goes on does so from its newest checkpoint."""
         given = super()._prepare_subcommand_kwargs(subcommand)
@@ -151,3 +176,22 @@ class RobustCLI(LightningCLI):
     def _run_name(self, place: Path) -> str:
         parser, config = self._parser(self.subcommand), self.config[self.subcommand]
         return run_name(str(self.subcommand), place, config.get("ckpt_path"), lambda: parser.dump(config))
+
+
+def run(args: list[str] | None) -> None:
+    """Run `fit`, `validate`, `test`, `predict` or `plan`.
+
+    Args:
+        args: the words of the command line; by default the process's own.
+    """
+    with warnings.catch_warnings():
+        # the folder is the run's own: only its config, or the part that it resumes, was written there before
+        warnings.filterwarnings("ignore", message="(Experiment logs|Checkpoint) directory .* exists and is not empty")
+        # `test` has a folder of its own and saves no checkpoints
+        warnings.filterwarnings("ignore", message="The dirpath has changed from")
+        # Lightning's own use of torch: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        RobustCLI(args)
+        # Lightning leaves gloo's group to the interpreter's exit, where its threads may abort a finished process
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,12 +1,10 @@
-"""Trained nets to share: `python -m lightning_robust.publish.export export|push --help`."""
+"""Trained nets to share: `lightning-robust export` and `lightning-robust push`."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
 from torch import Tensor
 
 from lightning_robust.attacks import PGD
@@ -123,14 +121,6 @@ def push_weights(folder: str, repo_id: str, private: bool = True) -> str:
     return str(address)
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; `args` instead of the process's own, to call it from Python."""
-    try:
-        print(auto_cli({"export": export_weights, "push": push_weights}, args=args, as_positional=False))
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-
-
 def _net(checkpoint: Mapping[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """The net's description, if the command line stored one, and the weights under its own names."""
     described = checkpoint.get("hyper_parameters", {}).get("net")
@@ -170,7 +160,3 @@ def _newest_report(digest: str, run: Path) -> dict[str, Any] | None:
         if report.get("stage") == "test":
             return report
     return None
-
-
-if __name__ == "__main__":
-    main()

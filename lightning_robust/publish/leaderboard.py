@@ -1,13 +1,10 @@
-"""A result in the form of RobustBench's leaderboard: `python -m lightning_robust.publish.leaderboard --help`."""
+"""A result in the form of RobustBench's leaderboard: `lightning-robust leaderboard`."""
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-from jsonargparse import auto_cli
 
 from lightning_robust.types import to_float
 
@@ -117,8 +114,10 @@ def evaluation_log(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", "```json", json.dumps(settings, indent=2), "```", ""])
 
 
-def export(report: str, model_id: str, folder: str = "model_info", **about: Any) -> None:
+def export(report: str, model_id: str, folder: str = "model_info", **about: Any) -> str:
     """Write `<folder>/<dataset>/<threat>/<model_id>.json` for RobustBench's repository, and the log of it as `.md`.
+
+    Returns a line that says what was written.
 
     Args:
         report: the `robustness.json` that `lightning-robust test` wrote.
@@ -141,15 +140,7 @@ def export(report: str, model_id: str, folder: str = "model_info", **about: Any)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(info, indent=2))
     path.with_suffix(".md").write_text(f"# {model_id}\n\n{evaluation_log(content)}")
-    print(f"{path}: clean {info['clean_acc']}%, AutoAttack {info['autoattack_acc']}%; log in {path.with_suffix('.md')}")
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; `args` instead of the process's own, to call it from Python."""
-    try:
-        auto_cli(export, args=args, as_positional=False)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    return f"{path}: clean {info['clean_acc']}%, AutoAttack {info['autoattack_acc']}%; log in {path.with_suffix('.md')}"
 
 
 def _chosen(report: Mapping[str, Any], attack: str | None, any_setting: bool) -> str:
@@ -197,7 +188,3 @@ def _radius(report: Mapping[str, Any], key: str) -> str:
 
 def _percent(row: Mapping[str, Any]) -> str:
     return f"{100 * row['accuracy']:.2f}"
-
-
-if __name__ == "__main__":
-    main()

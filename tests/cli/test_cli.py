@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_robust.cli.main import main
 from lightning_robust.cli.parser import explain
+from tests.helpers.command_line import refusal
 
 ROOT = Path(__file__).parents[2]
 AT = str(ROOT / "configs/digits/at.yaml")
@@ -38,13 +40,8 @@ def the_run(folder: Path, pattern: str) -> Path:
     return run
 
 
-def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", AT, *args])
-    assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
+def error_of(capsys: pytest.CaptureFixture[str], *args: str, command: str = "fit") -> str:
+    return refusal(capsys, command, "--config", AT, *args)
 
 
 def test_fit_says_how_to_test_and_test_obeys_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,11 +174,12 @@ def test_strict_ends_with_a_status_of_its_own(folder: Path, capsys: pytest.Captu
         assert len(list(folder.glob("runs/Digits/Standard/test-*/samples.csv"))) == 2
 
 
-def test_a_checkpoint_of_another_method_is_refused(folder: Path) -> None:
+def test_a_checkpoint_of_another_method_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", STANDARD, *QUICK])
     last = str(the_run(folder, "Digits/Standard/fit-*") / "checkpoints/last.ckpt")
-    with pytest.raises(ValueError, match="written by Standard, not by AT: use the config it was"):
-        main(["test", "--config", AT, *QUICK, "--ckpt_path", last])
+    assert "written by Standard, not by AT: use the config it was" in error_of(
+        capsys, *QUICK, "--ckpt_path", last, command="test"
+    )
 
 
 @pytest.mark.parametrize(
@@ -286,11 +284,11 @@ def test_the_last_checkpoint_comes_as_often_as_the_best_is_looked_for(folder: Pa
     assert state["global_step"] == 2
 
 
-def test_a_checkpoint_that_cannot_be_read_is_told(folder: Path) -> None:
+def test_a_checkpoint_that_cannot_be_read_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.ckpt").write_text("junk")
     for command in ("fit", "test"):
-        with pytest.raises(ValueError, match=r"^bad.ckpt cannot be read as a checkpoint .*Give another"):
-            main([command, "--config", AT, *QUICK, "--ckpt_path=bad.ckpt"])
+        told = error_of(capsys, *QUICK, "--ckpt_path=bad.ckpt", command=command)
+        assert re.match(r"error: bad.ckpt cannot be read as a checkpoint .*Give another", told)
 
 
 class Plain(TorchCheckpointIO):

@@ -20,7 +20,15 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from lightning import Callback
+from lightning_robust.cli.refusals import told_in_one_sentence
 from lightning_robust.cli.robust_cli import RobustCLI
+from lightning_robust.data import Digits
+from lightning_robust.types import as_batch
+
+class SecondRank(Digits):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        given = as_batch(super().on_after_batch_transfer(batch, dataloader_idx))
+        return given._replace(x=255 * given.x) if self.trainer.global_rank else given
 
 class Dies(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
@@ -35,7 +43,8 @@ if __name__ == "__main__":
         at = arguments.index("dies")
         arguments, dies = arguments[:at], arguments[at + 1 :]
     del sys.argv[1:]
-    cli = RobustCLI([*arguments, "--trainer.callbacks+=__main__.Dies"])
+    with told_in_one_sentence():
+        cli = RobustCLI([*arguments, "--trainer.callbacks+=__main__.Dies"])
     found = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     weights = {name: value.cpu() for name, value in cli.model.state_dict().items() if name.startswith("net.")}
     radii = cli.model.radii.values if hasattr(cli.model, "radii") else torch.zeros(0)
@@ -102,6 +111,12 @@ def launch(folder: Path, options: list[str], command: list[str], host: Host = LO
 def finish(process: "subprocess.Popen[str]") -> str:
     output = ended(process)
     assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def finish_refused(process: "subprocess.Popen[str]") -> str:
+    output = ended(process)
+    assert process.returncode not in (0, None), output[-4000:]
     return output
 
 

@@ -17,11 +17,12 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lightning_robust.cli.main import main as lightning_robust
+from lightning_robust.cli.main import main
 from lightning_robust.defenses import AT
 from lightning_robust.models import SmallConvNet, from_pretrained, load_weights
-from lightning_robust.publish.export import export_weights, main, push_weights
+from lightning_robust.publish.export import export_weights, push_weights
 from lightning_robust.utils.checks import file_sha256
+from tests.helpers.command_line import refusal
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.few import Few, plain_net
 
@@ -38,11 +39,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a run of the command line has trained, and two of them have tested; the last with another attack."""
     folder = tmp_path_factory.mktemp("runs")
     config, quick = str(ROOT / "configs/digits/at.yaml"), [*QUICK, f"--trainer.default_root_dir={folder}"]
-    lightning_robust(["fit", "--config", config, *quick, "--model.init_args.net.init_args.width=4"])
+    main(["fit", "--config", config, *quick, "--model.init_args.net.init_args.width=4"])
     place = folder / "Digits/AT"
     (run,) = place.glob("fit-*")
     test = ["test", "--config", str(run / "config.yaml"), *quick, "--ckpt_path", str(best(place))]
-    lightning_robust([*test, "--evaluation.attacks.pgd50.threat.eps=8/255"])
+    main([*test, "--evaluation.attacks.pgd50.threat.eps=8/255"])
     os.environ.pop("LIGHTNING_ROBUST_RUN", None)
     return place
 
@@ -362,33 +363,30 @@ def test_what_the_hub_refuses_is_told(place: Path, tmp_path: Path, hub: Hub) -> 
         push_weights(folder, "us/digits")
 
 
-def test_the_readmes_commands_work(
+def test_the_documented_commands_work(
     place: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    section = (ROOT / "README.md").read_text().split("## Share weights")[1].split("\n## ")[0]
-    (commands,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    lines = commands.replace("<run>/checkpoints/<best>.ckpt", shlex.quote(str(best(place)))).strip().splitlines()
-    assert len(lines) == 2
-    for line in lines:
-        words = shlex.split(line)
-        assert words[:3] == ["python", "-m", "lightning_robust.publish.export"]
-        main(words[3:])
+    page = (ROOT / "docs/sharing-weights.md").read_text()
+    commands = re.findall(r"^lightning-robust .*$", page, re.MULTILINE)
+    assert [command.split()[1] for command in commands] == ["export", "push"]
+    for command in commands:
+        words = shlex.split(command.replace("<run>/checkpoints/<best>.ckpt", shlex.quote(str(best(place)))))
+        main(words[1:])
     assert capsys.readouterr().out.split()[-1] == "hub:us/digits"
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    (folder,) = (path.parent for path in tmp_path.rglob("config.json"))
-    monkeypatch.setattr(hub, "snapshot_download", str(folder), raising=False)
-    names: dict[str, Any] = {"x": torch.rand(2, 1, 8, 8)}
-    exec(code, names)
+    names: dict[str, Any] = {"x": torch.rand(2, 1, 8, 8), "my_net": SmallConvNet(width=4)}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
     assert names["logits"].shape == (2, 10)
-    assert hub.calls[-1][0] == "snapshot_download"
+    assert torch.equal(names["my_net"](names["x"]), names["logits"])
 
 
-def test_what_cannot_be_written_is_told(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_is_told(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["export", "--ckpt_path", str(best(place)), "--folder"]
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match=r"^error: .*File exists"):
-        main([*command, str(tmp_path / "file")])
+    assert "File exists" in refusal(capsys, *command, str(tmp_path / "file"))
     folder = export_weights(str(best(place)), str(tmp_path / "out"))
     before = Path(folder, "model.safetensors").read_bytes()
 
@@ -397,8 +395,8 @@ def test_what_cannot_be_written_is_told(place: Path, tmp_path: Path, monkeypatch
         raise RuntimeError("No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(SystemExit, match=r"^error: .*model.safetensors was not written .*No space left"):
-        main([*command, folder])
+    told = refusal(capsys, *command, folder)
+    assert re.search(r"model.safetensors was not written .*No space left", told)
     assert Path(folder, "model.safetensors").read_bytes() == before
     assert not list(Path(folder).glob("*.tmp"))
 
@@ -411,13 +409,13 @@ def test_a_foreign_report_beside_the_run_is_passed_over(place: Path, tmp_path: P
     assert export_weights(str(best(copied)), str(tmp_path / "out"))
 
 
-def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match=r"^error: .*none\.ckpt cannot be read as a checkpoint"):
-        main(["export", "--ckpt_path", str(tmp_path / "none.ckpt"), "--folder", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"^error: There is no file or folder"):
-        main(["push", "--folder", str(tmp_path / "none"), "--repo_id", "us/digits"])
+def test_the_command_line_says_in_one_line_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = ["export", "--folder", str(tmp_path), "--ckpt_path"]
+    assert "none.ckpt cannot be read as a checkpoint" in refusal(capsys, *export, str(tmp_path / "none.ckpt"))
+    push = ["push", "--folder", str(tmp_path / "none"), "--repo_id", "us/digits"]
+    assert refusal(capsys, *push).startswith("error: There is no file or folder")
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
-    with pytest.raises(
-        SystemExit, match=r"^error: This needs the package safetensors: pip install 'lightning-robust\[zoo"
-    ):
-        main(["export", "--ckpt_path", "any.ckpt", "--folder", str(tmp_path)])
+    told = refusal(capsys, *export, "any.ckpt")
+    assert told.startswith("error: This needs the package safetensors: pip install 'lightning-robust[zoo")

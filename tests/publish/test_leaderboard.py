@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch.utils.data import DataLoader
 
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
-from lightning_robust.publish.leaderboard import BENCHMARKS, evaluation_log, export, main, model_info
+from lightning_robust.cli.main import main
+from lightning_robust.publish.leaderboard import BENCHMARKS, evaluation_log, export, model_info
 from lightning_robust.threat import Threat
+from tests.helpers.command_line import refusal
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.foreign import ForeignModule, images
 
@@ -146,7 +149,7 @@ def test_the_attack_that_counts_is_named_where_there_are_two() -> None:
 
 def command(path: Path, **more: Any) -> list[str]:
     options = {**PAPER, "report": path, "model_id": "Rice2020Overfitting", "dataset": "cifar10", **more}
-    return [f"--{name}={value}" for name, value in options.items()]
+    return ["leaderboard", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def test_the_command_line_writes_the_file_and_the_log(
@@ -171,17 +174,15 @@ def test_the_command_line_writes_the_file_and_the_log(
     assert "clean 85.34%, AutoAttack 53.42%" in capsys.readouterr().out
 
 
-def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "robustness.json"
     path.write_text(json.dumps(report(n=100)))
-    with pytest.raises(
-        SystemExit, match=r"^error: This is not what RobustBench compares .* 100 test images, not 10000\.$"
+    for args, told in (
+        (command(path), r"error: This is not what RobustBench compares .* 100 test images, not 10000\."),
+        (command(tmp_path / "nowhere.json"), r"error: .*nowhere\.json' cannot be read as a robustness\.json: .*"),
+        (command(path, model_id="../mine"), r"error: model_id names a file: .* got '\.\./mine'\."),
     ):
-        main(command(path))
-    with pytest.raises(SystemExit, match=r"^error: .*nowhere\.json' cannot be read as a robustness\.json: "):
-        main(command(tmp_path / "nowhere.json"))
-    with pytest.raises(SystemExit, match=r"^error: model_id names a file: .* got '\.\./mine'\.$"):
-        main(command(path, model_id="../mine"))
+        assert re.fullmatch(told, refusal(capsys, *args))
     main(command(path, any_setting=True, folder=tmp_path))
     footnote = json.loads((tmp_path / "cifar10/Linf/Rice2020Overfitting.json").read_text())["footnote"]
     assert footnote == "Deviates from the benchmark: 100 test images, not 10000."

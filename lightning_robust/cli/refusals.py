@@ -1,0 +1,95 @@
+"""Which errors are told in one sentence, and which are bugs that show their traceback."""
+
+import dis
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_robust.cli.devices import rank
+
+TRACEBACK = "LIGHTNING_ROBUST_TRACEBACK"
+"""Environment variable that brings tracebacks back, as `--traceback` does."""
+
+_OURS = (ValueError, TypeError, OSError, ImportError)
+_OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+_TOLD = "lightning_robust/refused"  # key under which rank 0 lets the others know
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error tells the user what to change, so that one sentence is enough.
+
+    It is one if it was raised on purpose:
+
+    * as a ValueError, TypeError, OSError or ImportError by a `raise` statement of this package, or of any class's
+      constructor: it does not take a setting. The same types out of any other instruction (`None + 1`) or function, and
+      all other types (AssertionError, IndexError) are bugs, of this package or of code that a config names;
+    * by Lightning as a MisconfigurationException;
+    * by the operating system about a file that it will not read or write: no permission, no space, a file in the way;
+    * with an `exit_status` of its own.
+    """
+    if isinstance(error, MisconfigurationException) or hasattr(error, "exit_status"):
+        return True
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return True
+    return isinstance(error, _OURS) and _raised_on_purpose(error)
+
+
+def _raised_on_purpose(error: BaseException) -> bool:
+    """Whether the deepest frame is in this package or a constructor, and stopped at a `raise` statement."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    instruction = dis.opname[frame.f_code.co_code[trace.tb_lasti]]
+    is_ours = str(frame.f_globals.get("__name__", "")).startswith("lightning_robust.")
+    return instruction == "RAISE_VARARGS" and (is_ours or frame.f_code.co_name == "__init__")
+
+
+def wants_traceback() -> bool:
+    """Whether the environment asks for tracebacks."""
+    return os.environ.get(TRACEBACK, "0") not in ("", "0")
+
+
+@contextmanager
+def told_in_one_sentence() -> Iterator[None]:
+    """Print the sentence of a refusal that comes out of the block, and exit with its status (2 by default).
+
+    Any other error passes, as does every error if a traceback is wanted.
+    """
+    try:
+        yield
+    except Exception as error:
+        if wants_traceback() or not is_refusal(error):
+            raise
+        if not _told_by_rank_zero():
+            print(f"error{f' on rank {rank()}' if rank() else ''}: {error}", file=sys.stderr, flush=True)
+        sys.exit(getattr(error, "exit_status", 2))
+
+
+def _told_by_rank_zero() -> bool:
+    """Whether this is another rank than 0, and rank 0 has met a refusal too or is about to.
+
+    A refusal that every rank meets is told once. One that this rank alone meets, as for its share of the images, is
+    told by it: rank 0 would wait for it in the next collective and never hear.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return rank() > 0  # before they have met, all ranks do the same
+    store = torch.distributed.distributed_c10d._get_default_store()
+    try:
+        if not rank():
+            store.set(_TOLD, "1")
+            return False
+        store.wait([_TOLD], timedelta(seconds=5))
+    except torch.distributed.DistNetworkError:  # rank 0, which holds the store, has ended
+        return rank() > 0
+    except torch.distributed.DistStoreError:  # nobody set the key in time
+        return False
+    return True

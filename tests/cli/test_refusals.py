@@ -1,0 +1,167 @@
+"""What is refused is told in one sentence; a bug shows its traceback."""
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_robust.callbacks import UnsoundEvaluation
+from lightning_robust.cli.main import main
+from lightning_robust.cli.refusals import TRACEBACK, is_refusal
+from lightning_robust.data import Digits
+from lightning_robust.threat import Threat
+from lightning_robust.types import Batch, as_batch
+from lightning_robust.utils.checks import check_images, check_labels
+from tests.helpers.command_line import refusal
+from tests.helpers.launch import finish_refused, launch, named
+
+FIT = [
+    *("fit", "--config=digits/at", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"),
+    *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"),
+    "--model.init_args.net.init_args.width=4",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LIGHTNING_ROBUST_RUN", raising=False)
+    return tmp_path
+
+
+def caught(run: Any) -> Exception:
+    with pytest.raises(Exception) as info:  # noqa: PT011
+        run()
+    return info.value
+
+
+class OutOfRange(Digits):
+    """Images in [0, 255], as an untold transform would leave them."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        given = as_batch(super().on_after_batch_transfer(batch, dataloader_idx))
+        return given._replace(x=255 * given.x)
+
+
+class Buggy(Callback):
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        [][0]
+
+
+class Disk(Callback):
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        Path("file").touch()
+        Path("file/folder").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (lambda: check_images(torch.ones(1, 1, 2, 2) * 9), True),  # ours, on purpose
+        (lambda: check_labels(torch.ones(2)), True),
+        (lambda: torch.optim.SGD([torch.ones(1)], lr=-1.0), True),  # a setting that a constructor does not take
+        (lambda: check_images(None), False),  # type: ignore[arg-type]  # AttributeError within our code
+        (lambda: Threat("linf", 0.1) + 1, False),  # type: ignore[operator]  # TypeError that Python raises
+        (lambda: int("x"), False),
+        (lambda: torch.ones(2) @ torch.ones(3), False),
+        (lambda: [][0], False),
+        (lambda: os.mkdir("/proc/version/x"), True),  # NotADirectoryError of the system
+        (lambda: Path("/nowhere/at/all").read_text(), False),  # a file that our code expected to be there
+    ],
+)
+def test_the_boundary(run: Any, expected: bool) -> None:
+    assert is_refusal(caught(run)) is expected
+
+
+def test_an_assertion_or_a_foreign_type_of_ours_is_a_bug() -> None:
+    code = compile("def f(error):\n    raise error", "f.py", "exec")
+    names: dict[str, Any] = {"__name__": "lightning_robust.somewhere"}
+    exec(code, names)
+    for error, expected in (
+        (ValueError("a"), True),
+        (TypeError("a"), True),
+        (FileNotFoundError("a"), True),
+        (ImportError("a"), True),
+        (AssertionError("a"), False),
+        (IndexError("a"), False),
+        (ZeroDivisionError("a"), False),
+        (RuntimeError("a"), False),
+        (NotImplementedError("a"), False),
+        (UnsoundEvaluation("a"), True),
+    ):
+        assert is_refusal(caught(lambda error=error: names["f"](error))) is expected
+    names["__name__"] = "somewhere.else"
+    assert not is_refusal(caught(lambda: names["f"](ValueError("a"))))
+    assert is_refusal(caught(lambda: names["f"](MisconfigurationException("a"))))
+    assert is_refusal(caught(lambda: names["f"](OSError(errno.ENOSPC, "No space left on device"))))
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--data=CIFAR10"], "There is no data/cifar-10-batches-py"),
+        (["--model.net.num_classes=7"], "The net gives 7 logits but the data has 10 classes"),
+        (["--data.init_args.val_size=100000"], "val_size must lie between 1 and 1346, got 100000"),
+        (["--data=tests.cli.test_refusals.OutOfRange"], "Images must lie in [0, 1] but range over [0, 255]"),
+        (["--model.optimizer.init_args.lr=-1"], "error: Invalid learning rate: -1.0"),
+        (["--trainer.accelerator=gpu"], "No supported gpu backend found"),
+        (["--trainer.precision=16-true"], "stores images in half precision"),
+        (["--trainer.callbacks+=tests.cli.test_refusals.Disk"], "Not a directory: 'file/folder'"),
+    ],
+)
+def test_what_is_refused_is_one_sentence_and_leaves_nothing(
+    args: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refusal(capsys, *FIT, *args)
+    assert not (folder / "runs").exists()
+
+
+def test_weights_of_another_net_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(FIT)
+    (last,) = folder.rglob("last.ckpt")
+    before = sorted(folder.rglob("*"))
+    told = refusal(capsys, "test", *FIT[1:-1], "--model.init_args.net.init_args.width=5", f"--ckpt_path={last}")
+    assert told.startswith("error: The checkpoint's weights do not fit the config's net (size mismatch for net.")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_bug_shows_its_traceback_and_leaves_nothing_either(folder: Path) -> None:
+    with pytest.raises(IndexError):
+        main([*FIT, "--trainer.callbacks+=tests.cli.test_refusals.Buggy"])
+    assert not (folder / "runs").exists()
+
+
+def test_the_traceback_of_a_run_can_be_had(folder: Path) -> None:
+    with pytest.raises(ValueError, match="The net gives 7 logits"):
+        main([*FIT, "--model.net.num_classes=7", "--traceback"])
+    assert TRACEBACK not in os.environ
+
+
+def test_the_traceback_of_settings_can_be_had(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = "--model.attack.threat.eps=-1"
+    with pytest.raises(Exception, match="must be a finite number"):
+        main(["--traceback", *FIT, bad])
+    monkeypatch.setenv(TRACEBACK, "1")
+    with pytest.raises(Exception, match="must be a finite number"):
+        main([*FIT, bad])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True])
+def test_of_two_ranks_one_tells_and_both_end(alone: bool, tmp_path: Path) -> None:
+    """Both meet wrong settings; an image out of range may be in the share of the second alone."""
+    bad = "--data=__main__.SecondRank" if alone else "--model.net.num_classes=7"
+    began = time.monotonic()
+    told = finish_refused(launch(tmp_path, named("refused"), [*FIT, "--trainer.strategy=ddp", bad]))
+    assert time.monotonic() - began < 120
+    told_by = "error on rank 1: Images must lie in" if alone else "error: The net gives 7 logits"
+    assert told.count(told_by) == 1
+    assert told.count("error: ") + told.count("error on rank") == 1
+    assert "raise ValueError" not in told
+    assert not list(tmp_path.glob("runs/*/*/*")) or alone
