@@ -158,7 +158,9 @@ def test_of_two_ranks_one_tells_and_both_end(alone: bool, tmp_path: Path) -> Non
     """Both meet wrong settings; an image out of range may be in the share of the second alone."""
     bad = "--data=__main__.SecondRank" if alone else "--model.net.num_classes=7"
     began = time.monotonic()
-    told = finish_refused(launch(tmp_path, named("refused"), [*FIT, "--trainer.strategy=ddp", bad]))
+    told = finish_refused(
+        launch(tmp_path, named("refused"), [*FIT, "--trainer.strategy=ddp", "--trainer.devices=2", bad])
+    )
     assert time.monotonic() - began < 120
     told_by = "error on rank 1: Images must lie in" if alone else "error: The net gives 7 logits"
     assert told.count(told_by) == 1
