@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-import lightning_robust
 from lightning_robust.utils.messages import did_you_mean
 
-PACKAGE = Path(lightning_robust.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 def folder() -> Path:
