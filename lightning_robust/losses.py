@@ -1,4 +1,4 @@
-"""Losses of logits [b k] against a target, one value per sample [b]; attacks ascend them, defenses average them."""
+"""Losses of logits, one value per sample: attacks maximise them, defenses average them."""
 
 import math
 
@@ -9,14 +9,37 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """-log softmax(logits)_y."""
+    """Return the cross-entropy `-log softmax(logits)_y` of each sample.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b].
+
+    Returns:
+        Values [b], >= 0.
+
+    Example:
+        >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+        tensor([0.6931])
+    """
     return F.cross_entropy(at_least_fp32(logits), y.long(), reduction="none")
 
 
 def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """max over j != y of logits_j - logits_y: positive where the sample is misclassified.
+    """Return the largest other logit minus the label's, `max_{j != y} logits_j - logits_y`, of each sample.
 
-    The loss of Carlini & Wagner 2017 (arXiv 1608.04644) without its floor.
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b].
+
+    Returns:
+        Values [b], positive where the sample is misclassified.
+
+    Example:
+        >>> margin(torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([0, 1]))
+        tensor([-1.,  2.])
+
+    Paper: Carlini & Wagner 2017 (arXiv 1608.04644), without the floor of its loss.
     """
     logits, y = at_least_fp32(logits), y.long()[:, None]
     others = logits.scatter(1, y, -torch.inf)
@@ -24,23 +47,51 @@ def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tenso
 
 
 def dlr(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """Difference of logits ratio: the margin over the gap between the largest and the third largest logit.
+    """Return the difference of logits ratio: the margin over the gap between the largest and third largest logit.
 
-    Invariant to shift and scale of the logits. With two classes, where there is no third, it is the margin.
+    It does not change if the logits are shifted or scaled. With two classes, which have no third logit, it is the
+    margin itself.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b].
+
+    Returns:
+        Values [b], positive where the sample is misclassified.
+
+    Example:
+        >>> dlr(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
+        tensor([-0.5000])
 
     Paper: Croce & Hein 2020 (arXiv 2003.01690), equation 6.
     """
     logits = at_least_fp32(logits)
-    top = logits.topk(min(3, logits.shape[1]), dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12) if top.shape[1] == 3 else margin(logits, y)
+    if logits.shape[1] < 3:
+        return margin(logits, y)
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
 def targeted_dlr(
     logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], wanted: Integer[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
-    """logits_wanted - logits_y over the gap between the largest logit and the mean of the third and fourth largest.
+    """Return the targeted difference of logits ratio, which grows towards another class than the label.
 
-    With three classes or fewer the difference is not divided: driving the third logit down would raise the ratio too.
+    It is `logits_wanted - logits_y` over the gap between the largest logit and the mean of the third and fourth
+    largest. With three classes or fewer the difference is not divided: lowering the third logit would raise the ratio
+    too.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b].
+        wanted: classes [b] to reach.
+
+    Returns:
+        Values [b].
+
+    Example:
+        >>> targeted_dlr(torch.tensor([[4.0, 3.0, 2.0, 0.0]]), torch.tensor([0]), torch.tensor([1]))
+        tensor([-0.3333])
 
     Paper: Croce & Hein 2020 (arXiv 2003.01690), equation 7.
     """
@@ -53,31 +104,83 @@ def targeted_dlr(
 
 
 def runners_up(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], n: int) -> Integer[Tensor, "b m"]:
-    """The n classes (all, where there are fewer) with the highest logits besides y, the highest first."""
+    """Return the classes with the highest logits other than the label.
+
+    Args:
+        logits: logits [b k].
+        y: labels [b].
+        n: how many classes, >= 1.
+
+    Returns:
+        Classes [b m], the highest first, where m is the smaller of n and k - 1.
+
+    Example:
+        >>> runners_up(torch.tensor([[4.0, 3.0, 2.0, 0.0]]), torch.tensor([1]), n=2)
+        tensor([[0, 2]])
+    """
     others = logits.detach().scatter(1, y.long()[:, None], -torch.inf)
     return others.topk(min(n, logits.shape[1] - 1), dim=1).indices
 
 
 def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
-    """KL(softmax(reference) || softmax(logits)); gradients flow into both."""
+    """Return the Kullback-Leibler divergence `KL(softmax(reference) || softmax(logits))` of each sample.
+
+    Gradients flow into both arguments.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        reference: logits [b k] of the first distribution; likewise.
+
+    Returns:
+        Values [b], >= 0.
+
+    Example:
+        >>> kl_divergence(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([0.1201])
+    """
     logits, reference = at_least_fp32(logits), at_least_fp32(reference)
-    # p itself, not exp(log p): where p and q are close, the sign of the gradient q - p hangs on the last bit
+    # p itself, not exp(log p): where p and q are close, the last bit decides the sign of the gradient q - p
     p = F.softmax(reference, dim=1)
     return (p * (F.log_softmax(reference, dim=1) - F.log_softmax(logits, dim=1))).sum(1)
 
 
 def mean_logit(logits: Float[Tensor, "b k"], temperature: float = 1.0) -> Float[Tensor, "b"]:
-    """sum_k p_k logits_k with p = softmax(logits / temperature) held constant; its input gradient is the mean of the
-    classes' effective weights (arXiv 2210.05118).
+    """Return the mean logit `sum_k p_k logits_k` under `p = softmax(logits / temperature)`, held constant.
+
+    Its gradient with respect to the input is the mean of the classes' effective weights.
+
+    Args:
+        logits: logits [b k].
+        temperature: temperature of the softmax, > 0.
+
+    Returns:
+        Values [b].
+
+    Example:
+        >>> mean_logit(torch.tensor([[1.0, 1.0]]))
+        tensor([1.])
+
+    Paper: effective margin regularization (arXiv 2210.05118).
     """
     return (F.softmax(logits / temperature, dim=1).detach() * logits).sum(1)
 
 
 def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """Cross-entropy plus -log(1 - p_j) of the most probable wrong class j.
+    """Return MART's boosted cross-entropy: cross-entropy plus `-log(1 - p_j)` of the most probable wrong class j.
 
-    Paper: MART (Wang et al. 2020, ICLR), equation 10. The constants inside the logarithm are those of
-    YisenWang/MART@2d83e17.
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b].
+
+    Returns:
+        Values [b].
+
+    Example:
+        >>> boosted_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+        tensor([1.3861])
+
+    Paper: MART (Wang et al. 2020, ICLR), equation 10.
+    Reference: YisenWang/MART@2d83e17, including the constants inside the logarithm.
     """
     p = F.softmax(at_least_fp32(logits), dim=1)
     wrong = p.detach().scatter(1, y.long()[:, None], -1.0).argmax(1, keepdim=True)
@@ -85,15 +188,41 @@ def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"])
 
 
 def symmetric_kl(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
-    """1/2 [KL(p_b || p_a) + KL(p_a || p_b)], where no gradient flows into the first argument of either KL.
+    """Return the symmetric KL divergence `1/2 [KL(p_b || p_a) + KL(p_a || p_b)]` of each sample.
 
-    Paper: squeeze training (arXiv 2205.11156), as in qizhangli/ST-AT@82fc69f.
+    No gradient flows into the first argument of either divergence.
+
+    Args:
+        a: logits [b k]; half precision is computed in fp32.
+        b: logits [b k]; likewise.
+
+    Returns:
+        Values [b], >= 0.
+
+    Example:
+        >>> symmetric_kl(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([0.1155])
+
+    Paper: squeeze training (arXiv 2205.11156).
+    Reference: qizhangli/ST-AT@82fc69f.
     """
     return 0.5 * (kl_divergence(a, b.detach()) + kl_divergence(b, a.detach()))
 
 
 def js_divergence(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
-    """Jensen-Shannon divergence 1/2 KL(p_a || m) + 1/2 KL(p_b || m) with m = (p_a + p_b) / 2."""
+    """Return the Jensen-Shannon divergence `1/2 [KL(p_a || m) + KL(p_b || m)]` with `m = (p_a + p_b) / 2`.
+
+    Args:
+        a: logits [b k]; half precision is computed in fp32.
+        b: logits [b k]; likewise.
+
+    Returns:
+        Values [b] in [0, log 2].
+
+    Example:
+        >>> js_divergence(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([0.0285])
+    """
     log_a = F.log_softmax(at_least_fp32(a), dim=1)
     log_b = F.log_softmax(at_least_fp32(b), dim=1)
     log_m = torch.logaddexp(log_a, log_b) - math.log(2)
@@ -101,10 +230,27 @@ def js_divergence(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Ten
 
 
 def squared_l2(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
-    """||p_a - p_b||_2^2 of the softmax probabilities."""
+    """Return the squared l2 distance `||p_a - p_b||_2^2` between the softmax probabilities.
+
+    Args:
+        a: logits [b k]; half precision is computed in fp32.
+        b: logits [b k]; likewise.
+
+    Returns:
+        Values [b] in [0, 2].
+
+    Example:
+        >>> squared_l2(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([0.1068])
+    """
     return (F.softmax(at_least_fp32(a), dim=1) - F.softmax(at_least_fp32(b), dim=1)).square().sum(1)
 
 
 def at_least_fp32(logits: Tensor) -> Tensor:
-    """Half-precision logits as fp32; fp32 and fp64 as they are."""
+    """Convert logits in half precision to fp32; fp32 and fp64 stay as they are.
+
+    Example:
+        >>> at_least_fp32(torch.zeros(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,4 +1,4 @@
-"""The values that travel through a training step, and the callables that act on them."""
+"""The values that travel through a training step, and the types of the functions that act on them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -6,17 +6,23 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
-"""Images [b c h w] in [0, 1] to logits [b k]; an `nn.Module` or any callable."""
+"""A net: images [b c h w] in [0, 1] to logits [b k]; an `nn.Module` or any other callable."""
 
 Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(logits [b k], target) to a per-sample value [b] that an attack ascends."""
+"""A function that an attack maximises: (logits [b k], target) to one value per sample [b]."""
 
 Radius: TypeAlias = float | Tensor
-"""One number for the whole batch, or one per sample [b]."""
+"""A radius: one number for the whole batch, or one per sample [b]."""
 
 
 class Batch(NamedTuple):
-    """What a data loader gives: images `x` [b c h w] in [0, 1], labels `y` [b], dataset positions `index` [b]."""
+    """A batch of a data loader.
+
+    Args:
+        x: images [b c h w] in [0, 1].
+        y: labels [b].
+        index: positions of the samples in the dataset [b], if the loader gives them.
+    """
 
     x: Tensor
     y: Tensor
@@ -24,14 +30,25 @@ class Batch(NamedTuple):
 
 
 class Views(NamedTuple):
-    """What a defense trains on: adversarial examples and, for methods that use them, collaborative ones."""
+    """The perturbed images that a defense trains on.
+
+    Args:
+        adv: adversarial examples [b c h w].
+        col: collaborative examples [b c h w], for methods that use them.
+    """
 
     adv: Tensor
     col: Tensor | None = None
 
 
 class Losses(NamedTuple):
-    """A method's loss per sample: `total` [b], its named `parts` [b] for the log, logits of the adversarial view."""
+    """The training loss of a defense, per sample.
+
+    Args:
+        total: the loss [b].
+        parts: the parts of it that are logged [b each], by name.
+        logits_adv: logits of the adversarial examples [b k].
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -39,10 +56,18 @@ class Losses(NamedTuple):
 
 
 def as_batch(batch: Any) -> Batch:
-    """Read `(x, y)`, `(x, y, index)` or a `Batch`.
+    """Convert what a data loader gives to a `Batch`.
+
+    Args:
+        batch: `(x, y)`, `(x, y, index)` or a `Batch`.
 
     Raises:
-        TypeError: for anything else, naming what came.
+        TypeError: for anything else; the message says what it was.
+
+    Example:
+        >>> import torch
+        >>> as_batch([torch.rand(2, 1, 4, 4), torch.tensor([3, 1])]).y
+        tensor([3, 1])
     """
     if isinstance(batch, Batch):
         return batch
@@ -60,10 +85,17 @@ def as_batch(batch: Any) -> Batch:
 
 
 def to_float(value: float | str) -> float:
-    """Read a number, or a fraction such as `"8/255"` as papers write radii.
+    """Convert a number, or a fraction such as "8/255", as papers write radii, to a float.
+
+    Args:
+        value: the number, or its text.
 
     Raises:
-        ValueError: if the text is neither.
+        ValueError: if the text is neither a number nor a fraction.
+
+    Example:
+        >>> to_float("51/255"), to_float(0.5)
+        (0.2, 0.5)
     """
     if not isinstance(value, str):
         return float(value)

@@ -106,7 +106,7 @@ def test_only_runtime_switches_modes_and_gradients(path):
         ("losses", "from lightning_robust.threat import Threat", "threat does not stand below losses"),
         ("types", "from lightning_robust.utils.checks import check_images", "utils does not stand below types"),
         ("threat", "def f():\n    from lightning_robust import attacks", "attacks does not stand below threat"),
-        ("models", "import lightning_robust.data.base", "data does not stand below models"),
+        ("models", "import lightning_robust.data.data_module", "data does not stand below models"),
         ("attacks", "from lightning_robust.metrics import is_correct", "metrics does not stand below attacks"),
         ("defenses", "from lightning_robust.callbacks import report", "callbacks does not stand below defenses"),
         ("callbacks", "from lightning_robust.publish import report", "publish does not stand below callbacks"),

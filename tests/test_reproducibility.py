@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.defenses import AT, IAAT, ST, Defense, FreeAT
-from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturbation as AWP
+from lightning_robust.parts import AdversarialWeightPerturbation as AWP
 from lightning_robust.threat import Threat
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, norm_net

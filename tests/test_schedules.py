@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from lightning_robust.schedules import Linear, Stages, Steps
+from lightning_robust.schedules import Linear, PiecewiseConstant, StepDecay
 
 
 def test_steps_equals_torchs_multi_step_rate():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
     theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5, 6], gamma=0.5)
-    ours = Steps(0.4, [2, 5, 6], 0.5)
+    ours = StepDecay(0.4, [2, 5, 6], 0.5)
     for epoch in range(9):
         assert ours(epoch) == pytest.approx(theirs.get_last_lr()[0])
         optimizer.step()
@@ -15,13 +15,13 @@ def test_steps_equals_torchs_multi_step_rate():
 
 
 def test_steps_without_milestones_is_constant():
-    assert [Steps(0.3)(epoch) for epoch in (0, 100)] == [0.3, 0.3]
+    assert [StepDecay(0.3)(epoch) for epoch in (0, 100)] == [0.3, 0.3]
 
 
 @pytest.mark.parametrize("milestones", [[3, 2], [3, 3]])
 def test_steps_refuses_milestones_that_do_not_increase(milestones):
     with pytest.raises(ValueError, match="Milestones must increase, got"):
-        Steps(1.0, milestones)
+        StepDecay(1.0, milestones)
 
 
 def test_linear_goes_straight_to_its_end_and_stays():
@@ -32,8 +32,8 @@ def test_linear_goes_straight_to_its_end_and_stays():
 
 
 def test_stages_change_at_their_milestones():
-    assert [Stages([128, 192, 224], [2, 3])(epoch) for epoch in range(5)] == [128, 128, 192, 224, 224]
-    assert Stages(["1/255"], [])(7) == 1 / 255
+    assert [PiecewiseConstant([128, 192, 224], [2, 3])(epoch) for epoch in range(5)] == [128, 128, 192, 224, 224]
+    assert PiecewiseConstant(["1/255"], [])(7) == 1 / 255
     for values, milestones in (([1, 2], []), ([1], [1]), ([1, 2, 3], [2, 2])):
-        with pytest.raises(ValueError, match="Stages needs increasing milestones and one value more"):
-            Stages(values, milestones)
+        with pytest.raises(ValueError, match="PiecewiseConstant needs increasing milestones and one value more"):
+            PiecewiseConstant(values, milestones)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lightning_robust.callbacks.figures import save_figure
 from lightning_robust.callbacks.positions import Positions
-from lightning_robust.data import Corruptions, Indexed
+from lightning_robust.data import CorruptionSuite, Indexed
 from lightning_robust.evaluation.corruption_report import corruption_figure, corruption_report, corruption_table
 from lightning_robust.evaluation.report import evaluated_in, write_json
 from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
@@ -22,7 +22,7 @@ class CorruptionAccuracy(Callback):
     """Accuracy at each corruption and severity, their means, and mCE, in `test`, `validate` and fit's validation.
 
     Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. It counts the loaders
-    over `Corruptions` (those of `CIFAR10C`, `CIFAR100C`, `ImageNetC`, `CommonCorruptions`) and no others, each sample
+    over a `CorruptionSuite` (of `CIFAR10C`, `CIFAR100C`, `ImageNetC`, `CommonCorruptions`) and no others, each sample
     once on any number of devices; batches are (x, y) in the order of the dataset, or (x, y, index):
 
         trainer = Trainer(callbacks=[CorruptionAccuracy()])
@@ -39,7 +39,7 @@ class CorruptionAccuracy(Callback):
         reference: errors of the classifier that mCE is relative to, see `CorruptionError`; "alexnet" for ImageNet-C.
 
     Raises:
-        TypeError: in `test`, if no loader runs over `Corruptions`.
+        TypeError: in `test`, if no loader runs over `CorruptionSuite`.
         ValueError: for batches without index in another order than the dataset's, or a reference of other corruptions.
     """
 
@@ -56,7 +56,8 @@ class CorruptionAccuracy(Callback):
         groups = dict.fromkeys(g for p in self._positions for g in getattr(_corruptions(p.loader), "groups", []))
         if trainer.testing and not groups:
             raise TypeError(
-                "CorruptionAccuracy found no loader over Corruptions: test on CIFAR10C, ImageNetC or CommonCorruptions."
+                "CorruptionAccuracy found no loader over a CorruptionSuite: test on CIFAR10C, ImageNetC or "
+                "CommonCorruptions."
             )
         self._error = CorruptionError(list(groups), self.reference).to(pl_module.device) if groups else None
 
@@ -118,8 +119,8 @@ class CorruptionAccuracy(Callback):
             Console().print(corruption_table(report, title))
 
 
-def _corruptions(loader: Any) -> Corruptions | None:
+def _corruptions(loader: Any) -> CorruptionSuite | None:
     """The corruptions that a loader runs over, if it does."""
     dataset = getattr(loader, "dataset", None)
     dataset = dataset.dataset if isinstance(dataset, Indexed) else dataset
-    return dataset if isinstance(dataset, Corruptions) else None
+    return dataset if isinstance(dataset, CorruptionSuite) else None

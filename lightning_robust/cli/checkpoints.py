@@ -12,7 +12,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_robust.utils.files import atomic_write
-from lightning_robust.utils.messages import first_line
+from lightning_robust.utils.messages import describe_error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,8 +43,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             # torch's writer hides the system's error in its own
             if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
                 raise OSError(
-                    f"The checkpoint {place} was not written ({first_line(error)}) Is the disk full? What was saved "
-                    "before is whole: make room and go on from there."
+                    f"The checkpoint {place} was not written ({describe_error(error)}) Is the disk full? What was "
+                    "saved before is whole: make room and go on from there."
                 ) from error
             raise
 
@@ -61,8 +61,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise
         except Exception as error:  # what is no checkpoint at all makes the reader fail in any way
             raise ValueError(
-                f"{path} cannot be read as a checkpoint ({first_line(error)}) Give another one of the run, or start "
-                "without."
+                f"{path} cannot be read as a checkpoint ({describe_error(error)}) Give another one of the run, or "
+                "start without."
             ) from error
 
 

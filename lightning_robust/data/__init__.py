@@ -1,15 +1,20 @@
-"""Data modules: images in [0, 1], labels and dataset positions."""
+"""Data modules whose batches hold images in [0, 1], labels and dataset positions."""
 
-from lightning_robust.data.base import RobustDataModule
 from lightning_robust.data.cifar import CIFAR10, CIFAR100
 from lightning_robust.data.cifar_c import CIFAR10C, CIFAR100C
-from lightning_robust.data.common_corruptions import CommonCorruptions, Corrupted
-from lightning_robust.data.corruptions import Corruptions
+from lightning_robust.data.common_corruptions import CommonCorruptions
+from lightning_robust.data.corrupted_dataset import CorruptedDataset
+from lightning_robust.data.corruption_data_module import CorruptionDataModule
+from lightning_robust.data.corruption_suite import CorruptionSuite
+from lightning_robust.data.data_module import RobustDataModule
 from lightning_robust.data.digits import Digits
+from lightning_robust.data.epoch_sampler import EpochSampler
 from lightning_robust.data.imagenet import ImageNet
 from lightning_robust.data.imagenet_c import ImageNetC
+from lightning_robust.data.indexed_dataset import Indexed
+from lightning_robust.data.mixed_sampler import MixedSampler
 from lightning_robust.data.mnist import MNIST
-from lightning_robust.data.sampling import EpochSampler, Indexed, MixedSampler, ResumableLoader
+from lightning_robust.data.resumable_loader import ResumableLoader
 from lightning_robust.data.semisupervised import SemiSupervised
 from lightning_robust.data.svhn import SVHN
 from lightning_robust.data.tiny_imagenet import TinyImageNet
@@ -22,8 +27,9 @@ __all__ = [
     "MNIST",
     "SVHN",
     "CommonCorruptions",
-    "Corrupted",
-    "Corruptions",
+    "CorruptedDataset",
+    "CorruptionDataModule",
+    "CorruptionSuite",
     "Digits",
     "EpochSampler",
     "ImageNet",

@@ -1,4 +1,4 @@
-"""Arrays of images and labels in NumPy's files, and what they must be."""
+"""Reading and checking images and labels in NumPy files."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,14 @@ import numpy as np
 
 
 def read_array(path: Path, name: str | None = None) -> Any:
-    """The array of an `.npy` file, mapped from disk; with a `name` that of an `.npz` archive, in memory.
+    """Read the array of an `.npy` file, memory-mapped, or one array of an `.npz` archive, into memory.
+
+    Args:
+        path: the file.
+        name: the array's name in an `.npz` archive; None for an `.npy` file.
 
     Raises:
-        ValueError: for a file that is not there or not whole, holds more than plain arrays, or lacks the name.
+        ValueError: for a file that is missing or damaged, holds more than plain arrays, or lacks the name.
     """
     kind = "a NumPy array" if name is None else f"an .npz archive with {name!r}"
     if not path.is_file():
@@ -22,16 +26,20 @@ def read_array(path: Path, name: str | None = None) -> Any:
             found = sorted(archive)
             if name in found:
                 return archive[name]
-    except Exception as error:  # of zip, of pickle, of NumPy, of a tokenizer
+    except Exception as error:  # zip, pickle and NumPy's header parser each raise their own kinds
         raise ValueError(f"{path} cannot be read as {kind}: {error}.") from error
     raise ValueError(f"{path} holds {found} but no {name!r}.")
 
 
 def check_bytes(image: Any, path: Path) -> None:
-    """That these are images as bytes [n h w] or [n h w c].
+    """Raise unless the array holds images as bytes [n h w] or [n h w c].
+
+    Args:
+        image: the array.
+        path: where it was read from, for the message.
 
     Raises:
-        ValueError: if not.
+        ValueError: for another type or shape.
     """
     if image.dtype != np.uint8 or image.ndim not in (3, 4):
         raise ValueError(
@@ -40,14 +48,20 @@ def check_bytes(image: Any, path: Path) -> None:
 
 
 def check_classes(label: Any, num_classes: int, n: int, where: str | Path) -> None:
-    """That these are n class numbers.
+    """Raise unless the array holds n integers in [0, num_classes).
+
+    Args:
+        label: the array.
+        num_classes: number of classes.
+        n: number of images that need a label.
+        where: what the labels belong to, for the message.
 
     Raises:
-        ValueError: if not.
+        ValueError: for another type, shape or range.
     """
     label = np.asarray(label)
-    whole = label.shape == (n,) and (label.dtype.kind in "iu" or not n)
-    if not whole or not np.isin(label, range(num_classes)).all():
+    valid = label.shape == (n,) and (label.dtype.kind in "iu" or not n)
+    if not valid or not np.isin(label, range(num_classes)).all():
         span = f" from {label.min()} to {label.max()}" if label.size else ""
         raise ValueError(
             f"{where} has {n} images and {label.dtype} labels {list(label.shape)}{span}: each image needs a class "

@@ -1,6 +1,6 @@
-"""How the papers' recipes augment, from a stored image to [c h w] in [0, 1].
+"""Augmentation of the papers' recipes, from a stored image to a tensor [c h w] in [0, 1].
 
-All draws are torch's own, one by one for each image, so that `Indexed` can repeat them.
+All random numbers come from torch's global generator, image by image, so that `Indexed` can repeat them.
 """
 
 from collections.abc import Callable
@@ -11,71 +11,123 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lightning_robust.data.images import as_bytes, scaled, unit
+from lightning_robust.data.conversion import bytes_to_float, to_byte_tensor, to_float_tensor
 
 Padding: TypeAlias = Literal["constant", "reflect"]
+"""How an image is padded: with zeros, or with its reflection."""
 
 
 class CropAndFlip:
-    """A window of `size` x `size` of the padded image (zeros, or its reflection), mirrored every other time.
+    """Random crop of the padded image to `size` x `size`, and a horizontal flip with probability 1/2.
 
-    Called on an image it is torchvision's `RandomCrop` and `RandomHorizontalFlip`. `draw` takes the same numbers from
-    torch's generator, and `apply` does the same with them, bit for bit, for a whole batch on any device.
+    Called on one image, it is torchvision's `RandomCrop` and `RandomHorizontalFlip`. `draw` takes the same random
+    numbers from torch's generator, and `apply` gives bit for bit the same images for a whole batch on any device.
 
     Args:
-        size: pixels of the window on each side.
-        padding: pixels added on each side first.
-        padding_mode: "constant" or "reflect".
+        size: height and width of the crop in pixels.
+        padding: pixels added on each side before the crop.
+        padding_mode: "constant" (zeros) or "reflect".
+
+    Example:
+        >>> crop = CropAndFlip(size=32, padding=4)
+        >>> crop(torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()).shape
+        torch.Size([3, 32, 32])
     """
 
     def __init__(self, size: int, padding: int = 4, padding_mode: Padding = "constant") -> None:
-        self.size, self.padding, self.padding_mode = size, padding, padding_mode
+        self.size = size
+        self.padding = padding
+        self.padding_mode = padding_mode
         crop = v2.RandomCrop(size, padding, padding_mode=padding_mode)
-        self._one = v2.Compose([as_bytes, crop, v2.RandomHorizontalFlip(), unit])
+        self._transform = v2.Compose([to_byte_tensor, crop, v2.RandomHorizontalFlip(), bytes_to_float])
 
     def __call__(self, image: Any) -> Tensor:
-        """From bytes [h w] or [h w c] to [c size size] in [0, 1]."""
-        x: Tensor = self._one(image)
+        """Augment one image of bytes [h w] or [h w c]; returns [c size size] in [0, 1]."""
+        x: Tensor = self._transform(image)
         return x
 
     def draw(self, height: int, width: int) -> Tensor:
-        """For an image: the window's first row and column in the padded image, and whether it is mirrored [3]."""
-        rooms = (side + 2 * self.padding - self.size for side in (height, width))
-        corner = [int(torch.randint(room + 1, ())) if room else 0 for room in rooms]
+        """Draw the random numbers for one image.
+
+        Args:
+            height: pixels of the image before padding.
+            width: likewise.
+
+        Returns:
+            Three integers: first row and first column of the crop in the padded image, and whether it is flipped.
+        """
+        corner = []
+        for side in (height, width):
+            room = side + 2 * self.padding - self.size
+            corner.append(int(torch.randint(room + 1, ())) if room else 0)
         return torch.tensor([*corner, int(torch.rand(1) < 0.5)])
 
     def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
-        """Bytes [b c h w] and what was drawn for each [b 3] to bytes [b c size size], on any device."""
-        (b, c, h, w), (top, left, mirrored) = x.shape, drawn.T.unsqueeze(2)
+        """Augment a batch with random numbers that were drawn before.
+
+        Args:
+            x: images as bytes [b c h w], on any device.
+            drawn: what `draw` gave for each image [b 3], on the same device.
+
+        Returns:
+            Bytes [b c size size].
+        """
+        b, c, h, w = x.shape
+        top, left, flipped = drawn.T.unsqueeze(2)
         window = torch.arange(self.size, device=x.device)
         rows = top + window - self.padding
-        columns = left + torch.where(mirrored > 0, window.flip(0), window) - self.padding
-        (inner_rows, rows), (inner_columns, columns) = self._inside(rows, h), self._inside(columns, w)
-        images, channels = (torch.arange(n, device=x.device) for n in (b, c))
-        out = x[images[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None]]
-        inside = inner_rows[:, None, :, None] & inner_columns[:, None, None]
-        return out if self.padding_mode == "reflect" else out * inside
-
-    def _inside(self, place: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """Which places lie on the image, and where on it each takes its value from."""
+        columns = left + torch.where(flipped > 0, window.flip(0), window) - self.padding
+        rows_inside, rows = self._source(rows, h)
+        columns_inside, columns = self._source(columns, w)
+        images = torch.arange(b, device=x.device)[:, None, None, None]
+        channels = torch.arange(c, device=x.device)[:, None, None]
+        out = x[images, channels, rows[:, None, :, None], columns[:, None, None]]
         if self.padding_mode == "reflect":
-            return place >= 0, side - 1 - (side - 1 - place.abs()).abs()
-        return (place >= 0) & (place < side), place.clamp(0, side - 1)
+            return out
+        return out * (rows_inside[:, None, :, None] & columns_inside[:, None, None])
+
+    def _source(self, position: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Return which positions lie on the image, and the position that each one takes its value from."""
+        if self.padding_mode == "reflect":
+            return position >= 0, side - 1 - (side - 1 - position.abs()).abs()
+        return (position >= 0) & (position < side), position.clamp(0, side - 1)
 
 
 def resized_crop_and_flip(size: int) -> Callable[[Any], Tensor]:
-    """8 % to 100 % of the image, 3:4 to 4:3 in shape, resized to `size` x `size`, mirrored every other time."""
-    steps = [_as_pil, v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), scaled]
+    """Return ImageNet's training transform: a random resized crop and a horizontal flip with probability 1/2.
+
+    The crop has 8 % to 100 % of the image's area and an aspect ratio of 3:4 to 4:3.
+
+    Args:
+        size: height and width of the result in pixels.
+
+    Example:
+        >>> import numpy as np
+        >>> resized_crop_and_flip(8)(np.zeros((20, 30, 3), dtype=np.uint8)).shape
+        torch.Size([3, 8, 8])
+    """
+    steps = [_as_pil, v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), to_float_tensor]
     transform: Callable[[Any], Tensor] = v2.Compose(steps)
     return transform
 
 
 def central_crop(resize: int, size: int) -> Callable[[Any], Tensor]:
-    """The central `size` x `size` after the shorter side was resized to `resize`."""
-    transform: Callable[[Any], Tensor] = v2.Compose([_as_pil, v2.Resize(resize), v2.CenterCrop(size), scaled])
+    """Return ImageNet's evaluation transform: resize, then crop the centre.
+
+    Args:
+        resize: pixels that the shorter side is resized to.
+        size: height and width of the crop in pixels.
+
+    Example:
+        >>> import numpy as np
+        >>> central_crop(10, 8)(np.zeros((20, 30, 3), dtype=np.uint8)).shape
+        torch.Size([3, 8, 8])
+    """
+    steps = [_as_pil, v2.Resize(resize), v2.CenterCrop(size), to_float_tensor]
+    transform: Callable[[Any], Tensor] = v2.Compose(steps)
     return transform
 
 
 def _as_pil(image: Any) -> Image.Image:
-    """Resizing is Pillow's, as in published evaluations."""
+    # published evaluations resize with Pillow, whose results differ from those of torch's own resizing
     return image if isinstance(image, Image.Image) else Image.fromarray(image)

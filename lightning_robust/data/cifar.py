@@ -11,15 +11,19 @@ from lightning_robust.data.torchvision_data_module import TorchvisionDataModule
 
 
 class CIFAR10(TorchvisionDataModule):
-    """50,000 photographs of 10 classes to train, 10,000 to test: 3 x 32 x 32 in [0, 1], cropped and flipped to train.
+    """CIFAR-10: 50,000 training and 10,000 test photographs of 10 classes, 3 x 32 x 32 in [0, 1].
+
+    Training images are padded, cropped at random and flipped with probability 1/2.
 
     Args:
-        root: the folder that holds `cifar-10-batches-py`.
-        padding: pixels added on each side before a random window of 32 x 32 is taken.
+        root: folder that holds `cifar-10-batches-py`.
+        padding: pixels added on each side before the random crop of 32 x 32.
         padding_mode: "constant" (zeros) or "reflect".
-        kwargs: see `Downloadable`.
+        kwargs: further arguments of `TorchvisionDataModule` and `RobustDataModule`.
 
-    Raises: see `Downloadable`.
+    Raises:
+        OSError: as for `TorchvisionDataModule`.
+        ValueError: as for `TorchvisionDataModule`.
 
     Reference: Krizhevsky, "Learning multiple layers of features from tiny images" (2009), as read by torchvision; the
     augmentation is that of He et al. 2015 (arXiv 1512.03385).
@@ -31,36 +35,43 @@ class CIFAR10(TorchvisionDataModule):
 
     def __init__(self, root: str = "data", padding: int = 4, padding_mode: Padding = "constant", **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
-        self.padding, self.padding_mode = padding, padding_mode
+        self.padding = padding
+        self.padding_mode = padding_mode
 
     def transform(self, augment: bool) -> Callable[[Any], Any] | None:
-        """A random crop and flip to train."""
+        """Return a random crop and flip for training, and None for evaluation."""
         return CropAndFlip(32, self.padding, self.padding_mode) if augment else None
 
     def files(self, split: str) -> dict[Path, str | None]:
-        """All of them: torchvision reads no split without the other."""
+        """Return the files of both splits, because torchvision reads neither without the other."""
         meta = (self.kind.meta["filename"], self.kind.meta["md5"])
         listed = [*self.kind.train_list, *self.kind.test_list, meta]
         return {self.root / self.kind.base_folder / name: md5 for name, md5 in listed}
 
     def source(self, split: str, download: bool = False) -> Any:
-        """torchvision's dataset."""
+        """Return torchvision's dataset of the split."""
         return self.kind(self.root, train=split == "train", download=download)
 
     def read(self, split: str) -> tuple[Any, Any]:
-        """Bytes [n 32 32 3] and labels."""
+        """Return images as bytes [n 32 32 3] and labels [n]."""
         source = self.load(split)
         return source.data, source.targets
 
 
 class CIFAR100(CIFAR10):
-    """50,000 photographs of 100 classes to train, 10,000 to test, as `CIFAR10` otherwise.
+    """CIFAR-100: 50,000 training and 10,000 test photographs of 100 classes, otherwise as `CIFAR10`.
 
-    Args: see `CIFAR10`; the root holds `cifar-100-python`.
+    Args:
+        root: folder that holds `cifar-100-python`.
+        padding: pixels added on each side before the random crop of 32 x 32.
+        padding_mode: "constant" (zeros) or "reflect".
+        kwargs: further arguments of `TorchvisionDataModule` and `RobustDataModule`.
 
-    Raises: see `Downloadable`.
+    Raises:
+        OSError: as for `TorchvisionDataModule`.
+        ValueError: as for `TorchvisionDataModule`.
 
-    Reference: see `CIFAR10`.
+    Reference: as for `CIFAR10`.
     """
 
     num_classes = 100

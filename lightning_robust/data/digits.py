@@ -1,22 +1,31 @@
-"""The embedded dataset: scikit-learn's handwritten digits, which need no download."""
+"""Handwritten digits that come with scikit-learn and need no download."""
 
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from lightning_robust.data.base import RobustDataModule
+from lightning_robust.data.data_module import RobustDataModule
 
 
 class Digits(RobustDataModule):
-    """1,797 real images of handwritten digits, 1 x 8 x 8 in [0, 1] (17 grey levels): 1,347 to train, 450 to test.
+    """scikit-learn's digits: 1,347 training and 450 test images of 10 classes, 1 x 8 x 8 in [0, 1] (17 grey levels).
 
     Args:
-        batch_size: training samples a step on each device.
-        eval_batch_size: evaluation samples a step on each device.
-        val_size: how many training samples are held out for validation.
-        unlabelled: how many training images are kept apart as if they had no label, for `SemiSupervised`.
-        kwargs: see `RobustDataModule`.
+        batch_size: training samples of a step on each device.
+        eval_batch_size: evaluation samples of a step on each device.
+        val_size: number of training samples held out for validation.
+        unlabelled: number of training images set aside as if they had no label, for `SemiSupervised`.
+        kwargs: further arguments of `RobustDataModule`.
+
+    Example:
+        >>> data = Digits(batch_size=64, val_size=150, seed=0)
+        >>> data.setup()
+        >>> len(data.train_set), len(data.val_set), len(data.test_set)
+        (1197, 150, 450)
+        >>> x, y, index = next(iter(data.train_dataloader()))
+        >>> x.shape
+        torch.Size([64, 1, 8, 8])
 
     Reference: E. Alpaydin, C. Kaynak, "Optical recognition of handwritten digits" (UCI, 1998), as packaged by
     scikit-learn's `load_digits`.
@@ -36,16 +45,16 @@ class Digits(RobustDataModule):
         self.unlabelled = unlabelled
 
     def train_data(self, augment: bool) -> TensorDataset:
-        """1,347 images, less the unlabelled ones; no augmentation is defined for them."""
+        """Return the 1,347 training images without the unlabelled ones; there is no augmentation."""
         x, y = self._split()[0].tensors
         return TensorDataset(x[self.unlabelled :], y[self.unlabelled :])
 
     def test_data(self) -> TensorDataset:
-        """450 images, as many of each class as its share."""
+        """Return the 450 test images, a stratified sample."""
         return self._split()[1]
 
     def unlabelled_data(self, labelled: Dataset[Any]) -> TensorDataset:
-        """The unlabelled images, with the label of the nearest labelled one."""
+        """Return the unlabelled images, each with the label of its nearest labelled image."""
         from sklearn.neighbors import KNeighborsClassifier
 
         if not self.unlabelled:

@@ -1,4 +1,4 @@
-"""What published datasets in a folder share: splits that are read once, and one clear error for what is not there."""
+"""The base class of published datasets in a folder."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -11,25 +11,25 @@ from filelock import FileLock
 from torch.utils.data import Dataset
 
 from lightning_robust.data.arrays import check_classes
-from lightning_robust.data.base import RobustDataModule
+from lightning_robust.data.data_module import RobustDataModule
 from lightning_robust.data.images import Images
 
 
 class FolderDataModule(RobustDataModule):
-    """A published dataset in a folder.
+    """Base class of published datasets in a folder, whose splits are read once.
 
     Args:
         root: the folder.
-        kwargs: see `RobustDataModule`.
+        kwargs: further arguments of `RobustDataModule`.
 
     Raises:
-        ValueError: in `setup`, for files that are missing or not as published.
+        ValueError: in `setup`, for files that are missing or not the published ones.
     """
 
     layout: str
     """What the folder must hold."""
-    remedy: str
-    """How it gets there."""
+    download_hint: str
+    """How to get the files there."""
 
     def __init__(self, root: str = "data", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -38,32 +38,42 @@ class FolderDataModule(RobustDataModule):
 
     @abstractmethod
     def read(self, split: str) -> tuple[Any, Any]:
-        """Images as `Images` takes them, and class numbers [n], of "train" or "test"."""
+        """Return the images, as `Images` takes them, and labels [n] of the split "train" or "test"."""
 
     def images(self, split: str, augment: bool = False) -> Images:
-        """The images of a split, transformed as they are needed; the stored ones are shared by all that asks."""
+        """Return a dataset of a split, transformed as it is read.
+
+        The stored images are read once and shared by all datasets of the split.
+
+        Args:
+            split: "train" or "test".
+            augment: whether to use the transform for training.
+        """
         if split not in self._splits:
             image, label = self.read(split)
             label = np.asarray(label)
-            check_classes(
-                label, self.num_classes, len(image), f"The {split} set of {type(self).__name__} in {self.root}"
-            )
+            where = f"The {split} set of {type(self).__name__} in {self.root}"
+            check_classes(label, self.num_classes, len(image), where)
             self._splits[split] = image, label
         return Images(*self._splits[split], self.transform(augment))
 
     def train_data(self, augment: bool) -> Dataset[Any]:
-        """The whole training set."""
+        """Return the whole training set."""
         return self.images("train", augment)
 
     def test_data(self) -> Dataset[Any]:
-        """The test set."""
+        """Return the test set."""
         return self.images("test")
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Inside, no other node that shares the folder fetches or unpacks anything into it."""
+    def locked_root(self) -> Iterator[None]:
+        """Hold a lock on the folder, so that no other process or node downloads or unpacks into it.
+
+        Raises:
+            PermissionError: if the lock file cannot be written.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock", mode=0o666)  # for whoever else uses the folder, too
+        lock = FileLock(self.root / ".lock", mode=0o666)  # other users of the folder must be able to take it
         try:
             lock.acquire()
         except PermissionError as error:
@@ -76,13 +86,13 @@ class FolderDataModule(RobustDataModule):
         finally:
             lock.release()
 
-    def missing(self, path: Path) -> ValueError:
-        """The error for a file or folder that is not there."""
+    def missing_error(self, path: Path) -> ValueError:
+        """Return the error to raise for a file or folder that is not there."""
         folder = next((p for p in path.parents if p.is_dir() and p.is_relative_to(self.root)), self.root)
         found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         listed = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
         there = f"{folder} holds only {listed}" if found else f"{folder} is empty or does not exist"
         return ValueError(
             f"There is no {path}: {type(self).__name__} expects {self.layout} in the folder {str(self.root)!r}, but "
-            f"{there}. {self.remedy}"
+            f"{there}. {self.download_hint}"
         )

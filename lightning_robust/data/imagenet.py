@@ -1,4 +1,4 @@
-"""ImageNet: 1,000 classes of photographs."""
+"""ImageNet, photographs of 1,000 classes."""
 
 import shutil
 from collections.abc import Callable
@@ -10,39 +10,39 @@ from torchvision.datasets.imagenet import ARCHIVE_META, META_FILE, load_meta_fil
 
 from lightning_robust.data.augmentation import central_crop, resized_crop_and_flip
 from lightning_robust.data.folder_data_module import FolderDataModule
-from lightning_robust.data.images import ImageFiles, class_files
-from lightning_robust.utils.messages import first_line
+from lightning_robust.data.image_files import ImageFiles, class_files
+from lightning_robust.utils.messages import describe_error
 
 
 class ImageNet(FolderDataModule):
-    """1,281,167 photographs of 1,000 classes to train; the 50,000 published for validation are the test set.
+    """ImageNet: 1,281,167 training photographs of 1,000 classes; the 50,000 validation images are the test set.
 
-    Read from folders of classes, `<root>/train/<class>/<file>` and `<root>/val/<class>/<file>`, numbered in the order
-    of their names. Where one of the two is not there but its archive is (`ILSVRC2012_img_train.tar`,
-    `ILSVRC2012_img_val.tar`, each with `ILSVRC2012_devkit_t12.tar.gz` or the `meta.bin` that torchvision makes of it),
-    torchvision checks and unpacks it, in one process on each node.
+    Images are read from class folders, `<root>/train/<class>/<file>` and `<root>/val/<class>/<file>`; classes are
+    numbered in the order of the folders' names. If one of the two folders is missing but its archive is there
+    (`ILSVRC2012_img_train.tar`, `ILSVRC2012_img_val.tar`, each with `ILSVRC2012_devkit_t12.tar.gz` or the `meta.bin`
+    that torchvision makes of it), torchvision checks and unpacks it, in one process on each node.
 
-    Images are 3 x size x size in [0, 1]. To train, a random part of each is resized, and flipped every other time; to
-    evaluate, the shorter side is resized, and the central part taken.
+    Images are 3 x size x size in [0, 1]. For training, a random part of each image is resized, and flipped with
+    probability 1/2. For evaluation, the shorter side is resized and the centre cropped.
 
     Args:
         root: the folder.
-        size: pixels of the images on each side.
-        resize: pixels of the shorter side before the central part is taken.
-        num_classes: how many folders of classes there are: fewer for subsets such as ImageNet-100.
-        val_size: how many training samples are held out for validation.
-        kwargs: see `RobustDataModule`.
+        size: height and width of the images in pixels.
+        resize: pixels that the shorter side is resized to before the centre is cropped.
+        num_classes: number of class folders: fewer for subsets such as ImageNet-100.
+        val_size: number of training samples held out for validation.
+        kwargs: further arguments of `RobustDataModule`.
 
     Raises:
         ValueError: for `resize` below `size`; in `prepare_data`, for archives that are not the published ones; in
-            `setup`, for files that are missing or not laid out so.
+            `setup`, for files that are missing or laid out differently.
 
     Paper: Russakovsky et al. 2014 (arXiv 1409.0575); sizes and augmentation: He et al. 2015 (arXiv 1512.03385).
     """
 
     num_classes = 1000
     layout = "train/<class>/<image> and val/<class>/<image> (or ImageNet's archives with its devkit)"
-    remedy = "Get the archives from https://image-net.org/download.php; they are unpacked when they lie there."
+    download_hint = "Get the archives from https://image-net.org/download.php; they are unpacked when they lie there."
 
     def __init__(
         self,
@@ -56,56 +56,59 @@ class ImageNet(FolderDataModule):
         super().__init__(root, val_size=val_size, **kwargs)
         if resize < size:
             raise ValueError(f"Of images resized to {resize} pixels, no {size} can be taken: raise `resize`.")
-        self.size, self.resize, self.num_classes = size, resize, num_classes
+        self.size = size
+        self.resize = resize
+        self.num_classes = num_classes
 
     def prepare_data(self) -> None:
-        """Unpack the archives of what is not there yet."""
-        if any(self._packed(split) for split in ("train", "val")):
-            with self.alone():
-                for split in filter(self._packed, ("train", "val")):
+        """Unpack the archives whose folders are missing."""
+        if any(self._is_packed(split) for split in ("train", "val")):
+            with self.locked_root():
+                for split in filter(self._is_packed, ("train", "val")):
                     self._unpack(split)
 
-    def _packed(self, split: str) -> bool:
+    def _is_packed(self, split: str) -> bool:
         return not (self.root / split).is_dir() and (self.root / ARCHIVE_META[split][0]).is_file()
 
     def _unpack(self, split: str) -> None:
-        """In a folder beside, so that what is there is always whole."""
-        meta, beside = self.root / META_FILE, self.root / ".unpacking"
+        """Unpack a split in a temporary folder first, so that a folder in its final place is always complete."""
+        meta = self.root / META_FILE
+        temporary = self.root / ".unpacking"
         try:
             if meta.is_file():
                 load_meta_file(str(self.root))
-        except Exception as error:  # what is damaged makes the reader fail in any way
+        except Exception as error:  # torchvision's reader raises many kinds for a damaged file
             raise ValueError(
-                f"{meta} is damaged ({first_line(error)}) Delete it; the devkit has what it holds."
+                f"{meta} is damaged ({describe_error(error)}) Delete it; the devkit has what it holds."
             ) from error
-        shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
-        beside.mkdir()
+        shutil.rmtree(temporary, ignore_errors=True)  # a killed process may have left it
+        temporary.mkdir()
         try:
             for name in (ARCHIVE_META[split][0], ARCHIVE_META["devkit"][0], META_FILE):
                 if (self.root / name).is_file():
-                    (beside / name).symlink_to((self.root / name).resolve())
-            torchvision.datasets.ImageNet(beside, split)
+                    (temporary / name).symlink_to((self.root / name).resolve())
+            torchvision.datasets.ImageNet(temporary, split)
             if not meta.is_file():
-                (beside / META_FILE).rename(meta)
-            (beside / split).rename(self.root / split)
-        except Exception as error:  # of the archives, the disk
+                (temporary / META_FILE).rename(meta)
+            (temporary / split).rename(self.root / split)
+        except Exception as error:  # damaged archives and full disks each raise their own kinds
             raise ValueError(
-                f"ImageNet's archives in {str(self.root)!r} were not unpacked ({first_line(error)}) They must be the "
-                "published ones, and there must be room for the images."
+                f"ImageNet's archives in {str(self.root)!r} were not unpacked ({describe_error(error)}) They must be "
+                "the published ones, and there must be room for the images."
             ) from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def transform(self, augment: bool) -> Callable[[Any], Any]:
-        """A random part to train, the central one to evaluate."""
+        """Return a random resized crop and flip for training, and a central crop for evaluation."""
         return resized_crop_and_flip(self.size) if augment else central_crop(self.resize, self.size)
 
     def read(self, split: str) -> tuple[Any, Any]:
-        """Files, decoded as they are needed, and labels."""
+        """Return the image files, decoded as they are needed, and labels [n]."""
         folder = self.root / {"test": "val"}.get(split, split)
         classes = self._classes(folder)
-        other = {self._folders(self.root / name) for name in ("train", "val") if (self.root / name).is_dir()}
-        if len(classes) != self.num_classes or len(other) != 1:
+        class_lists = {_subfolders(self.root / name) for name in ("train", "val") if (self.root / name).is_dir()}
+        if len(classes) != self.num_classes or len(class_lists) != 1:
             raise ValueError(
                 f"{folder} has {len(classes)} folders of classes: there must be `num_classes` of them, "
                 f"{self.num_classes}, and train and val must have the same."
@@ -115,15 +118,15 @@ class ImageNet(FolderDataModule):
 
     def _classes(self, folder: Path) -> tuple[str, ...]:
         if not folder.is_dir():
-            raise self.missing(folder)
+            raise self.missing_error(folder)
         stray = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".tar", ".jpeg", ".jpg", ".png"))
         if stray:
             raise ValueError(
                 f"{folder} itself holds {stray[0]}: images belong into folders of classes. If an archive was unpacked "
                 f"in part, remove {folder}, and it is unpacked anew."
             )
-        return self._folders(folder)
+        return _subfolders(folder)
 
-    @staticmethod
-    def _folders(folder: Path) -> tuple[str, ...]:
-        return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))

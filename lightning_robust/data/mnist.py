@@ -9,11 +9,15 @@ from lightning_robust.data.torchvision_data_module import TorchvisionDataModule
 
 
 class MNIST(TorchvisionDataModule):
-    """60,000 handwritten digits to train, 10,000 to test: 1 x 28 x 28 in [0, 1], without augmentation.
+    """MNIST: 60,000 training and 10,000 test images of handwritten digits, 1 x 28 x 28 in [0, 1], not augmented.
 
-    Args: see `Downloadable`. The files are `<root>/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte`.
+    The files are `<root>/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte`.
 
-    Raises: see `Downloadable`.
+    Args: those of `TorchvisionDataModule`.
+
+    Raises:
+        OSError: as for `TorchvisionDataModule`.
+        ValueError: as for `TorchvisionDataModule`.
 
     Reference: LeCun et al., "Gradient-based learning applied to document recognition" (Proc. IEEE, 1998), as read by
     torchvision.
@@ -23,15 +27,15 @@ class MNIST(TorchvisionDataModule):
     layout = "MNIST/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k- likewise"
 
     def files(self, split: str) -> dict[Path, str | None]:
-        """Images and labels; checksums are known of the packed files alone."""
+        """Return the files of images and labels; checksums are only known of the packed files."""
         part = "train" if split == "train" else "t10k"
         return {self.root / "MNIST" / "raw" / f"{part}-{kind}-ubyte": None for kind in ("images-idx3", "labels-idx1")}
 
     def source(self, split: str, download: bool = False) -> Any:
-        """torchvision's dataset."""
+        """Return torchvision's dataset of the split."""
         return torchvision.datasets.MNIST(self.root, train=split == "train", download=download)
 
     def read(self, split: str) -> tuple[Any, Any]:
-        """Bytes [n 28 28] and labels."""
+        """Return images as bytes [n 28 28] and labels [n]."""
         source = self.load(split)
         return source.data.numpy(), source.targets.numpy()

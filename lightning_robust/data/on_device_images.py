@@ -1,4 +1,4 @@
-"""Training images that wait on the device instead of being loaded for each step."""
+"""Training images that stay on the device instead of being loaded for each step."""
 
 from typing import Any
 
@@ -8,32 +8,37 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_robust.data.augmentation import CropAndFlip
-from lightning_robust.data.images import Images, scaled
+from lightning_robust.data.conversion import to_float_tensor
+from lightning_robust.data.images import Images
 
 
 class OnDeviceImages(Dataset[tuple[Tensor, Any]]):
-    """A training set held in memory as one of (what is drawn for the augmentation, label).
+    """Dataset of (random numbers of the augmentation, label), whose images are gathered on the device.
 
-    The images of a batch are then gathered and augmented all at once where they lie: bit for bit those that the
-    training set itself would have given.
+    `gather` augments the images of a whole batch at once. They are bit for bit those of the dataset it was made from.
 
     Args:
-        samples: part of a training set.
+        samples: a dataset that is held in memory, or a `Subset` of one.
 
     Raises:
-        ValueError: for a training set that is not in memory, or whose augmentation is not `CropAndFlip`.
+        ValueError: for a dataset that is not in memory, or whose augmentation is not `CropAndFlip`.
+
+    Example:
+        >>> data = OnDeviceImages(TensorDataset(torch.rand(5, 1, 4, 4), torch.arange(5)))
+        >>> data.gather(torch.tensor([3, 1]), drawn=torch.empty(2, 0)).shape
+        torch.Size([2, 1, 4, 4])
     """
 
     def __init__(self, samples: Dataset[Any]) -> None:
         source: Any = samples.dataset if isinstance(samples, Subset) else samples
         chosen = list(samples.indices) if isinstance(samples, Subset) else slice(None)
         self.augment: CropAndFlip | None = None
-        if type(source) is TensorDataset:  # classes derived from it may do more than give what they hold
+        if type(source) is TensorDataset:  # a subclass may return something else than its tensors
             self.images, self.labels = (tensor[chosen] for tensor in source.tensors[:2])
         elif (
             type(source) is Images
             and isinstance(source.image, np.ndarray)
-            and (type(source.transform) is CropAndFlip or source.transform is scaled)
+            and (type(source.transform) is CropAndFlip or source.transform is to_float_tensor)
         ):
             images = torch.from_numpy(source.image[chosen])
             self.images = images.unsqueeze(1) if images.dim() == 3 else images.movedim(-1, 1).contiguous()
@@ -53,9 +58,15 @@ class OnDeviceImages(Dataset[tuple[Tensor, Any]]):
         return torch.empty(0) if self.augment is None else self.augment.draw(h, w), self.labels[i]
 
     def gather(self, index: Tensor, drawn: Tensor) -> Tensor:
-        """The images [b c h w] at these positions [b], on their device; those stored as bytes as such."""
-        self.images = self.images.to(index.device)  # once
+        """Return the augmented images of a batch, on the device of `index`.
+
+        Args:
+            index: positions [b].
+            drawn: random numbers of the augmentation for each image, [b 3], or [b 0] without augmentation.
+
+        Returns:
+            Images [b c h w]: bytes if they are stored as bytes, otherwise in [0, 1].
+        """
+        self.images = self.images.to(index.device)  # copies in the first step only
         x = self.images[index]
-        if self.augment is not None:
-            x = self.augment.apply(x, drawn)
-        return x
+        return x if self.augment is None else self.augment.apply(x, drawn)

@@ -1,37 +1,100 @@
-"""A split in which each class has its share."""
+"""Splits of a dataset into training and validation samples."""
 
+import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from lightning_robust.runtime.rng import derive_seed
 
-def by_class(order: Tensor, label: Tensor) -> Tensor:
-    """Positions [n], rearranged so that any first part of them holds about the same share of every class.
+
+def train_val_split(dataset: Any, val_size: int, seed: int, stratified: bool) -> tuple[list[int], list[int]]:
+    """Split a dataset's positions at random; the result depends on nothing but the arguments.
 
     Args:
-        order: a permutation; within a class it stays as it is.
+        dataset: the dataset; only its length is used, and its labels for a stratified split.
+        val_size: number of validation samples, between 1 and one less than there are samples.
+        seed: seed of the permutation.
+        stratified: whether every class gives the same share of its samples.
+
+    Returns:
+        Positions of the training and of the validation samples, each in increasing order.
+
+    Raises:
+        ValueError: for a `val_size` that leaves nothing, or a stratified split of a dataset without labels.
+
+    Example:
+        >>> train_val_split(range(6), val_size=2, seed=0, stratified=False)
+        ([2, 3, 4, 5], [0, 1])
+    """
+    n = len(dataset)
+    if not 0 < val_size < n:
+        raise ValueError(f"val_size must lie between 1 and {n - 1}, got {val_size} of {n} samples.")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed(seed)))
+    if stratified:
+        order = stratified_order(order, class_labels(dataset))
+    positions = order.tolist()
+    return sorted(positions[val_size:]), sorted(positions[:val_size])
+
+
+def describe_split(validation: list[int], n: int) -> str:
+    """Return a short text that is different for different validation samples.
+
+    Args:
+        validation: positions of the validation samples.
+        n: number of samples in the whole dataset.
+
+    Example:
+        >>> describe_split([2, 3], 6)
+        '2 of 6: 5bf775530e2e'
+    """
+    return f"{len(validation)} of {n}: {hashlib.sha256(repr(validation).encode()).hexdigest()[:12]}"
+
+
+def stratified_order(order: Tensor, label: Tensor) -> Tensor:
+    """Rearrange positions so that any first part of them has about the same share of every class.
+
+    Args:
+        order: a permutation of the positions [n]; within a class its order is kept.
         label: class numbers [n], by position.
+
+    Returns:
+        The positions [n], rearranged.
+
+    Example:
+        >>> stratified_order(torch.arange(6), torch.tensor([0, 0, 0, 0, 1, 1]))
+        tensor([0, 4, 1, 2, 5, 3])
     """
     label = label[order]
-    count, group = label.bincount(), label.argsort(stable=True)
-    first = (count.cumsum(0) - count)[label[group]]  # where the class starts in `group`
+    count = label.bincount()
+    by_class = label.argsort(stable=True)
+    class_start = (count.cumsum(0) - count)[label[by_class]]
     place = torch.empty(len(order), dtype=torch.float64)
-    place[group] = (torch.arange(len(order)) - first).double().add_(0.5) / count[label[group]]
+    # the i-th of a class's m samples goes to the share (i + 1/2) / m of the whole
+    place[by_class] = (torch.arange(len(order)) - class_start).double().add_(0.5) / count[label[by_class]]
     return order[place.argsort(stable=True)]
 
 
-def labels(dataset: Any) -> Tensor:
-    """Class numbers [n] of a dataset, without loading its images.
+def class_labels(dataset: Any) -> Tensor:
+    """Return a dataset's class numbers [n] without loading its images.
+
+    Args:
+        dataset: a `TensorDataset`, a dataset with an attribute `targets`, `labels` or `label`, or a `Subset` or
+            `ConcatDataset` of such.
 
     Raises:
-        ValueError: if they are in none of the usual places.
+        ValueError: if the labels are in none of these places.
+
+    Example:
+        >>> class_labels(Subset(TensorDataset(torch.zeros(3, 1), torch.tensor([5, 6, 7])), [2, 0]))
+        tensor([7, 5])
     """
     if isinstance(dataset, ConcatDataset):
-        return torch.cat([labels(part) for part in dataset.datasets])
+        return torch.cat([class_labels(part) for part in dataset.datasets])
     if isinstance(dataset, Subset):
-        return labels(dataset.dataset)[dataset.indices]
+        return class_labels(dataset.dataset)[dataset.indices]
     if isinstance(dataset, TensorDataset):
         return dataset.tensors[1]
     for name in ("targets", "labels", "label"):

@@ -1,27 +1,28 @@
-"""Tiny ImageNet: 200 classes of ImageNet, scaled down."""
+"""Tiny ImageNet, 200 classes of ImageNet scaled down to 64 x 64 pixels."""
 
 from collections.abc import Callable
 from typing import Any
 
 from lightning_robust.data.augmentation import CropAndFlip, Padding
 from lightning_robust.data.folder_data_module import FolderDataModule
-from lightning_robust.data.images import ImageFiles
+from lightning_robust.data.image_files import ImageFiles
 
 
 class TinyImageNet(FolderDataModule):
-    """100,000 images of 200 classes to train, 10,000 to test: 3 x 64 x 64 in [0, 1], cropped and flipped to train.
+    """Tiny ImageNet: 100,000 training and 10,000 test images of 200 classes, 3 x 64 x 64 in [0, 1].
 
-    The published validation images are the test set: the labels of the test images were never published. Classes are
-    numbered in the order of their WordNet ids, as by torchvision's `ImageFolder`.
+    Training images are padded, cropped at random and flipped with probability 1/2. The published validation images are
+    the test set, because the labels of the test images were never published. Classes are numbered in the order of their
+    WordNet ids, as by torchvision's `ImageFolder`.
 
     Args:
-        root: the folder that holds `tiny-imagenet-200`.
-        padding: pixels added on each side before a random window of 64 x 64 is taken.
+        root: folder that holds `tiny-imagenet-200`.
+        padding: pixels added on each side before the random crop of 64 x 64.
         padding_mode: "constant" (zeros) or "reflect".
-        kwargs: see `RobustDataModule`.
+        kwargs: further arguments of `RobustDataModule`.
 
     Raises:
-        ValueError: in `setup`, for files that are missing or do not fit together.
+        ValueError: in `setup`, for files that are missing or contradict each other.
 
     Reference: Stanford's course CS231n (2015), cs231n.stanford.edu/tiny-imagenet-200.zip.
     """
@@ -31,49 +32,52 @@ class TinyImageNet(FolderDataModule):
         "tiny-imagenet-200/ with wnids.txt, train/<wnid>/images/<file>.JPEG, val/images/<file>.JPEG and "
         "val/val_annotations.txt"
     )
-    remedy = "Unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip there."
+    download_hint = "Unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip there."
 
     def __init__(self, root: str = "data", padding: int = 4, padding_mode: Padding = "constant", **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self.folder = self.root / "tiny-imagenet-200"
-        self.padding, self.padding_mode = padding, padding_mode
+        self.padding = padding
+        self.padding_mode = padding_mode
 
     def transform(self, augment: bool) -> Callable[[Any], Any] | None:
-        """A random crop and flip to train."""
+        """Return a random crop and flip for training, and None for evaluation."""
         return CropAndFlip(64, self.padding, self.padding_mode) if augment else None
 
     def read(self, split: str) -> tuple[Any, Any]:
-        """Files, decoded as they are needed, and labels."""
+        """Return the image files, decoded as they are needed, and labels [n]."""
         wnids = sorted(self._lines("wnids.txt"))
         if len(set(wnids)) != self.num_classes:
             raise ValueError(f"{self.folder / 'wnids.txt'} lists {len(set(wnids))} classes, not {self.num_classes}.")
-        found = self._training(wnids) if split == "train" else self._annotated(wnids)
-        names, label = zip(*found, strict=True) if found else ((), ())
-        return ImageFiles(self.folder, names), label
+        samples = self._train_samples(wnids) if split == "train" else self._val_samples(wnids)
+        names, labels = zip(*samples, strict=True) if samples else ((), ())
+        return ImageFiles(self.folder, names), labels
 
-    def _training(self, wnids: list[str]) -> list[tuple[str, int]]:
-        return [(name, k) for k, wnid in enumerate(wnids) for name in self._names(f"train/{wnid}/images")]
+    def _train_samples(self, wnids: list[str]) -> list[tuple[str, int]]:
+        return [(name, k) for k, wnid in enumerate(wnids) for name in self._image_names(f"train/{wnid}/images")]
 
-    def _annotated(self, wnids: list[str]) -> list[tuple[str, int]]:
-        there, rows = set(self._names("val/images")), self._lines("val/val_annotations.txt")
+    def _val_samples(self, wnids: list[str]) -> list[tuple[str, int]]:
+        found = self._image_names("val/images")
+        rows = self._lines("val/val_annotations.txt")
+        # each row begins with the file name and the WordNet id; dashes stand in for what a damaged row lacks
         listed = [(f"val/images/{name}", wnid) for name, wnid, *_ in (f"{row} - -".split() for row in rows)]
-        if sorted(there) != sorted(name for name, _ in listed) or not {wnid for _, wnid in listed} <= set(wnids):
+        if sorted(found) != sorted(name for name, _ in listed) or not {wnid for _, wnid in listed} <= set(wnids):
             raise ValueError(
-                f"{self.folder / 'val'} has {len(there)} images, and val_annotations.txt lists {len(listed)}: they "
-                f"must be the same ones, each once and of a class of wnids.txt. {self.remedy}"
+                f"{self.folder / 'val'} has {len(found)} images, and val_annotations.txt lists {len(listed)}: they "
+                f"must be the same ones, each once and of a class of wnids.txt. {self.download_hint}"
             )
         number = {wnid: k for k, wnid in enumerate(wnids)}
         return [(name, number[wnid]) for name, wnid in listed]
 
-    def _names(self, below: str) -> list[str]:
-        folder = self.folder / below
+    def _image_names(self, subfolder: str) -> list[str]:
+        folder = self.folder / subfolder
         names = sorted(path.name for path in folder.glob("*.JPEG"))
         if not names:
-            raise self.missing(folder / "*.JPEG")
-        return [f"{below}/{name}" for name in names]
+            raise self.missing_error(folder / "*.JPEG")
+        return [f"{subfolder}/{name}" for name in names]
 
-    def _lines(self, below: str) -> list[str]:
-        path = self.folder / below
+    def _lines(self, file: str) -> list[str]:
+        path = self.folder / file
         if not path.is_file():
-            raise self.missing(path)
+            raise self.missing_error(path)
         return [line for line in path.read_text(errors="replace").splitlines() if line.strip()]

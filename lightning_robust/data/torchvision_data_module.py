@@ -1,4 +1,4 @@
-"""What the datasets share that torchvision reads, checks and downloads."""
+"""The base class of datasets that torchvision reads, checks and downloads."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -10,19 +10,19 @@ from lightning_robust.data.folder_data_module import FolderDataModule
 
 
 class TorchvisionDataModule(FolderDataModule):
-    """A dataset of torchvision's.
+    """Base class of datasets that torchvision reads and downloads.
 
     Args:
         root: the folder, laid out as torchvision does.
-        download: whether to fetch what is missing there and unpack what is packed, in one process on each node.
-        kwargs: see `RobustDataModule`.
+        download: whether to download missing files and unpack packed ones, in one process on each node.
+        kwargs: further arguments of `RobustDataModule`.
 
     Raises:
         OSError: in `prepare_data`, if the download fails.
-        ValueError: there or in `setup`, for files that are missing or not the published ones.
+        ValueError: in `prepare_data` or `setup`, for files that are missing or not the published ones.
     """
 
-    remedy = "Set `download: true` to fetch what is missing and unpack what is packed, or put the files there."
+    download_hint = "Set `download: true` to fetch what is missing and unpack what is packed, or put the files there."
 
     def __init__(self, root: str = "data", download: bool = False, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
@@ -30,54 +30,59 @@ class TorchvisionDataModule(FolderDataModule):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """What to download."""
+        """The names of the splits to download."""
         return ("train", "test")
 
     @abstractmethod
     def files(self, split: str) -> dict[Path, str | None]:
-        """The files that a split needs, with their MD5 where one is known."""
+        """Return the files that a split needs, with their MD5 if it is known."""
 
     @abstractmethod
     def source(self, split: str, download: bool = False) -> Any:
-        """torchvision's dataset."""
+        """Return torchvision's dataset of the split."""
 
     def prepare_data(self) -> None:
-        """Download, if asked to and if anything is missing."""
+        """Download the splits with missing or damaged files, if `download` is set."""
         for split in self.splits if self.download else ():
-            if not self._whole(split):
-                with self.alone():
-                    self._fetch(split)
+            if not self._is_complete(split):
+                with self.locked_root():
+                    self._download(split)
 
     def load(self, split: str) -> Any:
-        """torchvision's dataset, or an error that says which file is missing or damaged."""
+        """Return torchvision's dataset of the split.
+
+        Raises:
+            ValueError: that names the file that is missing or damaged.
+        """
         for path in self.files(split):
             if not path.is_file():
-                raise self.missing(path)
+                raise self.missing_error(path)
         try:
             return self.source(split)
-        except Exception as error:  # what is damaged makes the readers fail in any way
-            raise self._damaged(split, error) from error
+        except Exception as error:  # torchvision's readers raise many kinds for damaged files
+            raise self._damaged_error(split, error) from error
 
-    def _whole(self, split: str) -> bool:
-        """Whether a split's files are there, and those published whose MD5 is known."""
+    def _is_complete(self, split: str) -> bool:
         return all(check_integrity(path, md5) for path, md5 in self.files(split).items())
 
-    def _fetch(self, split: str) -> None:
+    def _download(self, split: str) -> None:
         try:
             self.source(split, download=True)
-        except Exception as error:  # of the connection, the archives, the disk
+        except Exception as error:  # the connection, damaged archives and full disks each raise their own kinds
             if all(path.is_file() for path in self.files(split)):
-                raise self._damaged(split, error) from error
+                raise self._damaged_error(split, error) from error
             raise OSError(
                 f"{type(self).__name__} could not be downloaded to {str(self.root)!r} ({error}): try again, or put "
                 f"{self.layout} there."
             ) from error
 
-    def _damaged(self, split: str, error: Exception) -> ValueError:
+    def _damaged_error(self, split: str, error: Exception) -> ValueError:
         files = self.files(split)
         damaged = [str(path) for path, md5 in files.items() if not check_integrity(path, md5)]
-        known = f"{', '.join(damaged)}: its MD5 is not that of the published file"
-        why = known if damaged else f"one of {', '.join(map(str, files))}: {error}"
+        if damaged:
+            why = f"{', '.join(damaged)}: its MD5 is not that of the published file"
+        else:
+            why = f"one of {', '.join(map(str, files))}: {error}"
         return ValueError(
             f"The {split} set of {type(self).__name__} in {str(self.root)!r} is damaged ({why}). Delete it and set "
             "`download: true`, or put the published file there."

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturbation
+from lightning_robust.parts import AdversarialWeightPerturbation
 
 
 class AWP(AT):
@@ -32,7 +32,7 @@ class AWP(AT):
 
     Paper: Wu et al. 2020 (arXiv 2004.05884).
     Reference: csdongxian/AWP@a7acf5d (AT_AWP), whose attack runs with `attack_bn="train"`.
-    Deviates: see `lightning_robust.parts.weight_perturbation.AdversarialWeightPerturbation`.
+    Deviates: see `lightning_robust.parts.AdversarialWeightPerturbation`.
     """
 
     def __init__(

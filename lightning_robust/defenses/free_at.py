@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.runtime.gradients import awaiting_gradient
+from lightning_robust.runtime.gradients import leaf_copy
 from lightning_robust.runtime.ranks import world_size
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Views
@@ -57,7 +57,7 @@ class FreeAT(AT):
             self.noise = batch.x.new_zeros(0, *shape)
         more = self.noise.new_zeros(max(b - len(self.noise), 0), *shape)
         self.noise = torch.cat([self.noise, more]).to(batch.x)
-        self._added = awaiting_gradient(self._project(self.noise[:b]))
+        self._added = leaf_copy(self._project(self.noise[:b]))
         threat = self.attack.threat
         return Views((batch.x + self._added).clamp(threat.lower, threat.upper))
 

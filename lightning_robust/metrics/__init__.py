@@ -1,4 +1,4 @@
-"""Metrics of robustness, exact over batches and ranks; `lightning_robust.metrics.functional` has their kernels."""
+"""Metrics of robustness, exact over batches and ranks; `lightning_robust.metrics.functional` has their functions."""
 
 from lightning_robust.metrics.attack_success_rate import AttackSuccessRate
 from lightning_robust.metrics.corruption_error import ALEXNET_ERRORS, COMMON_CORRUPTIONS, CorruptionError

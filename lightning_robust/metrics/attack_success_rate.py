@@ -1,4 +1,4 @@
-"""How often an attack turns a right answer into a wrong one."""
+"""The rate at which an attack turns right answers into wrong ones."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,18 @@ from lightning_robust.metrics.functional import is_correct
 
 
 class AttackSuccessRate(Metric):
-    """Share of the samples classified correctly clean that the attack makes misclassified; NaN if there are none."""
+    """Share of the samples classified correctly without the attack that are misclassified under it.
+
+    `compute` returns a value in [0, 1], or NaN if no sample was classified correctly without the attack.
+
+    Example:
+        >>> metric = AttackSuccessRate()
+        >>> clean = torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0]])
+        >>> attacked = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]])
+        >>> metric.update(clean, attacked, torch.tensor([0, 0, 0]))
+        >>> metric.compute()
+        tensor(0.5000)
+    """
 
     is_differentiable = False
     higher_is_better = False
@@ -25,11 +36,17 @@ class AttackSuccessRate(Metric):
         self.add_state("attacked", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, logits_adv: Tensor, y: Tensor) -> None:
-        """Count a batch: clean and adversarial logits [b k], labels [b]."""
-        before = is_correct(logits, y)
-        self.attacked += before.sum()
-        self.flipped += (before & ~is_correct(logits_adv, y)).sum()
+        """Count a batch.
+
+        Args:
+            logits: logits [b k] of the clean images.
+            logits_adv: logits [b k] of the adversarial examples.
+            y: labels [b].
+        """
+        correct = is_correct(logits, y)
+        self.attacked += correct.sum()
+        self.flipped += (correct & ~is_correct(logits_adv, y)).sum()
 
     def compute(self) -> Tensor:
-        """The rate in [0, 1]."""
+        """Return the rate in [0, 1]."""
         return self.flipped / self.attacked

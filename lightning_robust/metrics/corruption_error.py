@@ -1,4 +1,4 @@
-"""Error under common corruptions, and how it compares with a reference classifier's."""
+"""Error under common corruptions, alone and relative to a reference classifier."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +26,7 @@ ALEXNET_ERRORS = {
     "jpeg_compression": 0.606500,
     "clean": 0.434780,
 }
-"""AlexNet's errors on ImageNet-C (each the mean over five severities of 50,000 images) and on ImageNet's own images.
+"""AlexNet's errors on ImageNet-C, each the mean over five severities of 50,000 images, and on clean images.
 
 Reference: google-research/augmix@9b9824c, which takes them from the authors of ImageNet-C.
 RobustBench/robustbench@78fcc9e measured them on a tenth of the images, within 0.7 percentage points. "clean" is
@@ -38,22 +38,31 @@ COMMON_CORRUPTIONS = tuple(name for name in ALEXNET_ERRORS if name != "clean")
 
 
 class CorruptionError(Metric):
-    """Each corruption's error E_c, the mean over its severities s; their mean; the mean corruption error (mCE).
+    """Error under each corruption, their mean, and the mean corruption error (mCE) relative to a reference classifier.
 
-    CE_c = sum_s E_(c,s) / sum_s E^ref_(c,s), and mCE is the mean of CE_c over the corruptions.
-    Relative: CE_c = sum_s (E_(c,s) - E_clean) / sum_s (E^ref_(c,s) - E^ref_clean).
+    The error E_c under a corruption is the mean over its severities s. Relative to a reference,
+    CE_c = sum_s E_(c,s) / sum_s E^ref_(c,s), and mCE is the mean of CE_c over the corruptions. For the relative mCE,
+    CE_c = sum_s (E_(c,s) - E_clean) / sum_s (E^ref_(c,s) - E^ref_clean).
 
     `compute` returns a dict of errors: each corruption's name, "mean", and "clean" if there are clean samples; with a
-    reference "mce", and with both clean errors "relative_mce" (1 is the reference's). NaN where no sample was seen.
-    Counts are whole numbers, so they are exact over any number of batches and ranks.
+    reference "mce", and with both clean errors "relative_mce" (1 is the reference's). Values are NaN where no sample
+    was seen. Counts are integers, so they are exact over any number of batches and ranks.
 
     Args:
         groups: every (corruption, severity) that is measured; ("clean", 0) stands for uncorrupted samples.
-        reference: the reference's error in [0, 1] for each corruption, the mean over the same severities, and for
+        reference: error in [0, 1] of the reference for each corruption, the mean over the same severities, and for
             "clean" if it is known: `ALEXNET_ERRORS` for ImageNet-C with its fifteen corruptions at severities 1 to 5.
 
     Raises:
-        ValueError: for repeated groups, none that is corrupted, or a reference that lacks a corruption.
+        ValueError: for repeated groups, groups without a corruption, or a reference that lacks a corruption.
+
+    Example:
+        >>> metric = CorruptionError([("fog", 1), ("fog", 2)], reference={"fog": 0.5})
+        >>> logits = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
+        >>> metric.update(logits, torch.tensor([0, 0]), ("fog", 1))
+        >>> metric.update(logits, torch.tensor([0, 1]), ("fog", 2))
+        >>> {name: value.item() for name, value in metric.compute().items()}
+        {'fog': 0.25, 'mean': 0.25, 'mce': 0.5}
 
     Paper: Hendrycks, Dietterich 2019 (arXiv 1903.12261), section 4.
     Reference: google-research/augmix@9b9824c, `compute_mce` (in percent there).
@@ -83,10 +92,15 @@ class CorruptionError(Metric):
         self.add_state("total", torch.zeros(len(self.groups), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, y: Tensor, group: Tensor | tuple[str, int]) -> None:
-        """Count a batch: logits [b k], labels [b], and of which group: numbers in `groups` [b], or one for all.
+        """Count a batch.
+
+        Args:
+            logits: logits [b k].
+            y: labels [b].
+            group: the samples' groups as numbers in `groups` [b], or one (corruption, severity) for the whole batch.
 
         Raises:
-            ValueError: for a group that was not announced.
+            ValueError: for a group that was not given to the constructor.
         """
         if not isinstance(group, Tensor):
             if group not in self.groups:
@@ -97,9 +111,11 @@ class CorruptionError(Metric):
         self.total += torch.bincount(group, minlength=len(self.groups))
 
     def compute(self) -> dict[str, Tensor]:
-        """Errors in [0, 1]; mCE as a ratio."""
+        """Return the errors in [0, 1] by name, and mCE as a ratio."""
         error = dict(zip(self.groups, self.wrong.double() / self.total, strict=True))
-        out = {c: torch.stack([e for (name, _), e in error.items() if name == c]).mean() for c in self.corruptions}
+        out = {}
+        for corruption in self.corruptions:
+            out[corruption] = torch.stack([e for (name, _), e in error.items() if name == corruption]).mean()
         errors = torch.stack(list(out.values()))
         out["mean"] = errors.mean()
         clean = error.get(("clean", 0))
@@ -113,7 +129,7 @@ class CorruptionError(Metric):
         return out
 
     def counts(self) -> dict[tuple[str, int], tuple[int, int]]:
-        """For each group how many were classified correctly, and of how many, over all ranks."""
+        """Return each group's number of correct samples and of all samples, over all ranks."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             right = self.total - self.wrong
             return dict(zip(self.groups, zip(right.tolist(), self.total.tolist(), strict=True), strict=True))

@@ -9,10 +9,20 @@ from lightning_robust.types import Net
 
 
 class EffectiveMargin(Metric):
-    """Mean over samples of `functional.effective_margin`; misclassified samples count with their negative margin.
+    """Mean effective margin: the l2 distance to the nearest class boundary of the net linearised at each image.
+
+    Misclassified samples count with their negative margin. See `functional.effective_margin`.
 
     Args:
-        candidates: classes compared with the label's, each one backward pass; by default all others.
+        candidates: number of classes compared with the label, those with the highest logits; each takes one backward
+            pass. All others by default.
+
+    Example:
+        >>> net = torch.nn.Flatten()
+        >>> metric = EffectiveMargin()
+        >>> metric.update(net, torch.tensor([[[[0.8, 0.2]]]]), torch.tensor([0]))
+        >>> metric.compute()
+        tensor(0.4243, dtype=torch.float64)
     """
 
     is_differentiable = False
@@ -29,10 +39,16 @@ class EffectiveMargin(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, net: Net, x: Tensor, y: Tensor) -> None:
-        """Measure a batch: the net, images [b c h w] in [0, 1], labels [b]."""
+        """Measure a batch.
+
+        Args:
+            net: images to logits.
+            x: images [b c h w] in [0, 1].
+            y: labels [b].
+        """
         self.margin += effective_margin(net, x, y, self.candidates).double().sum()
         self.total += len(y)
 
     def compute(self) -> Tensor:
-        """The mean margin, in l2 distance between images."""
+        """Return the mean margin, an l2 distance between images."""
         return self.margin / self.total

@@ -1,4 +1,4 @@
-"""The kernels under the metrics: pure functions of tensors."""
+"""Pure functions of tensors that the metrics are made of."""
 
 import math
 
@@ -13,22 +13,42 @@ from lightning_robust.types import Net
 
 
 def is_correct(logits: Float[Tensor, "b k"], y: Int[Tensor, "b"]) -> Bool[Tensor, "b"]:
-    """Whether the largest logit is the label's."""
+    """Return whether the largest logit is the label's.
+
+    Args:
+        logits: logits [b k].
+        y: labels [b].
+
+    Returns:
+        A mask [b].
+
+    Example:
+        >>> is_correct(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
+        tensor([ True, False])
+    """
     return logits.argmax(1) == y
 
 
 def effective_margin(
     net: Net, x: Float[Tensor, "b ..."], y: Int[Tensor, "b"], candidates: int | None = None
 ) -> Float[Tensor, "b"]:
-    """Distance to the nearest class boundary of the net linearised at x, in l2: negative where misclassified.
+    """Return the l2 distance to the nearest class boundary of the net linearised at each image.
 
-    min over j != y of (f_y(x) - f_j(x)) / ||grad_x (f_y - f_j)(x)||_2, exact for a linear net.
+    It is `min_{j != y} (f_y(x) - f_j(x)) / ||grad_x (f_y - f_j)(x)||_2`, which is exact for a linear net.
 
     Args:
-        net: images to logits; evaluated in evaluation mode and left as it was.
+        net: images to logits; it runs in evaluation mode and is left as it was.
         x: images [b c h w].
         y: labels [b].
-        candidates: compare with only this many highest other classes, one backward pass each; by default with all.
+        candidates: number of classes compared with the label, those with the highest logits; each takes one backward
+            pass. All others by default.
+
+    Returns:
+        Distances [b], negative where the sample is misclassified.
+
+    Example:
+        >>> effective_margin(torch.nn.Flatten(), torch.tensor([[[[0.8, 0.2]]]]), torch.tensor([0]))
+        tensor([0.4243])
 
     Paper: effective margin regularization (arXiv 2210.05118) penalises the denominator, the effective weight norm.
     """
@@ -44,12 +64,19 @@ def effective_margin(
 
 
 def effective_weight_norm(net: Net, x: Float[Tensor, "b ..."], temperature: float = 1.0) -> Float[Tensor, "b"]:
-    """||sum_k p_k grad_x f_k(x)||_2 with p = softmax(f(x) / temperature): the norm of the mean effective weight.
+    """Return the norm of the mean effective weight, `||sum_k p_k grad_x f_k(x)||_2` with `p = softmax(f(x) / T)`.
 
     Args:
-        net: images to logits; evaluated in evaluation mode and left as it was.
+        net: images to logits; it runs in evaluation mode and is left as it was.
         x: images [b c h w].
-        temperature: > 0.
+        temperature: temperature T of the softmax, > 0.
+
+    Returns:
+        Norms [b].
+
+    Example:
+        >>> effective_weight_norm(torch.nn.Flatten(), torch.tensor([[[[0.5, 0.5]]]]))
+        tensor([0.7071])
 
     Paper: effective margin regularization (arXiv 2210.05118) penalises its square.
     """
@@ -60,20 +87,36 @@ def effective_weight_norm(net: Net, x: Float[Tensor, "b ..."], temperature: floa
 
 
 def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval of a proportion (95 % by default).
+    """Return the Wilson confidence interval of a proportion.
 
-    Reference: E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (JASA 1927).
+    Args:
+        correct: number of successes.
+        n: number of trials, > 0.
+        z: quantile of the standard normal distribution; the default gives 95 % confidence.
+
+    Returns:
+        The lower and the upper bound, between which the proportion itself always lies.
 
     Raises:
         ValueError: if not 0 <= correct <= n with n > 0.
+
+    Example:
+        >>> low, high = wilson_interval(50, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.404, 0.596)
+
+    Reference: E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (JASA 1927).
     """
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"A proportion needs 0 <= correct <= n and n > 0, got {correct} of {n}.")
-    p, denominator = correct / n, 1 + z**2 / n
+    p = correct / n
+    denominator = 1 + z**2 / n
     centre = (p + z**2 / (2 * n)) / denominator
     half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / denominator
-    return max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p))  # p is inside, rounded as it may be
+    # rounding must not move a bound past the proportion itself
+    return max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p))
 
 
 def _gap(logits: Tensor, y: Tensor, j: Tensor) -> Tensor:
+    """Return the label's logit minus that of class j, of each sample."""
     return (logits.gather(1, y[:, None]) - logits.gather(1, j[:, None]))[:, 0]

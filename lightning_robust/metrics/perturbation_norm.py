@@ -1,4 +1,4 @@
-"""How far examples are from their originals."""
+"""The distance of adversarial examples from their originals."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,18 @@ from lightning_robust.threat import Norm, Threat
 
 
 class PerturbationNorm(Metric):
-    """Mean and maximum size of the perturbation, as the dict "mean", "max".
+    """Mean and maximum norm of the perturbations.
+
+    `compute` returns a dict with "mean" and "max".
 
     Args:
         norm: "linf", "l2" or "l1".
+
+    Example:
+        >>> metric = PerturbationNorm("l2")
+        >>> metric.update(torch.tensor([[[[0.3, 0.4]]]]), torch.zeros(1, 1, 1, 2))
+        >>> {name: round(value.item(), 4) for name, value in metric.compute().items()}
+        {'mean': 0.5, 'max': 0.5}
     """
 
     is_differentiable = False
@@ -31,12 +39,17 @@ class PerturbationNorm(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, x_adv: Tensor, x: Tensor) -> None:
-        """Measure a batch of examples [b c h w] against their originals."""
+        """Measure a batch.
+
+        Args:
+            x_adv: perturbed images [b c h w].
+            x: their originals [b c h w].
+        """
         distance = self.threat.distance(x_adv.double(), x.double())
         self.size += distance.sum()
         self.largest = torch.maximum(self.largest, distance.max())
         self.total += len(x)
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean and maximum."""
+        """Return the mean and the maximum norm."""
         return {"mean": self.size / self.total, "max": self.largest}

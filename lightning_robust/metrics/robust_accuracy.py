@@ -1,4 +1,4 @@
-"""Accuracy under attack, for each attack and for the worst of them on each sample."""
+"""Accuracy under each attack, and under the worst attack on each sample."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,8 +12,8 @@ from lightning_robust.metrics.functional import is_correct
 class RobustAccuracy(Metric):
     """Clean accuracy, accuracy under each attack, and worst-case accuracy.
 
-    A sample counts for the worst case only if it is classified correctly clean and under every attack. Counts are whole
-    numbers, so they are exact over any number of batches and ranks.
+    A sample counts for the worst case only if it is classified correctly without an attack and under every attack.
+    Counts are integers, so they are exact over any number of batches and ranks.
 
     `compute` returns a dict of accuracies: "clean", each attack's name, "worst".
 
@@ -22,6 +22,16 @@ class RobustAccuracy(Metric):
 
     Raises:
         ValueError: for a repeated name, or one that is "clean", "worst" or "n".
+
+    Example:
+        >>> metric = RobustAccuracy(["pgd"])
+        >>> clean = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
+        >>> attacked = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+        >>> metric.update(clean, {"pgd": attacked}, torch.tensor([0, 0]))
+        >>> metric.compute()
+        {'clean': tensor(1.), 'pgd': tensor(0.5000), 'worst': tensor(0.5000)}
+        >>> metric.counts()
+        {'clean': 2, 'pgd': 1, 'worst': 1, 'n': 2}
     """
 
     is_differentiable = False
@@ -42,10 +52,15 @@ class RobustAccuracy(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, logits_adv: Mapping[str, Tensor], y: Tensor) -> None:
-        """Count a batch: clean logits [b k], adversarial logits [b k] of every attack, labels [b].
+        """Count a batch.
+
+        Args:
+            logits: logits [b k] of the clean images.
+            logits_adv: logits [b k] of the adversarial examples of every attack, by its name.
+            y: labels [b].
 
         Raises:
-            ValueError: if the attacks are not those announced.
+            ValueError: if the attacks are not those given to the constructor.
         """
         attacks = self.names[1:-1]
         if set(logits_adv) != set(attacks):
@@ -55,10 +70,10 @@ class RobustAccuracy(Metric):
         self.total += len(y)
 
     def compute(self) -> dict[str, Tensor]:
-        """Accuracies in [0, 1]."""
+        """Return the accuracies in [0, 1] by name."""
         return dict(zip(self.names, self.correct / self.total, strict=True))
 
     def counts(self) -> dict[str, int]:
-        """The number classified correctly under each name, and "n", over all ranks."""
+        """Return the number of correct samples under each name, and of all samples as "n", over all ranks."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             return dict(zip([*self.names, "n"], [*self.correct.tolist(), int(self.total)], strict=True))

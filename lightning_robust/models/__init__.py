@@ -1,4 +1,4 @@
-"""Nets that take pixels in [0, 1] and give logits."""
+"""Classification nets that take images in [0, 1] and return logits."""
 
 from lightning_robust.models.iaat_wide_resnet import IAATWideResNet
 from lightning_robust.models.normalize import Normalize, normalized

@@ -1,4 +1,4 @@
-"""Activations that nets choose by name."""
+"""Activation layers that nets choose by name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,9 +7,9 @@ from typing import Literal, TypeAlias
 from torch import nn
 
 Activation: TypeAlias = Literal["relu", "silu", "softplus", "leaky_relu"]
-"""Name of an activation; `leaky_relu` has slope 0.1 below zero."""
+"""Name of an activation; "leaky_relu" has slope 0.1 below zero."""
 
-_MADE: dict[str, Callable[[], nn.Module]] = {
+_LAYERS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
@@ -18,11 +18,18 @@ _MADE: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation_layer(name: str) -> nn.Module:
-    """The layer of that name; never in place.
+    """Return a new activation layer, never in place.
+
+    Args:
+        name: "relu", "silu", "softplus" or "leaky_relu".
 
     Raises:
         ValueError: for an unknown name.
+
+    Example:
+        >>> activation_layer("leaky_relu")
+        LeakyReLU(negative_slope=0.1)
     """
-    if name not in _MADE:
-        raise ValueError(f"Unknown activation {name!r}: choose one of {', '.join(_MADE)}.")
-    return _MADE[name]()
+    if name not in _LAYERS:
+        raise ValueError(f"Unknown activation {name!r}: choose one of {', '.join(_LAYERS)}.")
+    return _LAYERS[name]()

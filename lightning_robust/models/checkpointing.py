@@ -1,4 +1,4 @@
-"""Gradient checkpointing that computes what the net without it computes."""
+"""Gradient checkpointing that gives the gradients and batch-norm statistics of the net without it."""
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
@@ -11,29 +11,38 @@ from torch.utils.checkpoint import checkpoint
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """`block(x)` that keeps x alone for the gradient and computes the rest again when it is asked for.
+    """Return `block(x)`, keeping only x for the backward pass and computing the rest again there.
 
-    PyTorch computes it again in whatever mode the block is in by then: batch norms would count the batch twice
-    (https://github.com/pytorch/pytorch/issues/96136), and a penalty in evaluation mode, whose gradient is taken once
-    the net is back in training mode, would get another function's gradient. Here the recomputation runs in the mode of
-    the first pass and leaves running statistics alone. Gradients of gradients work.
-    `torch.compile` leaves these blocks as they are.
+    PyTorch recomputes a block in the mode that it is in during the backward pass. Batch norms would then count the
+    batch twice (https://github.com/pytorch/pytorch/issues/96136), and a penalty computed in evaluation mode would get
+    the gradient of another function if the net is back in training mode by then. Here the recomputation runs in the
+    mode of the first forward pass and leaves running statistics unchanged. Second derivatives work.
+    `torch.compile` does not compile these blocks.
 
     Args:
-        block: a module without random layers (dropout would draw anew).
-        x: its input; without gradients the block simply runs.
+        block: a module without random layers (dropout would draw other numbers the second time).
+        x: its input. Without gradients the block simply runs.
+
+    Example:
+        >>> block = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+        >>> checkpointed(block, torch.rand(2, 3, 8, 8)).mean().backward()
+        >>> block[1].num_batches_tracked
+        tensor(1)
     """
     out: Tensor
     if torch.is_grad_enabled():
-        contexts = (nullcontext(), _AsNow(block))
+        contexts = (nullcontext(), _ModeOfFirstForward(block))
         out = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
     else:
         out = block(x)
     return out
 
 
-class _AsNow(AbstractContextManager[None]):
-    """Puts a block into the mode that it had when this was made; each gradient enters it once more."""
+class _ModeOfFirstForward(AbstractContextManager[None]):
+    """Context that puts a block into the mode it had when the context was created.
+
+    It is entered once for each backward pass.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         self.modes: list[tuple[nn.Module, dict[str, Any]]] = [(m, {"training": m.training}) for m in block.modules()]
@@ -44,7 +53,8 @@ class _AsNow(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self.exits = ExitStack()
         for module, mode in self.modes:
-            if mode["training"] and mode.get("track_running_stats"):  # copies take the update
+            if mode["training"] and mode.get("track_running_stats"):
+                # the recomputation updates copies of the running statistics, which are thrown away
                 mode = mode | {name: buffer.clone() for name, buffer in module.named_buffers(recurse=False)}
             for name, value in mode.items():
                 self.exits.callback(setattr, module, name, getattr(module, name))

@@ -1,4 +1,4 @@
-"""Normalisation as a layer, so that images, radii and the box stay in pixels."""
+"""Normalisation as a layer of the net, so that images, radii and the allowed range stay in pixels."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,18 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std for each channel.
+    """Normalise images: `(x - mean) / std` for each channel.
 
     Args:
-        mean: one number a channel, in pixels in [0, 1].
-        std: likewise, > 0.
+        mean: mean of each channel, in pixels in [0, 1].
+        std: standard deviation of each channel, > 0.
 
     Raises:
         ValueError: for different lengths or a std that is not > 0.
+
+    Example:
+        >>> Normalize(mean=[0.5], std=[0.25])(torch.ones(1, 1, 1, 2))
+        tensor([[[[2., 2.]]]])
     """
 
     mean: Tensor
@@ -24,15 +28,52 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std) or not all(s > 0 for s in std):
             raise ValueError(f"mean and std must be equally long and std > 0, got {list(mean)} and {list(std)}.")
-        # constants, not state: checkpoints hold the weights alone
+        # constants are not part of the state, so that checkpoints fit the net with and without this layer
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [b c h w] in [0, 1] to normalised ones."""
+        """Return the normalised images [b c h w] of images [b c h w] in [0, 1]."""
         return (x - self.mean) / self.std
 
 
 def normalized(net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
-    """`net` behind a `Normalize` layer."""
+    """Put a `Normalize` layer in front of a net that expects normalised images.
+
+    Args:
+        net: normalised images [b c h w] to logits [b k].
+        mean: mean of each channel, in pixels in [0, 1].
+        std: standard deviation of each channel, > 0.
+
+    Returns:
+        A net that takes images in [0, 1].
+
+    Example:
+        >>> net = normalized(nn.Flatten(), mean=[0.5], std=[0.25])
+        >>> net(torch.ones(1, 1, 1, 2))
+        tensor([[2., 2.]])
+    """
     return nn.Sequential(Normalize(mean, std), net)
+
+
+def make_normalize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
+    """Return a net's first layer: `Normalize`, or the identity if there are no statistics.
+
+    Args:
+        channels: channels of the images.
+        mean: mean of each channel, in pixels in [0, 1], or None, together with std None.
+        std: standard deviation of each channel, > 0.
+
+    Raises:
+        ValueError: for statistics that do not fit the channels, a std that is not > 0, or only one of mean and std.
+
+    Example:
+        >>> make_normalize(3, None, None)
+        Identity()
+    """
+    if (mean is None) != (std is None) or any(len(s) != channels for s in (mean, std) if s is not None):
+        raise ValueError(
+            f"mean and std must hold a number for each of the {channels} channels, or both be None; "
+            f"got {mean} and {std}."
+        )
+    return nn.Identity() if mean is None or std is None else Normalize(mean, std)

@@ -3,31 +3,41 @@
 from collections.abc import Sequence
 
 from lightning_robust.models.activation import Activation
-from lightning_robust.models.pixels import Pixels
+from lightning_robust.models.normalize import make_normalize
 from lightning_robust.models.preact import PreActBlock, PreActBottleneck, PreActNet
 
-_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+_BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 class PreActResNet(PreActNet):
-    """A pre-activation ResNet without pooling at its start, made for images of 32 pixels; any size will do.
+    """Pre-activation ResNet for images of 32 x 32 pixels; other sizes work too.
+
+    It begins with a 3x3 convolution of stride 1, without pooling.
 
     Args:
-        depth: 18 or 34 (two 3x3 convolutions a block), or 50 (bottlenecks).
+        depth: 18 or 34 (blocks of two 3x3 convolutions), or 50 (bottleneck blocks).
         num_classes: number of logits.
         in_channels: channels of the images.
-        width: channels of the first stage (of its 3x3 convolutions); each later stage has twice as many.
+        width: channels of the 3x3 convolutions of the first stage; each later stage has twice as many.
         activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
-        mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: none.
-        std: likewise, > 0.
-        checkpointing: keep only each block's input for the gradient and compute the rest again: less memory, more time.
+        mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
+            None, for none.
+        std: standard deviation of each channel, > 0.
+        checkpointing: keep only each block's input for the backward pass and compute the rest again there, which takes
+            less memory and more time.
 
     Raises:
         ValueError: for another depth or activation, or statistics that do not fit the channels.
 
+    Example:
+        >>> import torch
+        >>> net = PreActResNet(depth=18, width=8, num_classes=10)
+        >>> net(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
     Paper: He et al. 2016 (arXiv 1603.05027).
     Reference: locuslab/robust_overfitting@c47a25c.
-    Deviates: none known; on 32 pixels the logits are the reference's to rounding.
+    Deviates: none known; on 32 x 32 pixels the logits are the reference's to rounding.
     """
 
     def __init__(
@@ -41,9 +51,19 @@ class PreActResNet(PreActNet):
         std: Sequence[float] | None = None,
         checkpointing: bool = False,
     ) -> None:
-        if depth not in _STAGES:
-            raise ValueError(f"PreActResNet's depth must be one of {', '.join(map(str, _STAGES))}, got {depth}.")
-        pixels = Pixels(in_channels, mean, std)
-        block, outer = (PreActBottleneck, 4 * width) if depth == 50 else (PreActBlock, width)
-        widths, counts = [outer * 2**stage for stage in range(4)], _STAGES[depth]
-        super().__init__(pixels, in_channels, width, block, widths, counts, num_classes, activation, checkpointing)
+        if depth not in _BLOCKS_PER_STAGE:
+            known = ", ".join(map(str, _BLOCKS_PER_STAGE))
+            raise ValueError(f"PreActResNet's depth must be one of {known}, got {depth}.")
+        bottleneck = depth == 50
+        outer = 4 * width if bottleneck else width
+        super().__init__(
+            normalize=make_normalize(in_channels, mean, std),
+            in_channels=in_channels,
+            stem=width,
+            block=PreActBottleneck if bottleneck else PreActBlock,
+            widths=[outer * 2**stage for stage in range(4)],
+            counts=_BLOCKS_PER_STAGE[depth],
+            num_classes=num_classes,
+            activation=activation,
+            checkpointing=checkpointing,
+        )

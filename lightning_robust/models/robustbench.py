@@ -1,4 +1,4 @@
-"""Nets of RobustBench's model zoo."""
+"""Nets of the RobustBench model zoo."""
 
 import importlib
 import sys
@@ -9,27 +9,28 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lightning_robust.utils.checks import check_sha256
+from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.messages import did_you_mean
 
 
 class RobustBenchModel(nn.Module):
-    """A net of RobustBench's zoo: pixels in [0, 1] to logits, with whatever normalisation it was trained with inside.
+    """A net of the RobustBench model zoo, with the normalisation it was trained with inside.
 
     Its checkpoint is downloaded once, to `<folder>/<dataset>/<threat>/<name>.pt`. From the command line, with the data
     and attacks of a recipe: `lightning-robust test --config <recipe>.yaml --model Standard --model.net RobustBenchModel
     --model.net.name <name>`.
 
     Args:
-        name: the model ID of the leaderboard.
+        name: the leaderboard's model ID.
         dataset: "cifar10", "cifar100" or "imagenet".
-        threat: what it is listed under: "Linf", "L2" or "corruptions".
-        folder: where checkpoints are kept.
-        sha256: of the checkpoint, to be sure which it is. A file that is already there is checked before it is read;
-            one that is downloaded is read as tensors and plain values alone (torch's default) and then checked.
+        threat: the leaderboard's threat model: "Linf", "L2" or "corruptions".
+        folder: folder that checkpoints are downloaded to.
+        sha256: expected SHA-256 of the checkpoint. A file that is already there is checked before it is read. A
+            downloaded one is read as tensors and plain values only (torch's default) and then checked.
 
     Raises:
         ImportError: without the package robustbench (the extra `robustbench`).
-        ValueError: for a name that is not in this part of the zoo, or a checkpoint that is not the one meant.
+        ValueError: for a name that is not in this part of the zoo, or a checkpoint with another SHA-256.
 
     Paper: Croce et al. 2021 (arXiv 2010.09670).
     Reference: RobustBench/robustbench@78fcc9e.
@@ -44,7 +45,7 @@ class RobustBenchModel(nn.Module):
         sha256: str | None = None,
     ) -> None:
         super().__init__()
-        zoo = _zoo()
+        zoo = _import_zoo()
         enums = importlib.import_module("robustbench.model_zoo.enums")
         known = zoo.all_models[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(threat), {})
         if name not in known:
@@ -59,19 +60,14 @@ class RobustBenchModel(nn.Module):
             check_sha256(file, sha256)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [b c h w] in [0, 1] to logits [b k]."""
+        """Return logits [b k] for images [b c h w] in [0, 1]."""
         logits: Tensor = self.net(x)
         return logits
 
 
-def _zoo() -> Any:
-    # release 1.1.1 asks for pyautoattack but imports it under the name that it has on GitHub, and fails without it:
+def _import_zoo() -> Any:
+    # release 1.1.1 depends on pyautoattack but imports it under its GitHub name, and fails without it:
     # https://github.com/RobustBench/robustbench/blob/master/robustbench/eval.py
     if find_spec("autoattack") is None and find_spec("pyautoattack") is not None:
         sys.modules["autoattack"] = importlib.import_module("pyautoattack")
-    try:
-        return importlib.import_module("robustbench.utils")
-    except ImportError as error:
-        raise ImportError(
-            f"RobustBenchModel needs the package robustbench: pip install 'lightning-robust[robustbench]' ({error})."
-        ) from error
+    return import_extra("robustbench.utils", "robustbench")

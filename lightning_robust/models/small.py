@@ -4,21 +4,30 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_robust.models.pixels import Pixels
+from lightning_robust.models.normalize import make_normalize
 
 
 class SmallConvNet(nn.Module):
-    """Three 3x3 convolutions with batch norm (the last two with stride 2), global average, one linear layer.
+    """Small convolutional net: three 3x3 convolutions with batch norm and ReLU, average pooling, a linear layer.
+
+    The second and the third convolution have stride 2.
 
     Args:
         num_classes: number of logits.
         in_channels: channels of the images.
         width: channels of the first convolution; the others have 2 and 4 times as many.
-        mean: pixel mean of each channel, for the normalisation inside the net; 0.5 where std is not given either.
-        std: pixel standard deviation of each channel, likewise.
+        mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; 0.5 if neither mean nor
+            std is given.
+        std: standard deviation of each channel, > 0; 0.5 if neither mean nor std is given.
 
     Raises:
         ValueError: for statistics that do not fit the channels.
+
+    Example:
+        >>> import torch
+        >>> net = SmallConvNet(num_classes=10, in_channels=1, width=8)
+        >>> net(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -32,7 +41,7 @@ class SmallConvNet(nn.Module):
         super().__init__()
         if mean is None and std is None:
             mean = std = [0.5] * in_channels
-        self.pixels = Pixels(in_channels, mean, std)
+        self.normalize = make_normalize(in_channels, mean, std)
         self.features = nn.Sequential(
             *self._block(in_channels, width, stride=1),
             *self._block(width, 2 * width, stride=2),
@@ -46,6 +55,7 @@ class SmallConvNet(nn.Module):
         return [conv, nn.BatchNorm2d(c_out), nn.ReLU()]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [b c h w] in [0, 1] to logits [b k]."""
-        logits: Tensor = self.head(self.features(self.pixels(x)).mean((2, 3)))
+        """Return logits [b k] for images [b c h w] in [0, 1]."""
+        features: Tensor = self.features(self.normalize(x))
+        logits: Tensor = self.head(features.mean((2, 3)))
         return logits

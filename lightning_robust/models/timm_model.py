@@ -1,35 +1,42 @@
-"""timm's classification nets by name."""
+"""Classification nets of timm, chosen by name."""
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_robust.models.pixels import Pixels
-from lightning_robust.utils.messages import did_you_mean, first_line
+from lightning_robust.models.normalize import make_normalize
+from lightning_robust.utils.extras import import_extra
+from lightning_robust.utils.messages import describe_error, did_you_mean
 
 
 class TimmModel(nn.Module):
-    """One of timm's classification nets, with as many logits as there are classes.
+    """A classification net of timm, for any number of classes, with normalisation inside.
 
-    A vision transformer for images of 32 pixels: `name="vit_tiny_patch16_224"` with
+    A vision transformer for images of 32 x 32 pixels has `name="vit_tiny_patch16_224"` and
     `options={"img_size": 32, "patch_size": 4}`.
 
     Args:
         name: timm's name of the net, with or without the tag of its weights.
         num_classes: number of logits.
-        pretrained: download weights; where `num_classes` is not theirs, the last layer starts afresh.
+        pretrained: download pretrained weights; the last layer is initialised anew if they have another number of
+            classes.
         in_channels: channels of the images.
-        mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: that of
-            the pretrained weights, or else none.
-        std: likewise, > 0.
+        mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
+            None, for that of the pretrained weights, or none without them.
+        std: standard deviation of each channel, > 0.
         options: further arguments of `timm.create_model`.
 
     Raises:
         ImportError: without the package timm (the extra `zoo`).
-        ValueError: for a name that timm does not have, options or weights with which it does not build it, or
+        ValueError: for a name that timm does not have, options or weights with which timm cannot build the net, or
             statistics that do not fit the channels.
+
+    Example:
+        >>> import torch
+        >>> net = TimmModel("resnet10t", num_classes=10)
+        >>> net(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -43,18 +50,18 @@ class TimmModel(nn.Module):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        timm = _timm()
+        timm = import_extra("timm", "zoo")
         if not timm.is_model(name):
             raise ValueError(f"timm has no net {name!r}{did_you_mean(name, timm.list_models())}")
-        given = {"num_classes": num_classes, "in_chans": in_channels}
+        required = {"num_classes": num_classes, "in_chans": in_channels}
         try:
-            self.net: nn.Module = timm.create_model(name, pretrained=pretrained, **given, **(options or {}))
-        except Exception as error:  # of timm, of the connection, of what is damaged
+            self.net: nn.Module = timm.create_model(name, pretrained=pretrained, **required, **(options or {}))
+        except Exception as error:  # timm raises many kinds, and downloads add those of the connection and the disk
             from_hub = (
                 " Its weights are downloaded once: connect, or look at timm's name of them." if pretrained else ""
             )
             raise ValueError(
-                f"timm could not build {name!r} with {options or {}} ({first_line(error)}){from_hub}"
+                f"timm could not build {name!r} with {options or {}} ({describe_error(error)}){from_hub}"
             ) from error
         if pretrained and mean is None and std is None:
             config: Any = self.net.pretrained_cfg
@@ -64,18 +71,9 @@ class TimmModel(nn.Module):
                     f"The weights of {name} were trained on {len(mean)} channels, so their mean and std do not fit "
                     f"{in_channels}: give mean and std."
                 )
-        self.pixels = Pixels(in_channels, mean, std)
+        self.normalize = make_normalize(in_channels, mean, std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [b c h w] in [0, 1] to logits [b k]."""
-        logits: Tensor = self.net(self.pixels(x))
+        """Return logits [b k] for images [b c h w] in [0, 1]."""
+        logits: Tensor = self.net(self.normalize(x))
         return logits
-
-
-def _timm() -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise ImportError(
-            f"TimmModel needs the package timm: pip install 'lightning-robust[zoo]' ({error})."
-        ) from error

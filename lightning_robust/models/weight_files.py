@@ -1,6 +1,5 @@
-"""Files of weights: where they lie, whether they are whole, and the tensors in them."""
+"""Finding files of trained weights, checking that they are whole, and reading the tensors in them."""
 
-import importlib
 import json
 import pickle
 import re
@@ -12,30 +11,34 @@ import torch
 from torch import Tensor
 
 from lightning_robust.utils.checks import check_sha256
-from lightning_robust.utils.messages import first_line
+from lightning_robust.utils.extras import import_extra
+from lightning_robust.utils.messages import describe_error
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-"""The files of an exported net, in a folder or in a repository of the Hugging Face Hub."""
+WEIGHTS = "model.safetensors"
+"""Name of the weights file of an exported net, in a folder or in a repository of the Hugging Face Hub."""
+
+CONFIG = "config.json"
+"""Name of the file beside it that describes the net."""
 
 
 def find_weights(source: str | Path, revision: str | None = None, sha256: str | None = None) -> Path:
-    """The file of weights that `source` means, checked against each SHA-256 that is known of it.
+    """Return the path of the weights file that `source` stands for, with its SHA-256 checked.
 
     Args:
-        source: a file, a folder of `export_weights`, or `organisation/name` on the Hugging Face Hub. What exists here
-            comes first. Files of the Hub are downloaded once, and used without a connection from then on.
-        revision: on the Hub: a branch, a tag or a commit; its newest state by default.
-        sha256: of the file; what its `config.json` says is checked too.
+        source: a file, a folder written by `export_weights`, or `organisation/name` on the Hugging Face Hub. A local
+            path that exists is preferred. Files of the Hub are downloaded once and work offline from then on.
+        revision: branch, tag or commit on the Hub; the default branch by default.
+        sha256: expected SHA-256 of the file; the one in its `config.json` is checked too.
 
     Raises:
         ImportError: without huggingface_hub (the extra `zoo`), for a source on the Hub.
-        ValueError: if there is no such file, or it is not the one that was meant.
+        ValueError: if there is no such file, or it has another SHA-256.
     """
     path = Path(source).expanduser()
     if not path.exists():
         if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)) or path.suffix in (".safetensors", ".pt", ".ckpt"):
             raise ValueError(f"There is no file or folder {str(source)!r}.")
-        path = _pull(str(source), revision)
+        path = _download(str(source), revision)
     if path.is_dir():
         path = path / WEIGHTS
         if not path.is_file():
@@ -47,17 +50,17 @@ def find_weights(source: str | Path, revision: str | None = None, sha256: str | 
 
 
 def read_config(weights: Path) -> dict[str, Any] | None:
-    """The `config.json` beside a file of weights; None if there is none.
+    """Read the `config.json` beside a weights file; None if there is none.
 
     Raises:
-        ValueError: for one that is not an object of JSON.
+        ValueError: if the file is not a JSON object.
     """
     path = weights.with_name(CONFIG)
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:  # text that is not UTF-8 included
+    except ValueError as error:  # includes text that is not UTF-8
         raise ValueError(f"{path} is no JSON: {error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no description of a net: it holds a {type(content).__name__}.")
@@ -65,26 +68,32 @@ def read_config(weights: Path) -> dict[str, Any] | None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a checkpoint, on the CPU; a defense's checkpoint gives its net's.
+    """Read the net's tensors from a safetensors file or a checkpoint, onto the CPU.
+
+    Args:
+        path: the file. From a checkpoint of this package, only the net's own tensors are returned.
+
+    Returns:
+        The tensors by their name in the net.
 
     Raises:
         ImportError: without safetensors (the extra `zoo`), for such a file.
         ValueError: for a file that cannot be read, or that holds anything but tensors where they are expected.
     """
     if path.suffix == ".safetensors":
-        library = zoo_package("safetensors.torch")
+        library = import_extra("safetensors.torch", "zoo")
         try:
             return dict(library.load_file(path))
-        except Exception as error:  # its own class of errors has no public name
+        except Exception as error:  # safetensors' own exception class has no public name
             raise ValueError(f"{path} cannot be read as safetensors: {error}.") from error
-    return tensors(read_checkpoint(path), path)
+    return extract_weights(read_checkpoint(path), path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a file of `torch.save`: tensors and plain values alone, nothing in it is ever run.
+    """Read a file written by `torch.save`, as tensors and plain values only; nothing in it is run.
 
     Raises:
-        ValueError: for a file that is not there, is not whole, or holds anything else.
+        ValueError: for a file that is missing or damaged, or that holds anything else.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,20 +101,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run code."
         ) from error
-    except Exception as error:  # what is no checkpoint at all makes the reader fail in any way
-        raise ValueError(f"{path} cannot be read as a checkpoint ({first_line(error)})") from error
+    except Exception as error:  # torch raises many kinds for files that are no checkpoints
+        raise ValueError(f"{path} cannot be read as a checkpoint ({describe_error(error)})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}.")
     return content
 
 
-def tensors(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint, under the names of the net: of a defense's those below `net.`.
+def extract_weights(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """Return the net's weights in a checkpoint, by their name in the net.
 
     With Lightning's weight averaging these are the averaged ones: it stores the others as `current_model_state`.
 
+    Args:
+        checkpoint: the weights themselves, or a mapping with them under `state_dict`, `model_state_dict` or `model`.
+            In a checkpoint of this package the net's weights are those whose name begins with `net.`.
+        path: where it was read from, for the message.
+
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no weights.
+
+    Example:
+        >>> extract_weights({"state_dict": {"bias": torch.zeros(1)}}, "net.pt")
+        {'bias': tensor([0.])}
     """
     content = next((checkpoint[key] for key in ("state_dict", "model_state_dict", "model") if key in checkpoint), None)
     found = checkpoint if content is None else content
@@ -118,28 +136,13 @@ def tensors(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor
     return dict(found)
 
 
-def zoo_package(name: str) -> Any:
-    """A module of the optional extra `zoo`.
-
-    Raises:
-        ImportError: that names the extra.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise ImportError(
-            f"This needs the package {package}: pip install 'lightning-robust[zoo]' ({error})."
-        ) from error
-
-
-def _pull(repo_id: str, revision: str | None) -> Path:
-    hub = zoo_package("huggingface_hub")
+def _download(repo_id: str, revision: str | None) -> Path:
+    hub = import_extra("huggingface_hub", "zoo")
     try:
         return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
-    except Exception as error:  # its releases raise what requests, httpx and their successors do
+    except Exception as error:  # the HTTP library behind it, and so its exceptions, differ between releases
         raise ValueError(
-            f"{repo_id!r} is no folder here, and the Hugging Face Hub did not give it ({first_line(error)}) Look at "
-            "the name, connect once (its files then serve offline), log in with `hf auth login` if it is private, or "
-            "give a folder."
+            f"{repo_id!r} is no folder here, and the Hugging Face Hub did not give it ({describe_error(error)}) "
+            "Look at the name, connect once (its files then serve offline), log in with `hf auth login` if it is "
+            "private, or give a folder."
         ) from error

@@ -7,35 +7,43 @@ from typing import Literal
 from torch import nn
 
 from lightning_robust.models.activation import Activation
-from lightning_robust.models.pixels import Pixels
+from lightning_robust.models.normalize import make_normalize
 from lightning_robust.models.preact import PoolShortcut, PreActBlock, PreActNet
 
 
 class WideResNet(PreActNet):
-    """A wide pre-activation ResNet with three stages, made for images of 32 pixels; any size will do.
+    """Wide pre-activation ResNet with three stages for images of 32 x 32 pixels; other sizes work too.
 
     Args:
-        depth: 6 n + 4 for n blocks a stage: 28, 34, 70, ... `IAATWideResNet` counts otherwise.
+        depth: 6 n + 4 for n blocks in each stage: 28, 34, 70, ... (`IAATWideResNet` counts differently.)
         widen_factor: the stages have 16, 32 and 64 times as many channels.
         num_classes: number of logits.
         in_channels: channels of the images.
         activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
-        shortcut: where the shape changes, "conv" (1x1), or "pool": average pooling and zero channels on both sides, as
-            in EMR's net, together with `activation="leaky_relu"`.
-        mean: of each channel, in pixels in [0, 1], for the normalisation inside the net; None, with std None: none.
-        std: likewise, > 0.
-        checkpointing: keep only each block's input for the gradient and compute the rest again: less memory, more time.
+        shortcut: shortcut where the shape changes: "conv", a 1x1 convolution, or "pool", average pooling and zero
+            channels on both sides. The net of EMR has "pool" and `activation="leaky_relu"`.
+        mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
+            None, for none.
+        std: standard deviation of each channel, > 0.
+        checkpointing: keep only each block's input for the backward pass and compute the rest again there, which takes
+            less memory and more time.
 
     Raises:
         ValueError: for another depth, activation or shortcut, a widen_factor below 1, or statistics that do not fit the
             channels.
 
+    Example:
+        >>> import torch
+        >>> net = WideResNet(depth=10, widen_factor=1, num_classes=10)
+        >>> net(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
     Paper: Zagoruyko & Komodakis 2016 (arXiv 1605.07146).
     Reference: yaodongyu/TRADES@6e8e11b, without the stage `sub_block1` that it builds and never runs; with "pool",
     ziquanliu/Effective_Margin_Reg@c3e041c.
-    Deviates: none known; on 32 pixels the logits are the references' to rounding. DeepMind's nets of the same size
-    (WRN-70-16 with SiLU, arXiv 2010.03593) pad their strided convolutions on one side only: their weights fit here, but
-    give other logits.
+    Deviates: none known; on 32 x 32 pixels the logits are the references' to rounding. DeepMind's nets of the same size
+    (WRN-70-16 with SiLU, arXiv 2010.03593) pad their strided convolutions on one side only: their weights can be
+    loaded here but give other logits.
     """
 
     def __init__(
@@ -57,10 +65,17 @@ class WideResNet(PreActNet):
             )
         if shortcut not in ("conv", "pool"):
             raise ValueError(f"Unknown shortcut {shortcut!r}: choose conv or pool.")
-        pixels = Pixels(in_channels, mean, std)
-        block = PreActBlock if shortcut == "conv" else partial(PreActBlock, shortcut=PoolShortcut)
-        widths, counts = [16 * widen_factor * 2**stage for stage in range(3)], [(depth - 4) // 6] * 3
-        super().__init__(pixels, in_channels, 16, block, widths, counts, num_classes, activation, checkpointing)
+        super().__init__(
+            normalize=make_normalize(in_channels, mean, std),
+            in_channels=in_channels,
+            stem=16,
+            block=PreActBlock if shortcut == "conv" else partial(PreActBlock, shortcut=PoolShortcut),
+            widths=[16 * widen_factor * 2**stage for stage in range(3)],
+            counts=[(depth - 4) // 6] * 3,
+            num_classes=num_classes,
+            activation=activation,
+            checkpointing=checkpointing,
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

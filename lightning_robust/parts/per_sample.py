@@ -1,4 +1,4 @@
-"""A number remembered for every training sample, the same on all ranks."""
+"""A number for every training sample, the same on all ranks."""
 
 from typing import Any
 
@@ -10,10 +10,18 @@ from lightning_robust.runtime.ranks import world_size
 
 
 class PerSample:
-    """One float for each training sample: 4 bytes each (5 where there are several ranks), no parameter and no buffer.
+    """Memory of one float for each training sample, neither a parameter nor a buffer of the net.
 
-    A buffer would be overwritten by rank 0's at each step of distributed training and averaged by weight averaging.
-    Here each rank writes the samples it sees, and `synchronise` exchanges what was written since.
+    A buffer would be overwritten by rank 0's in each step of distributed training, and averaged by weight averaging.
+    Here each rank writes the samples that it sees, and `synchronise` exchanges what was written since the last time.
+    It takes 4 bytes for each sample, 5 if there are several ranks.
+
+    Example:
+        >>> radii = PerSample()
+        >>> radii.prepare(5, torch.device("cpu"))
+        >>> radii[torch.tensor([1, 3])] = torch.tensor([0.5, 0.25])
+        >>> radii[torch.tensor([0, 1])]
+        tensor([0.0000, 0.5000])
     """
 
     def __init__(self) -> None:
@@ -21,10 +29,14 @@ class PerSample:
         self._written = torch.zeros(0, dtype=torch.bool)
 
     def prepare(self, n: int, device: torch.device) -> None:
-        """Hold n samples on this device: zeros, or what was loaded.
+        """Allocate n samples on a device: zeros, or what was loaded before.
+
+        Args:
+            n: number of training samples.
+            device: device that the values are kept on.
 
         Raises:
-            ValueError: if what was loaded is of another number of samples.
+            ValueError: if another number of samples was loaded.
         """
         if len(self.values) not in (0, n):
             raise ValueError(
@@ -36,7 +48,7 @@ class PerSample:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory on this rank."""
+        """The memory on this rank in bytes."""
         return self.values.nbytes + self._written.nbytes
 
     def __getitem__(self, index: Tensor) -> Tensor:
@@ -48,18 +60,26 @@ class PerSample:
             self._written[index] = True
 
     def synchronise(self) -> None:
-        """Exchange between the ranks what was written since; a sample written by several gets their mean."""
+        """Exchange between the ranks what was written since the last call.
+
+        A sample that several ranks wrote gets the mean of their values.
+        """
         if world_size() > 1:
-            total, count = self.values * self._written, self._written.float()
+            total = self.values * self._written
+            count = self._written.float()
             torch.distributed.all_reduce(total)
             torch.distributed.all_reduce(count)
             self.values = torch.where(count > 0, total / count.clamp_min(1), self.values)
         self._written.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """The values; call `synchronise` first."""
+        """Return the values, to be called after `synchronise`."""
         return {"values": self.values.cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the values; `prepare` checks their number."""
+        """Take over saved values; `prepare` checks their number.
+
+        Args:
+            state: what `state_dict` returned.
+        """
         self.values = state["values"].clone()

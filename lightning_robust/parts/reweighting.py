@@ -1,4 +1,4 @@
-"""Weights that say how much each sample counts in a defense's loss."""
+"""Weights that decide how much each sample counts in a defense's loss."""
 
 from abc import ABC, abstractmethod
 
@@ -9,23 +9,39 @@ from lightning_robust.losses import at_least_fp32
 
 
 class Reweighting(ABC):
-    """A weight per sample, from how the net does on its adversarial example."""
+    """Base class of sample weights, computed from the net's logits on the adversarial examples."""
 
     @abstractmethod
     def __call__(self, logits_adv: Tensor, y: Tensor, epoch: int) -> Tensor:
-        """Weights [b], detached, from adversarial logits [b k] and labels [b]; epochs count from 0."""
+        """Return the weight of each sample.
+
+        Args:
+            logits_adv: logits [b k] of the adversarial examples.
+            y: labels [b].
+            epoch: epoch, counting from 0.
+
+        Returns:
+            Weights [b], detached.
+        """
 
 
 class MarginWeights(Reweighting):
-    """MAIL's weights `3 sigmoid(slope (PM + bias))`, with the probability margin `PM = max_{k != y} p_k - p_y`.
+    """Weights of MAIL: the closer a sample is to being misclassified, or the further beyond, the more it weighs.
+
+    The weight is `3 sigmoid(slope (PM + bias))` with the probability margin `PM = max_{k != y} p_k - p_y`.
 
     Args:
         bias: shifts the margin at which a sample has half the greatest weight.
         slope: steepness, > 0.
-        start_epoch: epochs before this one (counting from 0) weigh all samples 1.
+        start_epoch: epoch, counting from 0, before which all samples weigh 1.
 
     Raises:
         ValueError: for a slope that is not > 0.
+
+    Example:
+        >>> weights = MarginWeights(bias=0.0, slope=10.0, start_epoch=0)
+        >>> weights(torch.tensor([[0.2, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]), epoch=0)
+        tensor([0.8088, 1.5000])
 
     Paper: Liu et al. 2021 (arXiv 2106.07904), "Probabilistic margins for instance reweighting".
     Reference: QizhouWang/MAIL@8367c64; its factor 3 stands in place of the paper's normalisation over the batch.
@@ -34,10 +50,12 @@ class MarginWeights(Reweighting):
     def __init__(self, bias: float = -0.5, slope: float = 10.0, start_epoch: int = 76) -> None:
         if not slope > 0:
             raise ValueError(f"slope must be > 0, got {slope}.")
-        self.bias, self.slope, self.start_epoch = bias, slope, start_epoch
+        self.bias = bias
+        self.slope = slope
+        self.start_epoch = start_epoch
 
     def __call__(self, logits_adv: Tensor, y: Tensor, epoch: int) -> Tensor:
-        """Weights [b] in (0, 3)."""
+        """Return weights [b] in (0, 3), or ones before `start_epoch`."""
         if epoch < self.start_epoch:
             return torch.ones(len(y), device=y.device)
         return 3 * torch.sigmoid(self.slope * (probability_margin(logits_adv, y) + self.bias))
@@ -45,7 +63,19 @@ class MarginWeights(Reweighting):
 
 @torch.no_grad()
 def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """max over k != y of p_k - p_y, in [-1, 1]: positive where misclassified."""
+    """Return the largest other probability minus the label's, `max_{k != y} p_k - p_y`, of each sample.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b].
+
+    Returns:
+        Values [b] in [-1, 1], positive where the sample is misclassified.
+
+    Example:
+        >>> probability_margin(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor([0.])
+    """
     p = torch.softmax(at_least_fp32(logits), dim=1)
     own = p.gather(1, y[:, None])
     return (p.scatter(1, y[:, None], -1.0).amax(1, keepdim=True) - own)[:, 0]

@@ -9,21 +9,22 @@ from torch import Tensor
 
 from lightning_robust.attacks import PGD
 from lightning_robust.evaluation.report import versions, write_json
-from lightning_robust.models.pretrained import build, fill, net_class
+from lightning_robust.models.net_config import build_net, net_class
+from lightning_robust.models.pretrained import load_named_weights
 from lightning_robust.models.weight_files import (
     CONFIG,
     WEIGHTS,
+    extract_weights,
     find_weights,
     read_checkpoint,
     read_config,
-    tensors,
-    zoo_package,
 )
 from lightning_robust.publish.model_card import model_card
 from lightning_robust.publish.standalone import standalone
 from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.files import atomic_write
-from lightning_robust.utils.messages import first_line
+from lightning_robust.utils.messages import describe_error
 
 REPORT, CARD = "robustness.json", "README.md"
 
@@ -51,14 +52,14 @@ def export_weights(
         ValueError: for a file that is no checkpoint of a defense, weights that do not fit the net it describes, or an
             evaluation of other weights.
     """
-    library = zoo_package("safetensors.torch")
+    library = import_extra("safetensors.torch", "zoo")
     checkpoint, run = read_checkpoint(ckpt_path), Path(ckpt_path).resolve().parent.parent
     if "defense" not in checkpoint:
         raise ValueError(f"{ckpt_path} was not written in training a defense of lightning_robust.")
-    net, weights = _net(checkpoint, tensors(checkpoint, ckpt_path))
+    net, weights = _net(checkpoint, extract_weights(checkpoint, ckpt_path))
     loadable = net is not None and net_class(net["class_path"]) is not None
     if loadable:
-        fill(build(net), weights, ckpt_path)
+        load_named_weights(build_net(net), weights, ckpt_path)
     digest = file_sha256(ckpt_path)
     report = _newest_report(digest, run) if evaluation is None else _report(evaluation, digest)
     place = Path(folder)
@@ -69,7 +70,7 @@ def export_weights(
         with atomic_write(place / WEIGHTS) as beside:
             library.save_file(copies, beside, metadata={"format": "pt"})
     except Exception as error:  # its own class of errors has no public name
-        raise OSError(f"{place / WEIGHTS} was not written ({first_line(error)})") from error
+        raise OSError(f"{place / WEIGHTS} was not written ({describe_error(error)})") from error
     settings = (net or {}).get("init_args", {})
     config = {
         "net": net,
@@ -106,7 +107,7 @@ def push_weights(folder: str, repo_id: str, private: bool = True) -> str:
         ImportError: without huggingface_hub (the extra `zoo`).
         ValueError: for a folder that is not whole, or if the Hub does not take it.
     """
-    hub, files = zoo_package("huggingface_hub"), [WEIGHTS, CONFIG, REPORT, CARD]
+    hub, files = import_extra("huggingface_hub", "zoo"), [WEIGHTS, CONFIG, REPORT, CARD]
     weights = find_weights(Path(folder, WEIGHTS))
     if read_config(weights) is None or not Path(folder, CARD).is_file():
         raise ValueError(f"{folder!r} is no whole export: it needs {WEIGHTS}, {CONFIG} and {CARD}.")
@@ -115,7 +116,7 @@ def push_weights(folder: str, repo_id: str, private: bool = True) -> str:
         hub.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=files, delete_patterns=[REPORT])
     except Exception as error:  # its releases raise what requests, httpx and their successors do
         raise ValueError(
-            f"The Hugging Face Hub did not take {repo_id!r} ({first_line(error)}) It needs a connection and "
+            f"The Hugging Face Hub did not take {repo_id!r} ({describe_error(error)}) It needs a connection and "
             "`hf auth login` with a token that may write there."
         ) from error
     return str(address)

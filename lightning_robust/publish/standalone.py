@@ -5,8 +5,9 @@ from typing import Any
 
 import torchvision
 
-from lightning_robust.models.pretrained import short_name
-from lightning_robust.models.weight_files import find_weights, read_config, zoo_package
+from lightning_robust.models.net_config import short_name
+from lightning_robust.models.weight_files import find_weights, read_config
+from lightning_robust.utils.extras import import_extra
 
 
 def standalone(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -27,7 +28,7 @@ def standalone(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         inner, prefix = standalone(settings.get("net") or _started_from(settings))
         return inner, f"net.{prefix}"
     if name == "TimmModel" and settings.get("pretrained"):
-        theirs = zoo_package("timm").get_pretrained_cfg(settings["name"])
+        theirs = import_extra("timm", "zoo").get_pretrained_cfg(settings["name"])
         settings = {**settings, "pretrained": False, **_statistics(settings, theirs.mean, theirs.std)}
     if name == "TorchvisionModel" and settings.get("weights"):
         weights = torchvision.models.get_model_weights(settings["name"])[settings["weights"]]

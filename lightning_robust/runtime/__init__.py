@@ -1,1 +1,1 @@
-"""How a net runs while it is attacked: modes, gradients, precision, batch norms, ranks and random numbers."""
+"""How a net runs: modes, gradients, precision, batch norms, ranks and random numbers."""

@@ -1,4 +1,4 @@
-"""A faster backward pass of batch norms on running statistics."""
+"""A faster backward pass through batch norms in evaluation mode, on CPUs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
-class _Norm(torch.autograd.Function):
-    """A batch norm's own forward pass; backward, each channel is multiplied with its scale."""
+class _ScaledBackward(torch.autograd.Function):
+    """Runs a batch norm's own forward pass; its backward pass multiplies each channel with a scale."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, own: Callable[[Tensor], Tensor], scale: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: Callable[[Tensor], Tensor], scale: Tensor) -> Tensor:
         ctx.scale = scale
-        return own(x)
+        return norm(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -27,19 +27,33 @@ class _Norm(torch.autograd.Function):
 
 @contextmanager
 def fast_bn_backward(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, gradients pass batch norms in evaluation mode by one multiplication, on CPUs.
+    """Let gradients pass batch norms in evaluation mode by one multiplication, on CPUs.
 
-    Outputs are torch's to the bit, gradients but for rounding (in bf16 the scale is rounded too, as autocast rounds the
-    weights of convolutions). torch's own backward pass takes as long as that of a small convolution, and keeps the
-    norm's input. Norms that train, whose weights await a gradient, or whose forward is not torch's are left alone; so
-    are compiled nets (the compiler fuses such things, and would compile anew each time). Nets should not be copied or
-    pickled inside.
+    torch's own backward pass of a batch norm takes as long as that of a small convolution, and keeps the norm's input.
+    Outputs are torch's to the bit and gradients to rounding (in bf16 the scale is rounded too, as autocast rounds the
+    weights of convolutions).
+
+    Batch norms are left alone if they are in training mode, if their weights require a gradient, or if their forward
+    pass is not torch's. So are compiled nets, because the compiler fuses such operations and would compile anew each
+    time. Nets should not be copied or pickled inside the context.
+
+    Args:
+        modules: all modules of a net, as `net.modules()` gives them.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(1, eps=0.0).eval().requires_grad_(False)
+        >>> norm.running_var = torch.tensor([4.0])
+        >>> x = torch.ones(1, 1, 1, 1, requires_grad=True)
+        >>> with fast_bn_backward([norm]):
+        ...     norm(x).sum().backward()
+        >>> x.grad.item()
+        0.5
     """
     modules = list(modules)
     compiled = any(m._compiled_call_impl is not None or hasattr(m, "_torchdynamo_orig_callable") for m in modules)
-    norms = [] if compiled else [m for m in modules if isinstance(m, _BatchNorm) and _suits(m)]
+    norms = [] if compiled else [m for m in modules if isinstance(m, _BatchNorm) and _is_supported(m)]
     for norm in norms:
-        norm.__dict__["forward"] = _scaling(norm)
+        norm.__dict__["forward"] = _make_forward(norm)
     try:
         yield
     finally:
@@ -47,25 +61,28 @@ def fast_bn_backward(modules: Iterable[nn.Module]) -> Iterator[None]:
             norm.__dict__.pop("forward", None)
 
 
-def _suits(norm: _BatchNorm) -> bool:
+def _is_supported(norm: _BatchNorm) -> bool:
     mean = norm.running_mean
-    return type(norm) in KINDS and "forward" not in norm.__dict__ and mean is not None and mean.device.type == "cpu"
+    has_own_forward = "forward" in norm.__dict__
+    return type(norm) in _NORM_TYPES and not has_own_forward and mean is not None and mean.device.type == "cpu"
 
 
-def _scaling(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
-    own: Callable[[Tensor], Tensor] = norm.forward
+def _make_forward(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+    original: Callable[[Tensor], Tensor] = norm.forward
 
     def forward(x: Tensor) -> Tensor:
         frozen = not norm.training and not (norm.affine and norm.weight.requires_grad)
-        ours = x.device.type == "cpu" and x.dtype in DTYPES
-        if not (frozen and ours and x.requires_grad) or torch._C._functorch.peek_interpreter_stack() is not None:
-            return own(x)
+        supported = x.device.type == "cpu" and x.dtype in _DTYPES
+        in_transform = torch._C._functorch.peek_interpreter_stack() is not None  # of torch.func, such as vmap
+        if not (frozen and supported and x.requires_grad) or in_transform:
+            return original(x)
         assert norm.running_var is not None
         with torch.no_grad():
             variance = norm.running_var
             scale = torch.rsqrt(variance.to(torch.promote_types(variance.dtype, torch.float32)) + norm.eps)
             scale = scale * norm.weight if norm.affine else scale
-        out: Tensor = _Norm.apply(x, own, scale.to(x.dtype).view(-1, *[1] * (x.dim() - 2)))
+        per_channel = scale.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+        out: Tensor = _ScaledBackward.apply(x, original, per_channel)
         return out
 
     return forward

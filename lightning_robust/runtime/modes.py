@@ -1,7 +1,7 @@
-"""The one place that changes how a net runs while examples are crafted on it, and that puts everything back.
+"""The one place that changes how a net runs while adversarial examples are crafted, and that restores it.
 
-Gradients inside `no_grad` and `inference_mode` loops, evaluation against training mode, batch-norm statistics and
-frozen parameters are all handled here; nothing else in the package touches them.
+It handles gradients inside `no_grad` and `inference_mode`, evaluation and training mode, batch-norm statistics and
+frozen parameters. Nothing else in the package changes them.
 """
 
 from collections.abc import Iterator
@@ -19,19 +19,33 @@ from lightning_robust.runtime.precision import full_precision
 from lightning_robust.types import Net
 
 AttackBN: TypeAlias = Literal["eval", "batch", "train"]
-"""How the net runs during an attack: "eval" = evaluation mode (running statistics, no dropout); "batch" = training mode
-on the batch's own statistics, leaving the running ones untouched; "train" = training mode, updating them."""
+"""How the net runs during an attack: "eval" is evaluation mode (running statistics, no dropout); "batch" is training
+mode with the batch's own statistics, which leaves the running ones unchanged; "train" is training mode, which updates
+them."""
 
 
 @contextmanager
 def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
-    """Allow input gradients whatever surrounds, put the net into the mode `bn`, and freeze its parameters.
+    """Enable input gradients, put the net into the mode `bn`, and freeze its parameters.
 
-    On leaving, also by an exception, each module's mode, each batch norm's tracking and each parameter's
-    `requires_grad` are what they were. Parameter gradients are never written.
+    Gradients work inside the context even within `no_grad` or `inference_mode`. When the context ends, also by an
+    exception, every module's mode, every batch norm's `track_running_stats` and every parameter's `requires_grad` are
+    restored. Parameter gradients are never written.
+
+    Args:
+        net: an `nn.Module`; any other callable is left as it is.
+        bn: "eval", "batch" or "train", see `AttackBN`.
 
     Raises:
         ValueError: for an unknown `bn`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
+        >>> with torch.no_grad(), attack_mode(net):
+        ...     net.training, torch.is_grad_enabled(), net[0].weight.requires_grad
+        (False, True, False)
+        >>> net.training, net[0].weight.requires_grad
+        (True, True)
     """
     if bn not in ("eval", "batch", "train"):
         raise ValueError(f"Unknown attack_bn {bn!r}: choose one of eval, batch, train.")
@@ -59,25 +73,62 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
 
 
 def for_inference(net: nn.Module) -> nn.Module:
-    """The net itself, from now on in evaluation mode."""
+    """Put the net into evaluation mode for good, and return it.
+
+    Example:
+        >>> for_inference(nn.Dropout()).training
+        False
+    """
     return net.eval()
 
 
 def logits_no_grad(net: Net, x: Tensor, bn: AttackBN = "eval") -> Tensor:
-    """The net's logits in the mode `bn`, without a gradient."""
+    """Return the net's logits [b k] in the mode `bn`, without a gradient.
+
+    Args:
+        net: images to logits.
+        x: images [b c h w] in [0, 1].
+        bn: "eval", "batch" or "train", see `AttackBN`.
+
+    Example:
+        >>> logits_no_grad(nn.Flatten(), torch.ones(1, 1, 1, 2))
+        tensor([[1., 1.]])
+    """
     with attack_mode(net, bn), torch.no_grad():
         return logits_of(net(x))
 
 
 def samples_are_independent(net: Net, bn: AttackBN = "eval") -> bool:
-    """Whether samples do not see each other: in evaluation mode, unless a batch norm keeps no statistics."""
+    """Return whether a sample's logits do not depend on the other samples of the batch.
+
+    This is so in evaluation mode, unless a batch norm has no running statistics.
+
+    Args:
+        net: images to logits.
+        bn: the mode that the net is to run in, see `AttackBN`.
+
+    Example:
+        >>> samples_are_independent(nn.BatchNorm2d(3)), samples_are_independent(nn.BatchNorm2d(3), bn="batch")
+        (True, False)
+    """
     modules = net.modules() if isinstance(net, nn.Module) else ()
     return bn == "eval" and all(m.running_mean is not None for m in modules if isinstance(m, _BatchNorm))
 
 
 @contextmanager
 def frozen_running_stats(net: nn.Module) -> Iterator[None]:
-    """Training mode on the batch's own statistics with ordinary gradients; running statistics stay untouched."""
+    """Let batch norms in training mode use the batch's statistics without updating their running ones.
+
+    Args:
+        net: the net; its mode and its gradients stay as they are.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2).train()
+        >>> with frozen_running_stats(norm):
+        ...     _ = norm(torch.rand(4, 2))
+        >>> norm.running_mean
+        tensor([0., 0.])
+    """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     try:
         for norm in norms:
@@ -90,16 +141,28 @@ def frozen_running_stats(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def twice_differentiable(net: nn.Module, x: Tensor) -> Iterator[None]:
-    """Evaluation mode with ordinary gradients, prepared for a gradient of a gradient.
+    """Put the net into evaluation mode, in which the gradient of a gradient can be computed.
 
-    fp32, because the squares of small gradients underflow; eager, because compiled graphs have no second derivative;
-    plain attention, because the fused kernels have none either.
+    The net runs in fp32, because the squares of small gradients underflow in half precision. It runs eagerly and with
+    plain attention, because compiled graphs and fused attention kernels have no second derivative.
+
+    Args:
+        net: the net; its parameters keep their gradients.
+        x: images, whose device decides where autocast is switched off.
+
+    Example:
+        >>> net, x = nn.Linear(2, 1), torch.ones(1, 2, requires_grad=True)
+        >>> with twice_differentiable(net, x):
+        ...     (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        >>> gradient.square().sum().backward()
+        >>> torch.equal(net.weight.grad, 2 * net.weight)
+        True
     """
     modes = [(module, module.training) for module in net.modules()]
     try:
         for module, _ in modes:
             module.training = False
-        # fused attention: https://github.com/pytorch/pytorch/issues/116350
+        # fused attention has no second derivative: https://github.com/pytorch/pytorch/issues/116350
         with full_precision(x), torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
@@ -110,8 +173,11 @@ def twice_differentiable(net: nn.Module, x: Tensor) -> Iterator[None]:
 def disable_inference_mode(trainer: Any) -> None:
     """Make a Lightning trainer's evaluation loops run under `no_grad` instead of `inference_mode`.
 
-    Tensors made in inference mode can never join a gradient, so a net that caches one at its first forward could not be
-    attacked afterwards. Call it in `setup`, before the loop starts.
+    Tensors made in inference mode can never take part in computing a gradient, so a net that caches one at its first
+    forward pass could not be attacked afterwards. It must be called in `setup`, before the loop starts.
+
+    Args:
+        trainer: the Lightning trainer.
     """
     for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
         loop.inference_mode = False

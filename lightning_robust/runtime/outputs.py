@@ -1,4 +1,4 @@
-"""Logits of whatever a net returns."""
+"""Finding the logits in whatever a net returns."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from lightning_robust.types import Net
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits in a net's output: a tensor, or an object, mapping or tuple that holds them.
+    """Return the logits in a net's output: the tensor itself, or what an object, mapping or tuple holds as logits.
 
     Args:
         output: a tensor; an object with an attribute `logits` (Hugging Face's `ModelOutput`, torchvision's
@@ -19,7 +19,7 @@ def logits_of(output: Any) -> Tensor:
         The logits [b k].
 
     Raises:
-        TypeError: for anything else, naming what came.
+        TypeError: for anything else; the message says what it was.
 
     Example:
         >>> import torch
@@ -43,10 +43,17 @@ def logits_of(output: Any) -> Tensor:
 
 
 class LogitsNet(nn.Module):
-    """A net whose outputs are reduced to their logits; as a module it has the net's own modules and parameters.
+    """Wrapper of a net that returns only the logits of its output.
+
+    Its modules and parameters are those of the net.
 
     Args:
         net: images [b c h w] to anything that `logits_of` reads.
+
+    Example:
+        >>> import torch
+        >>> LogitsNet(lambda x: (x.flatten(1), "features"))(torch.zeros(2, 1, 1, 3)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, net: Net) -> None:

@@ -1,4 +1,4 @@
-"""The processes that run together: how many, what each has, and whether they must run the same forward passes."""
+"""The processes (ranks) that run together in distributed training."""
 
 from typing import Any
 
@@ -7,13 +7,29 @@ from torch import nn
 
 
 def world_size() -> int:
-    """Number of ranks; 1 outside distributed training."""
+    """Return the number of ranks; 1 outside distributed training.
+
+    Example:
+        >>> world_size()
+        1
+    """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
 
 
 def gather_objects(mine: Any) -> list[Any]:
-    """Gather an object from each rank, in the order of the ranks; all ranks call it and get the same list."""
+    """Gather an object from each rank; all ranks must call it.
+
+    Args:
+        mine: this rank's object, which can be pickled.
+
+    Returns:
+        The same list on all ranks, in their order.
+
+    Example:
+        >>> gather_objects("a")
+        ['a']
+    """
     if world_size() == 1:
         return [mine]
     everyone: list[Any] = [None] * world_size()
@@ -22,6 +38,12 @@ def gather_objects(mine: Any) -> list[Any]:
 
 
 def has_sync_batchnorm(net: Any) -> bool:
-    """Whether the net's batch norms, in training mode, wait for the other ranks in each forward pass."""
+    """Return whether forward passes in training mode wait for the other ranks.
+
+    This is so if there are several ranks and the net has a `SyncBatchNorm`.
+
+    Args:
+        net: an `nn.Module` or any other callable.
+    """
     modules = net.modules() if world_size() > 1 and isinstance(net, nn.Module) else ()
     return any(isinstance(module, nn.SyncBatchNorm) for module in modules)

@@ -1,1 +1,1 @@
-"""Checks of input, parts of messages, files that are written whole."""
+"""Helpers without a home in one room: checks of inputs, parts of error messages, files and optional packages."""

@@ -1,4 +1,4 @@
-"""Bad input is refused with one sentence that says what came and what to do."""
+"""Checks that refuse bad input with one sentence: what came, and what to do about it."""
 
 import hashlib
 import math
@@ -11,11 +11,26 @@ from torch import Tensor
 
 
 def check_images(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
-    """Images must be floating-point, free of NaN and inside [lower, upper].
+    """Raise unless the images are floating-point, free of NaN and inside [lower, upper].
+
+    Values outside by up to 1e-6 pass as rounding.
+
+    Args:
+        x: images [b c h w].
+        lower: smallest allowed pixel value.
+        upper: largest allowed pixel value.
 
     Raises:
-        TypeError: for integer images.
-        ValueError: for NaN, or values outside the box (the message says the range found).
+        TypeError: for images that are not floating-point.
+        ValueError: for an empty batch, NaN, or values outside the range (the message gives the range found).
+
+    Example:
+        >>> import torch
+        >>> check_images(torch.rand(2, 3, 8, 8))
+        >>> check_images(torch.tensor([0.0, 255.0]))
+        Traceback (most recent call last):
+        ...
+        ValueError: Images must lie in [0, 1] but range over [0, 255]: leave normalisation ...
     """
     if not x.is_floating_point():
         raise TypeError(
@@ -35,11 +50,23 @@ def check_images(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
 
 
 def check_labels(y: Tensor, num_classes: int | None = None, count: int | None = None) -> None:
-    """Labels must be integers in [0, num_classes), one for each of `count` images.
+    """Raise unless the labels are integers [b] in [0, num_classes).
+
+    Args:
+        y: labels [b].
+        num_classes: number of classes; None checks the lower bound only.
+        count: number of images; None does not check it.
 
     Raises:
-        TypeError: for labels that are not integers.
+        TypeError: for labels of another type or shape.
         ValueError: for labels out of range, or another number of them.
+
+    Example:
+        >>> import torch
+        >>> check_labels(torch.tensor([0, 3]), num_classes=3)
+        Traceback (most recent call last):
+        ...
+        ValueError: Labels must be at least 0 and below the net's 3 outputs, but range over [0, 3].
     """
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.dim() != 1:
         raise TypeError(f"Labels must be class numbers [b] of integer type, got {y.dtype} of shape {tuple(y.shape)}.")
@@ -52,14 +79,26 @@ def check_labels(y: Tensor, num_classes: int | None = None, count: int | None = 
 
 
 def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None:
-    """The net's output must be logits [b k] with one column a class.
+    """Raise unless a net's output is one tensor of finite logits [b k], and warn if it looks like probabilities.
+
+    Args:
+        logits: what the net returned.
+        y: labels [b] of the same samples.
+        num_classes: number of classes k; None takes the number of columns.
 
     Warns:
-        UserWarning: if the rows look like probabilities.
+        UserWarning: if every row is non-negative and sums to 1.
 
     Raises:
-        TypeError: for outputs that are not one tensor.
-        ValueError: for another shape or width, NaN, or labels the width cannot hold.
+        TypeError: if the output is not one tensor.
+        ValueError: for another shape or number of columns, values that are not finite, or labels out of range.
+
+    Example:
+        >>> import torch
+        >>> check_logits((torch.zeros(2, 10),), torch.tensor([1, 2]))
+        Traceback (most recent call last):
+        ...
+        TypeError: The net must give one tensor of logits [b k], got a tuple: wrap it.
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"The net must give one tensor of logits [b k], got a {type(logits).__name__}: wrap it.")
@@ -75,13 +114,25 @@ def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None
 
 
 def check_attacked_logits(logits: Tensor, n: int, y: Tensor | None) -> None:
-    """The logits that an attack meets first must be [n k], wide enough for its labels, and no NaN or +inf.
+    """Raise unless an attack can start from these logits: [n k], wide enough for the labels, without NaN or +inf.
+
+    Args:
+        logits: the net's logits on the images to attack.
+        n: number of images.
+        y: their labels [n], if the attack has labels.
 
     Warns:
-        UserWarning: if the rows look like probabilities.
+        UserWarning: if every row is non-negative and sums to 1.
 
     Raises:
-        ValueError: for another shape, NaN, +inf, or labels the width cannot hold.
+        ValueError: for another shape, NaN, +inf, or labels out of range.
+
+    Example:
+        >>> import torch
+        >>> check_attacked_logits(torch.zeros(2, 3), n=4, y=None)
+        Traceback (most recent call last):
+        ...
+        ValueError: The net must give logits [b k] for 4 images, got shape (2, 3).
     """
     if logits.dim() != 2 or len(logits) != n:
         raise ValueError(f"The net must give logits [b k] for {n} images, got shape {tuple(logits.shape)}.")
@@ -93,7 +144,14 @@ def check_attacked_logits(logits: Tensor, n: int, y: Tensor | None) -> None:
 
 
 def warn_of_probabilities(logits: Tensor) -> None:
-    """Warn if the rows of logits [b k] look like probabilities: non-negative, summing to 1."""
+    """Warn if logits look like probabilities: every row is non-negative and sums to 1.
+
+    Args:
+        logits: what the net returned [b k].
+
+    Warns:
+        UserWarning: if so.
+    """
     sums = logits.sum(1)
     if logits.shape[1] > 1 and (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         warnings.warn(
@@ -104,10 +162,22 @@ def warn_of_probabilities(logits: Tensor) -> None:
 
 
 def check_radius(name: str, value: float | Tensor, count: int) -> None:
-    """A radius or step must be finite and >= 0: one number, or one for each of `count` samples.
+    """Raise unless a radius or step size is finite and >= 0.
+
+    Args:
+        name: what the value is called, for the message.
+        value: one number, or one per sample [count].
+        count: number of samples.
 
     Raises:
-        ValueError: naming what came.
+        ValueError: for another shape, a negative value, NaN or infinity.
+
+    Example:
+        >>> check_radius("eps", 8 / 255, count=2)
+        >>> check_radius("eps", -1.0, count=2)
+        Traceback (most recent call last):
+        ...
+        ValueError: eps must be finite and >= 0, got -1.0.
     """
     if isinstance(value, Tensor):
         if value.dim() and value.shape != (count,):
@@ -120,15 +190,30 @@ def check_radius(name: str, value: float | Tensor, count: int) -> None:
 
 
 def reading_is_free(x: Tensor) -> bool:
-    """Whether values of x can be looked at without waiting for a device's queue."""
+    """Return whether values of x can be read without waiting for the device to finish its queue."""
     return x.device.type == "cpu"
 
 
 def check_examples(x_adv: Tensor, name: str, lower: float = 0.0, upper: float = 1.0) -> None:
-    """What an attack returns must be finite and inside the box.
+    """Raise unless an attack's examples are finite and inside [lower, upper].
+
+    Values outside by up to 1e-6 pass as rounding.
+
+    Args:
+        x_adv: adversarial examples [b c h w].
+        name: the attack's name, for the message.
+        lower: smallest allowed pixel value.
+        upper: largest allowed pixel value.
 
     Raises:
         ValueError: naming the attack and the range found.
+
+    Example:
+        >>> import torch
+        >>> check_examples(torch.tensor([-0.1, 1.0]), "mine")
+        Traceback (most recent call last):
+        ...
+        ValueError: Attack 'mine' left its threat model: examples range over [-0.1, 1] in the box [0, 1]. ...
     """
     low, high = (float(v) for v in torch.aminmax(x_adv))
     if not (lower - 1e-6 <= low and high <= upper + 1e-6):
@@ -139,10 +224,20 @@ def check_examples(x_adv: Tensor, name: str, lower: float = 0.0, upper: float = 
 
 
 def check_precision(precision: str) -> None:
-    """Images must not be stored in half precision.
+    """Raise if a Lightning precision stores images in half precision.
+
+    Args:
+        precision: Lightning's name of it, such as "bf16-mixed".
 
     Raises:
-        ValueError: for a precision that does.
+        ValueError: for "16-true", "bf16-true" and Transformer Engine, which round a radius of 8/255 away.
+
+    Example:
+        >>> check_precision("bf16-mixed")
+        >>> check_precision("bf16-true")
+        Traceback (most recent call last):
+        ...
+        ValueError: precision 'bf16-true' stores images in half precision, where a radius of 8/255 is rounded away: ...
     """
     if precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
         raise ValueError(
@@ -152,7 +247,15 @@ def check_precision(precision: str) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "empty")
+        >>> path.touch()
+        >>> file_sha256(path)[:16]
+        'e3b0c44298fc1c14'
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -161,10 +264,14 @@ def file_sha256(path: str | Path) -> str:
 
 
 def check_sha256(path: str | Path, expected: str) -> None:
-    """A file must be the one that was meant, to the last byte.
+    """Raise unless a file has the expected SHA-256.
+
+    Args:
+        path: the file.
+        expected: its SHA-256 in hexadecimal, in upper or lower case.
 
     Raises:
-        ValueError: for another file, a changed or a truncated one.
+        ValueError: for another file, or one that was changed or truncated.
     """
     found = file_sha256(path)
     if found != expected.lower():

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are written whole or not at all."""
 
 import errno
 import os
@@ -8,23 +8,42 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_write(place: Path) -> Iterator[Path]:
-    """A path beside `place` to write to, which takes its place at once when all went well; else nothing has changed."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(f".{place.name}.tmp")
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, and move it to `path` once the block has ended without an error.
+
+    After an exception the temporary file is removed, and what was at `path` before is still there, unchanged.
+
+    Args:
+        path: where the file is to be; missing parent folders are created.
+
+    Yields:
+        The temporary path, in the same folder as `path`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "report.txt")
+        >>> with atomic_write(path) as temporary:
+        ...     size = temporary.write_text("done")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        'done'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        yield beside
-        with beside.open("rb") as file:
-            _sync(file.fileno())
-        os.replace(beside, place)
+        yield temporary
+        with temporary.open("rb") as file:
+            _flush_to_disk(file.fileno())
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _sync(file: int) -> None:
+def _flush_to_disk(file: int) -> None:
     try:
         os.fsync(file)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # not every file system has it
+        if error.errno != errno.EINVAL:  # some file systems do not support it
             raise

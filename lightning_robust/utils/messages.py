@@ -1,17 +1,34 @@
-"""Parts of error messages."""
+"""Parts of error messages that several modules share."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """How an error about an unknown name ends: with the nearest known one, or all of them if they are not too many."""
+    """Return the end of an error message about an unknown name: the nearest known name, or the list of them.
+
+    Args:
+        name: the name that is not known.
+        known: all known names; they are listed only if there are 150 or fewer.
+
+    Example:
+        >>> did_you_mean("resnet19", ["resnet18", "vgg11"])
+        "; did you mean 'resnet18'?"
+        >>> did_you_mean("mobile", ["resnet18", "vgg11"])
+        '; there are resnet18, vgg11.'
+    """
     known = sorted(set(known))
     if close := difflib.get_close_matches(name, known, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; there are {', '.join(known) or 'none'}." if len(known) <= 150 else "."
 
 
-def first_line(error: BaseException) -> str:
-    """An error of another library, in short."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0].rstrip('.')}."
+def describe_error(error: BaseException) -> str:
+    """Return an exception's class and the first line of its message, as one sentence.
+
+    Example:
+        >>> describe_error(OSError("no space left\\non device 3"))
+        'OSError: no space left.'
+    """
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}."

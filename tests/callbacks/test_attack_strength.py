@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import AttackStrength
 from lightning_robust.defenses import AT
-from lightning_robust.schedules import Linear, Stages
+from lightning_robust.schedules import Linear, PiecewiseConstant
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 from tests.helpers.ddp import quiet_trainer
@@ -32,7 +32,7 @@ class Watched(AT):
 
 def run(epochs: int, **settings: Any) -> Watched:
     defense = Watched(plain_net(), attack=PGD(Threat(eps=0.2), steps=4, step_size=0.1))
-    strength = AttackStrength(Linear(0.0, 0.2, 2), Stages([1, 4], [1]))
+    strength = AttackStrength(Linear(0.0, 0.2, 2), PiecewiseConstant([1, 4], [1]))
     quiet_trainer(max_epochs=epochs, callbacks=[strength], **settings).fit(defense, Few(n=16, batch_size=8))
     return defense
 
@@ -53,7 +53,7 @@ def test_it_is_logged_and_resumed(tmp_path: Path) -> None:
     first = Watched(plain_net(), attack=PGD(Threat(eps=0.2), steps=4, step_size=0.1))
 
     def trainer(epochs: int) -> Any:
-        strength = AttackStrength(Linear(0.0, 0.2, 2), Stages([1, 4], [1]))
+        strength = AttackStrength(Linear(0.0, 0.2, 2), PiecewiseConstant([1, 4], [1]))
         return quiet_trainer(max_epochs=epochs, callbacks=[strength])
 
     before = trainer(2)
@@ -104,7 +104,7 @@ def test_images_are_resized_by_epoch_in_training_alone() -> None:
             sizes.append(("val", self.current_epoch, batch[0].shape[-1]))
 
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.LazyLinear(3))
-    data = Few(n=16, batch_size=8, resolution=Stages([2, 3.6], [1]))
+    data = Few(n=16, batch_size=8, resolution=PiecewiseConstant([2, 3.6], [1]))
     data.setup("fit")
     x = data.train_set[0][0]
     net(x[None])

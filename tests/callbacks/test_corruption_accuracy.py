@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_robust.callbacks import CorruptionAccuracy
 from lightning_robust.cli.main import main
-from lightning_robust.data import CIFAR10C, Corruptions, Indexed, RobustDataModule
+from lightning_robust.data import CIFAR10C, CorruptionSuite, Indexed, RobustDataModule
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.foreign import ForeignModule, images
 
@@ -22,8 +22,8 @@ REFERENCE = {"fog": 0.7, "snow": 0.6, "clean": 0.4}
 ROOT = Path(__file__).parents[2]
 
 
-def corruptions(n: int = 5) -> Corruptions:
-    return Corruptions({group: images(n + 2 * (i == 1), seed=i) for i, group in enumerate(GROUPS)})
+def corruptions(n: int = 5) -> CorruptionSuite:
+    return CorruptionSuite({group: images(n + 2 * (i == 1), seed=i) for i, group in enumerate(GROUPS)})
 
 
 class Known(RobustDataModule):
@@ -32,7 +32,7 @@ class Known(RobustDataModule):
     def train_data(self, augment: bool) -> TensorDataset:
         return images(9)
 
-    def test_data(self) -> Corruptions:
+    def test_data(self) -> CorruptionSuite:
         return corruptions()
 
 
@@ -155,7 +155,7 @@ def test_without_corruptions_it_says_where_they_are_but_lets_fit_and_validate_go
     trainer.fit(Module(), DataLoader(images(8), 4), DataLoader(images(4), 4))
     trainer.validate(Module(), DataLoader(images(4), 4), verbose=False)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(TypeError, match="no loader over Corruptions: test on CIFAR10C"):
+    with pytest.raises(TypeError, match="no loader over a CorruptionSuite: test on CIFAR10C"):
         quiet_trainer(callbacks=[CorruptionAccuracy()]).test(Module(), DataLoader(images(4), 4), verbose=False)
 
 

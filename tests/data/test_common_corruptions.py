@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_robust.data import CommonCorruptions, Corrupted, Digits, RobustDataModule
+from lightning_robust.data import CommonCorruptions, CorruptedDataset, Digits, RobustDataModule
 from lightning_robust.metrics import COMMON_CORRUPTIONS
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.foreign import ForeignModule
@@ -29,7 +29,7 @@ def test_each_corruption_is_repeatable_random_by_sample_and_grows(name: str) -> 
     x = plain.tensors[0]
     moved = []
     for severity in (1, 5):
-        dataset, state = Corrupted(plain, name, severity), np.random.get_state()[1].copy()  # noqa: NPY002
+        dataset, state = CorruptedDataset(plain, name, severity), np.random.get_state()[1].copy()  # noqa: NPY002
         out = torch.stack([dataset[i][0] for i in range(2)])
         assert (out.dtype, out.shape) == (torch.float32, x.shape)
         assert 0 <= float(out.min()) <= float(out.max()) <= 1
@@ -41,25 +41,25 @@ def test_each_corruption_is_repeatable_random_by_sample_and_grows(name: str) -> 
     if name not in ("saturate", "glass_blur"):  # 32 pixels are too few for the order of ImageNet-C's severities
         assert moved[1] > moved[0]
     twins = TensorDataset(x[:1].repeat(2, 1, 1, 1), torch.zeros(2))
-    same = torch.equal(*(Corrupted(twins, name, 3)[i][0] for i in range(2)))
-    other = torch.equal(*(Corrupted(twins, name, 3, seed)[0][0] for seed in (0, 1)))
+    same = torch.equal(*(CorruptedDataset(twins, name, 3)[i][0] for i in range(2)))
+    other = torch.equal(*(CorruptedDataset(twins, name, 3, seed)[0][0] for seed in (0, 1)))
     assert same == other == (name in GREY | {"gaussian_blur", "saturate"})
 
 
 def test_noise_and_contrast_are_those_of_the_paper() -> None:
     grey = TensorDataset(torch.full((1, 3, 224, 224), 128 / 255), torch.zeros(1))
     for severity, deviation in enumerate([0.08, 0.12, 0.18], 1):  # further ones are clipped
-        noise = Corrupted(grey, "gaussian_noise", severity)[0][0] - 128 / 255
+        noise = CorruptedDataset(grey, "gaussian_noise", severity)[0][0] - 128 / 255
         assert float(noise.std()) == pytest.approx(deviation, rel=0.02)
         assert abs(float(noise.mean())) < 0.01
     x = pictures(1, size=224)
-    low = Corrupted(x, "contrast", 5)[0][0]
+    low = CorruptedDataset(x, "contrast", 5)[0][0]
     torch.testing.assert_close(low.std((1, 2)), 0.05 * x[0][0].std((1, 2)), rtol=0.1, atol=0)
 
 
 def test_grey_images_stay_grey() -> None:
     for name in ("gaussian_noise", "fog", "jpeg_compression"):
-        assert Corrupted(pictures(channels=1), name, 3)[0][0].shape == (1, 32, 32)
+        assert CorruptedDataset(pictures(channels=1), name, 3)[0][0].shape == (1, 32, 32)
 
 
 class Pictures(RobustDataModule):
@@ -80,7 +80,7 @@ def test_another_module_is_trained_on_as_it_is_and_tested_clean_and_corrupted() 
     assert corruptions.groups == [("clean", 0), ("fog", 1), ("fog", 4), ("snow", 1), ("snow", 4)]
     x = pictures(3).tensors[0]
     assert torch.equal(torch.stack([data.test_set[i][0] for i in range(3)]), x)
-    assert torch.equal(data.test_set[7][0], Corrupted(pictures(3), "fog", 4)[1][0])
+    assert torch.equal(data.test_set[7][0], CorruptedDataset(pictures(3), "fog", 4)[1][0])
     assert data.test_set[7][1:] == (1, 7)
     whole = torch.cat([batch[0] for batch in data.test_dataloader()])
     workers = DataLoader(data.test_set, 5, num_workers=2)
@@ -96,7 +96,7 @@ def test_any_lightning_module_is_tested_on_them() -> None:
 def test_images_that_are_too_small_are_refused(size: tuple[int, int, int]) -> None:
     c, h, w = size
     with pytest.raises(ValueError, match=f"at least 32 x 32 pixels with 1 or 3 channels, got {h} x {w}, {c}: resize"):
-        Corrupted(TensorDataset(torch.rand(1, *size), torch.zeros(1)), "fog", 1)
+        CorruptedDataset(TensorDataset(torch.rand(1, *size), torch.zeros(1)), "fog", 1)
 
 
 def test_digits_are_too_small() -> None:
@@ -109,7 +109,7 @@ def test_what_does_not_exist_is_refused(name: str, severity: int) -> None:
     with pytest.raises(
         ValueError, match=f"'{name}' at {severity}: corruptions are gaussian_noise, .* severities 1 to 5"
     ):
-        Corrupted(pictures(), name, severity)
+        CorruptedDataset(pictures(), name, severity)
 
 
 def test_without_the_package_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

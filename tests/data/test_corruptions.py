@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_robust.data import CIFAR10C, CIFAR100C, ImageNetC
-from lightning_robust.data.corruptions import CorruptedTestSet
+from lightning_robust.data import CIFAR10C, CIFAR100C, CorruptionDataModule, ImageNetC
 from lightning_robust.metrics import COMMON_CORRUPTIONS
 from lightning_robust.types import as_batch
 from tests.helpers.ddp import ddp_trainer, run_ddp
@@ -114,7 +113,7 @@ def test_two_ranks_share_the_samples_and_validate_sees_them_too(stage: str, tmp_
     assert sorted(first + second) == list(range(5 * N))
 
 
-def refused(data: CorruptedTestSet, stage: str = "test") -> str:
+def refused(data: CorruptionDataModule, stage: str = "test") -> str:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         data.setup(stage)
     return str(error.value)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_robust.data import CIFAR10, MNIST, SVHN, Digits, RobustDataModule, SemiSupervised, TinyImageNet
 from lightning_robust.data.augmentation import CropAndFlip
-from lightning_robust.data.images import as_bytes, unit
+from lightning_robust.data.conversion import bytes_to_float, to_byte_tensor
 from lightning_robust.defenses import Standard
 from lightning_robust.types import as_batch
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
@@ -124,8 +124,8 @@ def test_a_batch_is_cropped_and_flipped_as_its_images_are(shape: Any, size: int,
         torch.manual_seed(i)
         drawn.append(augment.draw(*shape[:2]))
         assert torch.equal(torch.rand(1), after[-1])  # as many numbers were drawn
-    together = augment.apply(torch.stack([as_bytes(image) for image in images]), torch.stack(drawn))
-    assert torch.equal(unit(together), torch.stack(alone))
+    together = augment.apply(torch.stack([to_byte_tensor(image) for image in images]), torch.stack(drawn))
+    assert torch.equal(bytes_to_float(together), torch.stack(alone))
     assert {int(flip) for *_, flip in drawn} == {0, 1}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from lightning_robust.data.sampling import EpochSampler, Indexed, ResumableLoader
+from lightning_robust.data import EpochSampler, Indexed, ResumableLoader
 
 N = 23
 

@@ -12,8 +12,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
 from lightning_robust.cli.main import main
-from lightning_robust.data import Digits, SemiSupervised
-from lightning_robust.data.sampling import MixedSampler
+from lightning_robust.data import Digits, MixedSampler, SemiSupervised
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, plain_net
 from tests.helpers.foreign import ForeignModule, images
@@ -131,7 +130,7 @@ def test_the_labelled_datasets_transform_is_applied(archive: Path) -> None:
 
     data = SemiSupervised(Shifted(n=12), str(archive), batch_size=4, val_size=4)
     data.setup()
-    assert float(data.train_set[data.count + 2][0].mean()) == pytest.approx(2 / 255 + 0.5)
+    assert float(data.train_set[data.num_labelled + 2][0].mean()) == pytest.approx(2 / 255 + 0.5)
     data.setup("predict")
     assert float(data.predict_set[2][0].mean()) == pytest.approx(2 / 255)
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_robust.data import Digits
-from lightning_robust.data.splits import by_class, labels
+from lightning_robust.data.splits import class_labels, stratified_order
 from tests.helpers.few import Few
 from tests.helpers.foreign import images
 
@@ -19,7 +19,7 @@ def test_any_first_part_has_each_classs_share(first: int) -> None:
     counts = torch.tensor([20, 50, 130, 300])
     label = torch.arange(4).repeat_interleave(counts)[torch.randperm(500)]
     order = torch.randperm(500)
-    found = by_class(order, label)
+    found = stratified_order(order, label)
     assert sorted(found.tolist()) == list(range(500))
     share = torch.bincount(label[found[:first]], minlength=4)
     assert share.tolist() == [pytest.approx(n * first / 500, abs=1.5) for n in counts.tolist()]
@@ -29,8 +29,8 @@ def test_any_first_part_has_each_classs_share(first: int) -> None:
 
 def test_equal_classes_have_exactly_equal_shares_by_chance() -> None:
     label = torch.arange(1000) % 10
-    first = by_class(torch.randperm(1000), label)[:200]
-    other = by_class(torch.randperm(1000), label)[:200]
+    first = stratified_order(torch.randperm(1000), label)[:200]
+    other = stratified_order(torch.randperm(1000), label)[:200]
     assert torch.bincount(label[first]).tolist() == [20] * 10
     assert 10 < len({*first.tolist()} & {*other.tolist()}) < 80  # 40 by chance
 
@@ -47,12 +47,12 @@ def test_labels_are_found_where_datasets_keep_them() -> None:
             return 3
 
     for name in ("targets", "labels", "label"):
-        assert labels(With(**{name: [2, 0, 1]})).tolist() == [2, 0, 1]
+        assert class_labels(With(**{name: [2, 0, 1]})).tolist() == [2, 0, 1]
     tensors = TensorDataset(torch.rand(2, 1), torch.tensor([5, 6]))
     joined = ConcatDataset([With(targets=[2, 0, 1]), tensors])
-    assert labels(Subset(joined, [3, 1, 0])).tolist() == [5, 0, 2]
+    assert class_labels(Subset(joined, [3, 1, 0])).tolist() == [5, 0, 2]
     with pytest.raises(ValueError, match="stratified split needs the labels of With: give it an attribute `targets`"):
-        labels(With())
+        class_labels(With())
 
 
 def test_digits_split_by_class() -> None:

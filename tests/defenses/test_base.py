@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.defenses import AT, IAAT, ST, TRADES, Defense, Standard
+from lightning_robust.parts import AdversarialWeightPerturbation as AWP
 from lightning_robust.parts.regularizers import Regularizer
 from lightning_robust.parts.reweighting import Reweighting
-from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturbation as AWP
 from lightning_robust.parts.weight_perturbation import WeightPerturbation
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views

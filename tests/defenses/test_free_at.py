@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import FreeAT
+from lightning_robust.parts import AdversarialWeightPerturbation as AWP
 from lightning_robust.parts.regularizers import EffectiveWeightNorm
-from lightning_robust.parts.weight_perturbation import AdversarialWeightPerturbation as AWP
 from lightning_robust.threat import Norm, Threat
 from lightning_robust.types import Batch
 from tests.defenses.test_golden import FOLDER, X, Y, assert_same_images, net

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_robust import attacks
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
+from lightning_robust.parts import RobustWeightPerturbation as RWP
 from lightning_robust.parts.regularizers import InputGradient
-from lightning_robust.parts.weight_perturbation import RobustWeightPerturbation as RWP
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
 from tests.helpers.few import norm_net

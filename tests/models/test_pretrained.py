@@ -31,7 +31,8 @@ from lightning_robust.models import (
     from_pretrained,
     load_weights,
 )
-from lightning_robust.models.pretrained import build, fill, net_class
+from lightning_robust.models.net_config import build_net, net_class
+from lightning_robust.models.pretrained import load_named_weights
 from lightning_robust.publish.export import export_weights
 from lightning_robust.publish.standalone import standalone
 from lightning_robust.utils.checks import file_sha256
@@ -196,7 +197,7 @@ def test_missing_files_are_told(tmp_path: Path) -> None:
             "lightning_robust.cli.main.main",
         ),
         *("lightning_robust.models.normalized", "Normalize", "RobustBenchModel", "Pretrained", "from_pretrained"),
-        *("lightning_robust.models.pretrained.importlib", "lightning_robust.modelsx.SmallConvNet", None, 3, ["x"]),
+        *("lightning_robust.models.net_config.importlib", "lightning_robust.modelsx.SmallConvNet", None, 3, ["x"]),
     ],
 )
 def test_a_strangers_class_is_neither_imported_nor_built(tmp_path: Path, class_path: Any) -> None:
@@ -240,7 +241,9 @@ def test_settings_that_fetch_or_do_not_fit_are_refused(tmp_path: Path, described
 def test_every_net_of_the_package_may_be_built() -> None:
     for name in ("SmallConvNet", "PreActResNet", "WideResNet", "IAATWideResNet", "TimmModel", "TorchvisionModel"):
         assert net_class(name) is net_class(f"lightning_robust.models.{name}") is not None
-    assert isinstance(build({"class_path": "WideResNet", "init_args": {"depth": 10, "widen_factor": 1}}), WideResNet)
+    assert isinstance(
+        build_net({"class_path": "WideResNet", "init_args": {"depth": 10, "widen_factor": 1}}), WideResNet
+    )
 
 
 @pytest.mark.parametrize("package", ["safetensors", "huggingface_hub"])
@@ -322,7 +325,7 @@ def test_nets_that_began_with_other_weights_need_them_no_longer(
     monkeypatch.undo()
     described, prefix = standalone({"class_path": f"lightning_robust.models.{made.__name__}", "init_args": settings})
     assert prefix == ""
-    again = fill(build(json.loads(json.dumps(described))), net.state_dict(), "it")
+    again = load_named_weights(build_net(json.loads(json.dumps(described))), net.state_dict(), "it")
     x = torch.rand(2, 3, 64, 64)
     assert torch.equal(again.eval()(x), net.eval()(x))
 

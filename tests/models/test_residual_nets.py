@@ -50,7 +50,7 @@ def test_the_image_is_halved_twice_or_thrice(name: str) -> None:
     """Stages after the first halve it; nothing else does."""
     with torch.device("meta"):
         net: Any = NETS[name]()
-        z = net.stem(net.pixels(torch.rand(1, 3, 32, 32)))
+        z = net.stem(net.normalize(torch.rand(1, 3, 32, 32)))
         sizes = [z.shape[-1], *((z := block(z)).shape[-1] for block in net.blocks)]
     assert [size for size, _ in itertools.groupby(sizes)] == ([32, 16, 8, 4] if "preact" in name else [32, 16, 8])
 

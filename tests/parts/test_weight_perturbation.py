@@ -12,15 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import AT, Standard
-from lightning_robust.parts.weight_perturbation import (
-    AdversarialWeightPerturbation as AWP,
-)
-from lightning_robust.parts.weight_perturbation import (
-    RobustWeightPerturbation as RWP,
-)
-from lightning_robust.parts.weight_perturbation import (
-    WeightPerturbation,
-)
+from lightning_robust.parts import AdversarialWeightPerturbation as AWP
+from lightning_robust.parts import RobustWeightPerturbation as RWP
+from lightning_robust.parts import WeightPerturbation
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 from tests.helpers.ddp import process_group, quiet_trainer, run_ddp

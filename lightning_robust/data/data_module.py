@@ -1,0 +1,218 @@
+"""The base class of all data modules: splits, samplers and loaders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from lightning_robust.data.conversion import collate_as_bytes
+from lightning_robust.data.device_batch import finish_on_device
+from lightning_robust.data.epoch_sampler import EpochSampler
+from lightning_robust.data.indexed_dataset import Indexed
+from lightning_robust.data.on_device_images import OnDeviceImages
+from lightning_robust.data.resumable_loader import ResumableLoader
+from lightning_robust.data.splits import describe_split, train_val_split
+from lightning_robust.runtime.rng import global_seed
+from lightning_robust.schedules import Schedule
+
+
+class RobustDataModule(LightningDataModule, ABC):
+    """Base class of data modules: batches of images in [0, 1], labels and dataset positions.
+
+    Validation samples are held out of the training set by a permutation that depends only on `split_seed`; the test set
+    is never used for selection. Evaluation counts each sample exactly once on any number of ranks. Training batches
+    depend on (seed, epoch) only.
+
+    Args:
+        batch_size: training samples of a step on each device.
+        eval_batch_size: evaluation samples of a step on each device; `batch_size` by default.
+        val_size: number of training samples held out for validation, > 0.
+        num_workers: number of loading processes for each device.
+        seed: seed of the training order and augmentation; by default that of `seed_everything`.
+        split_seed: seed of the validation split.
+        stratified: whether every class gives the same share of its samples for validation.
+        resolution: height and width of the training images in pixels, by epoch, rounded. Images are resized on the
+            device; small ones train faster (Tan & Le 2021, arXiv 2104.00298). By default they keep their size.
+        on_device: keep the training images on each device and augment them there, a batch at a time. The images are the
+            same to the bit. For datasets that fit into the device's memory.
+        uint8_transfer: send images to the device as bytes, a quarter of the volume, and scale them there. The images
+            are the same to the bit.
+
+    Raises:
+        ValueError: in `setup`, for an empty dataset, a split that leaves nothing, or a stratified one without labels;
+            in training, for `on_device` or `uint8_transfer` with images that do not allow it; on resuming, for a
+            checkpoint whose run held out other samples.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> class Noise(RobustDataModule):
+        ...     num_classes = 2
+        ...     def train_data(self, augment):
+        ...         return TensorDataset(torch.rand(20, 1, 4, 4), torch.arange(20) % 2)
+        ...     def test_data(self):
+        ...         return self.train_data(False)
+        >>> data = Noise(batch_size=8, val_size=4, seed=0)
+        >>> data.setup()
+        >>> x, y, index = next(iter(data.train_dataloader()))
+        >>> x.shape, y.shape, index.shape
+        (torch.Size([8, 1, 4, 4]), torch.Size([8]), torch.Size([8]))
+    """
+
+    num_classes: int
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        val_size: int = 1000,
+        num_workers: int = 0,
+        seed: int | None = None,
+        split_seed: int = 0,
+        stratified: bool = False,
+        resolution: Schedule | None = None,
+        on_device: bool = False,
+        uint8_transfer: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
+            raise ValueError(f"Batch sizes must be at least 1, got {batch_size} and {eval_batch_size}.")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.val_size = val_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.split_seed = split_seed
+        self.stratified = stratified
+        self.resolution = resolution
+        self.on_device = on_device
+        self.uint8_transfer = uint8_transfer
+        self._on_device_images: OnDeviceImages | None = None
+        self._split_id: str | None = None
+
+    @abstractmethod
+    def train_data(self, augment: bool) -> Dataset[Any]:
+        """Return the whole training set as (image [c h w] in [0, 1], label), with or without augmentation."""
+
+    @abstractmethod
+    def test_data(self) -> Dataset[Any]:
+        """Return the test set as (image [c h w] in [0, 1], label)."""
+
+    def transform(self, augment: bool) -> Callable[[Any], Any] | None:
+        """Return the transform from a stored image of bytes [h w] or [h w c] to [c h w] in [0, 1].
+
+        None stands for scaling only.
+        """
+        return None
+
+    def unlabelled_data(self, labelled: Dataset[Any]) -> Dataset[Any]:
+        """Return further images with pseudo-labels made from the labelled ones, if the dataset has any.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        raise ValueError(f"{type(self).__name__} has no unlabelled images of its own: give SemiSupervised a file.")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split the training set for "fit" and "validate", read the test set for "test" and "predict"."""
+        self._on_device_images = None
+        if stage in (None, "fit", "validate"):
+            augmented = self.train_data(augment=True)
+            plain = self.train_data(augment=False)
+            _check_not_empty(plain, "training")
+            train, validation = train_val_split(plain, self.val_size, self.split_seed, self.stratified)
+            self._split_id = describe_split(validation, len(train) + len(validation))
+            self.val_set = Indexed(Subset(plain, validation))
+            self.train_set = Indexed(Subset(augmented, train))
+        if stage in (None, "test", "predict"):
+            self.test_set = Indexed(self.test_data())
+            _check_not_empty(self.test_set, "test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a description of the validation split, which checkpoints keep."""
+        return {"split": self._split_id} if self._split_id else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume or validate if the checkpoint's run held out other samples.
+
+        Raises:
+            ValueError: if the checkpoint's split is another one.
+        """
+        theirs = state_dict.get("split")
+        running = self.trainer.state.fn if self.trainer is not None else None
+        if running in (TrainerFn.FITTING, TrainerFn.VALIDATING) and theirs not in (None, self._split_id):
+            raise ValueError(
+                f"The checkpoint held out other samples for validation ({theirs}) than these data ({self._split_id}): "
+                "use the val_size, split_seed and stratified of its config.yaml. To train its net on other data, start "
+                "from its weights (`net: {class_path: Pretrained}`)."
+            )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Finish a batch on the device: see `finish_on_device`."""
+        if self.trainer is None:
+            return batch
+        training = self.trainer.training
+        images = self._on_device_images if training else None
+        resolution = self.resolution if training else None
+        if images is None and resolution is None and not self.uint8_transfer:
+            return batch
+        size = None if resolution is None else round(resolution(self.trainer.current_epoch))
+        # Lightning converts the precision before this hook, when images may still be bytes
+        return finish_on_device(batch, images, size, self.trainer.precision_plugin.convert_input)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the training loader: shuffled by (seed, epoch), resumable within an epoch."""
+        seed = global_seed() if self.seed is None else self.seed
+        sampler = self.train_sampler(seed, *self._world_size_and_rank())
+        dataset = self.train_set
+        options = self._loader_options()
+        if self.on_device:
+            self._on_device_images = self._on_device_images or OnDeviceImages(self.train_set.dataset)
+            dataset = Indexed(self._on_device_images)
+            options = self._worker_options()
+        return ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **options)
+
+    def train_sampler(self, seed: int, world_size: int, rank: int) -> EpochSampler:
+        """Return the sampler that decides the order of training."""
+        return EpochSampler(self.train_set, seed, world_size, rank, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return a loader over the validation samples, each once."""
+        return self._eval_loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return a loader over the test set, each sample once."""
+        return self._eval_loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return a loader over the test set, each sample once."""
+        return self._eval_loader(self.test_set)
+
+    def _eval_loader(self, dataset: Indexed) -> DataLoader[Any]:
+        world_size, rank = self._world_size_and_rank()
+        sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
+        # Lightning's `predict` rebuilds the loader, and fails if batch_size is a positional argument
+        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
+
+    def _world_size_and_rank(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+
+    def _loader_options(self) -> dict[str, Any]:
+        collate = {"collate_fn": collate_as_bytes} if self.uint8_transfer else {}
+        return {**self._worker_options(), **collate}
+
+    def _worker_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+
+def _check_not_empty(dataset: Any, name: str) -> None:
+    if not len(dataset):
+        raise ValueError(f"The {name} set is empty: check the data module's root folder.")

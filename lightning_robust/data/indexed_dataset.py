@@ -1,0 +1,46 @@
+"""Samples that carry their position in the dataset."""
+
+import operator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+Key = int | tuple[int, int]
+"""A dataset position, or a position with the seed of its augmentation."""
+
+
+class Indexed(Dataset[tuple[Any, Any, int]]):
+    """Dataset of (x, y, position) around a dataset of (x, y), for methods that remember something for each sample.
+
+    Sampled by `EpochSampler`, a sample's random augmentation depends only on (seed, epoch, position), not on the
+    worker, the rank or a restart. For this, transforms must draw from torch's global generator, as torchvision's v2
+    transforms do.
+
+    Args:
+        dataset: the dataset; its samples begin with (x, y).
+
+    Example:
+        >>> Indexed([("a", 0), ("b", 1)])[1]
+        ('b', 1, 1)
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> tuple[Any, Any, int]:
+        if not isinstance(key, tuple):
+            index = range(len(self))[operator.index(key)]  # takes integers of NumPy and torch, and negative ones
+            x, y = self.dataset[index][:2]
+            return x, y, index
+        index, seed = key
+        state = torch.default_generator.get_state()  # torch.manual_seed would seed every device, which takes 1 ms
+        try:
+            torch.default_generator.manual_seed(seed)
+            x, y = self.dataset[index][:2]
+        finally:
+            torch.default_generator.set_state(state)
+        return x, y, index
