@@ -58,11 +58,11 @@ class FolderDataModule(RobustDataModule):
         return Images(*self._splits[split], self.transform(augment))
 
     def train_data(self, augment: bool) -> Dataset[Any]:
-        """Return the whole training set."""
+        """Return the whole training set, with or without augmentation."""
         return self.images("train", augment)
 
     def test_data(self) -> Dataset[Any]:
-        """Return the test set."""
+        """Return the test set, without augmentation."""
         return self.images("test")
 
     @contextmanager

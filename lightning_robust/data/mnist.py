@@ -1,4 +1,4 @@
-"""MNIST, handwritten digits."""
+"""MNIST, grey images of handwritten digits."""
 
 from pathlib import Path
 from typing import Any

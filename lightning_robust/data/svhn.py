@@ -1,4 +1,4 @@
-"""SVHN, street view house numbers."""
+"""SVHN, photographed digits of street view house numbers."""
 
 from pathlib import Path
 from typing import Any

@@ -36,7 +36,7 @@ class AttackSuccessRate(Metric):
         self.add_state("attacked", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, logits_adv: Tensor, y: Tensor) -> None:
-        """Count a batch.
+        """Count the samples of a batch.
 
         Args:
             logits: logits [b k] of the clean images.

@@ -92,7 +92,7 @@ class CorruptionError(Metric):
         self.add_state("total", torch.zeros(len(self.groups), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, y: Tensor, group: Tensor | tuple[str, int]) -> None:
-        """Count a batch.
+        """Count the samples of a batch.
 
         Args:
             logits: logits [b k].

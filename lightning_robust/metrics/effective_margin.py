@@ -39,7 +39,7 @@ class EffectiveMargin(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, net: Net, x: Tensor, y: Tensor) -> None:
-        """Measure a batch.
+        """Measure the margins of a batch.
 
         Args:
             net: images to logits.

@@ -39,7 +39,7 @@ class PerturbationNorm(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, x_adv: Tensor, x: Tensor) -> None:
-        """Measure a batch.
+        """Measure the perturbations of a batch.
 
         Args:
             x_adv: perturbed images [b c h w].

@@ -52,7 +52,7 @@ class RobustAccuracy(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, logits_adv: Mapping[str, Tensor], y: Tensor) -> None:
-        """Count a batch.
+        """Count the samples of a batch.
 
         Args:
             logits: logits [b k] of the clean images.

@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation (AWP)."""
+"""Adversarial weight perturbation (AWP), along the gradient of all samples."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Robust weight perturbation (RWP)."""
+"""Robust weight perturbation (RWP), along the gradient of samples with a small loss."""
 
 from collections.abc import Callable
 from typing import Literal
