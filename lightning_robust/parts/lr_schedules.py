@@ -1,4 +1,4 @@
-"""Torch's learning-rate schedules under their own names, whose left-out lengths are those of the run."""
+"""Learning-rate schedules of torch that take a length which is left out from the run."""
 
 import math
 import warnings
@@ -15,7 +15,11 @@ _run_length: ContextVar[Callable[[], int | None] | None] = ContextVar("run_lengt
 
 @contextmanager
 def run_length(length: Callable[[], int | None]) -> Iterator[None]:
-    """Inside, the schedules of this module ask `length` for what was left out; it gives None for an endless run."""
+    """Provide the run's length to schedules of this module that are built inside the context.
+
+    Args:
+        length: returns the length in epochs or steps, or None if it is not known.
+    """
     token = _run_length.set(length)
     try:
         yield
@@ -24,7 +28,15 @@ def run_length(length: Callable[[], int | None]) -> Iterator[None]:
 
 
 def length_of(trainer: Trainer, interval: Literal["epoch", "step"]) -> int | None:
-    """How many epochs or optimizer steps a trainer's fit will take at most, at least 1; None if that is not known."""
+    """Return how many epochs or optimizer steps a trainer's `fit` takes at most.
+
+    Args:
+        trainer: the Lightning trainer.
+        interval: "epoch" or "step", what to count.
+
+    Returns:
+        The number, at least 1, or None if it is not known.
+    """
     if interval == "epoch" and trainer.max_steps == -1:
         return None if trainer.max_epochs is None or trainer.max_epochs < 0 else max(trainer.max_epochs, 1)
     steps = trainer.estimated_stepping_batches
@@ -32,23 +44,27 @@ def length_of(trainer: Trainer, interval: Literal["epoch", "step"]) -> int | Non
         return None
     if interval == "step":
         return max(int(steps), 1)
-    trainer.fit_loop.setup_data()  # for the number of batches
+    trainer.fit_loop.setup_data()  # it sets num_training_batches
     steps_an_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
     return None if math.isinf(steps_an_epoch) else max(math.ceil(steps / math.ceil(steps_an_epoch)), 1)
 
 
 class FollowsRun(lr_scheduler.LRScheduler):
-    """A schedule of torch's that can take its length from the run.
+    """Base class of torch's schedules that can take their length from the run.
 
-    A checkpoint restores how far the schedule has come, but not its length: a run that is resumed with another number
-    of epochs goes on along the schedule of that number.
+    A checkpoint restores the progress of the schedule but not its length: a run that is resumed with another number
+    of epochs continues on the schedule of that number.
     """
 
     lengths: tuple[str, ...] = ()
     """The attributes that depend on the length."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take everything but the length; where that has changed, set the rates that belong to the new one."""
+        """Restore everything but the length; if the length has changed, set the rates that belong to the new one.
+
+        Args:
+            state_dict: what `state_dict` returned.
+        """
         own = {name: getattr(self, name) for name in self.lengths}
         super().load_state_dict({**state_dict, **own})
         if any(state_dict.get(name) != value for name, value in own.items()):
@@ -58,7 +74,7 @@ class FollowsRun(lr_scheduler.LRScheduler):
 
 
 def _length(schedule: FollowsRun, what: str) -> int:
-    """The run's length, for the setting `what` of a schedule that was left out."""
+    """Return the run's length, which stands in for the setting `what` of a schedule."""
     ask = _run_length.get()
     name = type(schedule).__name__
     if ask is None:
@@ -73,16 +89,16 @@ def _length(schedule: FollowsRun, what: str) -> int:
 
 
 class CosineAnnealingLR(FollowsRun, lr_scheduler.CosineAnnealingLR):
-    """`torch.optim.lr_scheduler.CosineAnnealingLR`, by default over the whole run.
+    """Cosine annealing of torch's `CosineAnnealingLR`, by default over the whole run.
 
     Args:
-        optimizer: whose rates it sets.
-        T_max: epochs or steps until the rate is at its least; by default the run's.
-        eta_min: the least rate.
-        last_epoch: see torch.
+        optimizer: optimizer whose learning rates are set.
+        T_max: epochs or steps until the rate is lowest; by default the length of the run.
+        eta_min: the lowest rate.
+        last_epoch: as for torch's class.
 
     Raises:
-        ValueError: for a left-out `T_max` outside a run, or in one without an end.
+        ValueError: if `T_max` is left out and the length of the run is not known.
 
     Example:
         >>> import torch
@@ -102,18 +118,18 @@ class CosineAnnealingLR(FollowsRun, lr_scheduler.CosineAnnealingLR):
 
 
 class OneCycleLR(FollowsRun, lr_scheduler.OneCycleLR):
-    """`torch.optim.lr_scheduler.OneCycleLR`, by default one cycle over the whole run.
+    """One cycle of torch's `OneCycleLR`, by default over the whole run.
 
     Args:
-        optimizer: whose rates it sets.
-        max_lr: the greatest rate.
-        total_steps: epochs or steps of the cycle; by default the run's.
-        epochs: with `steps_per_epoch`, another way to say `total_steps`.
-        steps_per_epoch: see `epochs`.
-        kwargs: see torch.
+        optimizer: optimizer whose learning rates are set.
+        max_lr: the highest rate.
+        total_steps: epochs or steps of the cycle; by default the length of the run.
+        epochs: number of epochs; with `steps_per_epoch`, another way to give `total_steps`.
+        steps_per_epoch: number of steps of an epoch.
+        kwargs: further arguments of torch's class.
 
     Raises:
-        ValueError: for a left-out length outside a run, or in one without an end.
+        ValueError: if the length is left out and that of the run is not known.
     """
 
     lengths = ("total_steps", "_schedule_phases")
@@ -133,17 +149,17 @@ class OneCycleLR(FollowsRun, lr_scheduler.OneCycleLR):
 
 
 class LinearLR(FollowsRun, lr_scheduler.LinearLR):
-    """`torch.optim.lr_scheduler.LinearLR`, by default over the whole run.
+    """Linear change of torch's `LinearLR`, by default over the whole run.
 
     Args:
-        optimizer: whose rates it sets.
-        start_factor: of the optimizer's rate, at the start.
-        end_factor: of the optimizer's rate, at the end.
-        total_iters: epochs or steps from start to end; by default the run's (torch's own default is 5).
-        last_epoch: see torch.
+        optimizer: optimizer whose learning rates are set.
+        start_factor: factor of the optimizer's rate at the start.
+        end_factor: factor of the optimizer's rate at the end.
+        total_iters: epochs or steps from start to end; by default the length of the run (torch's own default is 5).
+        last_epoch: as for torch's class.
 
     Raises:
-        ValueError: for a left-out `total_iters` outside a run, or in one without an end.
+        ValueError: if `total_iters` is left out and the length of the run is not known.
     """
 
     lengths = ("total_iters",)
@@ -161,16 +177,16 @@ class LinearLR(FollowsRun, lr_scheduler.LinearLR):
 
 
 class PolynomialLR(FollowsRun, lr_scheduler.PolynomialLR):
-    """`torch.optim.lr_scheduler.PolynomialLR`, by default over the whole run.
+    """Polynomial decay of torch's `PolynomialLR`, by default over the whole run.
 
     Args:
-        optimizer: whose rates it sets.
-        total_iters: epochs or steps until the rate is 0; by default the run's (torch's own default is 5).
-        power: of the polynomial.
-        last_epoch: see torch.
+        optimizer: optimizer whose learning rates are set.
+        total_iters: epochs or steps until the rate is 0; by default the length of the run (torch's own default is 5).
+        power: exponent of the polynomial.
+        last_epoch: as for torch's class.
 
     Raises:
-        ValueError: for a left-out `total_iters` outside a run, or in one without an end.
+        ValueError: if `total_iters` is left out and the length of the run is not known.
     """
 
     lengths = ("total_iters",)
@@ -183,16 +199,16 @@ class PolynomialLR(FollowsRun, lr_scheduler.PolynomialLR):
 
 
 class MultiStepLR(FollowsRun, lr_scheduler.MultiStepLR):
-    """`torch.optim.lr_scheduler.MultiStepLR`, whose milestones may be shares of the run.
+    """Step decay of torch's `MultiStepLR`, whose milestones may be shares of the run.
 
     Args:
-        optimizer: whose rates it sets.
-        milestones: when the rate falls: whole numbers of epochs or steps, or shares of the run's between 0 and 1.
-        gamma: what the rate is multiplied by at each.
-        last_epoch: see torch.
+        optimizer: optimizer whose learning rates are set.
+        milestones: epochs or steps at which the rate falls, as integers, or shares of the run between 0 and 1.
+        gamma: factor of the rate at each milestone.
+        last_epoch: as for torch's class.
 
     Raises:
-        ValueError: for a share that is not between 0 and 1, or shares outside a run or in one without an end.
+        ValueError: for a share that is not between 0 and 1, or shares if the length of the run is not known.
 
     Example:
         >>> import torch
@@ -210,6 +226,6 @@ class MultiStepLR(FollowsRun, lr_scheduler.MultiStepLR):
         for share in milestones:
             if isinstance(share, float) and not 0 < share < 1:
                 raise ValueError(f"A milestone is a whole number or a share of the run between 0 and 1, got {share}.")
-        # never before the first epoch, however short the run
+        # the rate never falls before the first epoch has ended, however short the run
         whole = [max(round(m * _length(self, "milestones")), 1) if isinstance(m, float) else m for m in milestones]
         super().__init__(optimizer, whole, gamma, last_epoch)
