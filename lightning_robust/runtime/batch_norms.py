@@ -12,7 +12,7 @@ _NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
-class _ScaledBackward(torch.autograd.Function):
+class _FastNorm(torch.autograd.Function):
     """Runs a batch norm's own forward pass; its backward pass multiplies each channel with a scale."""
 
     @staticmethod
@@ -82,7 +82,7 @@ def _make_forward(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
             scale = torch.rsqrt(variance.to(torch.promote_types(variance.dtype, torch.float32)) + norm.eps)
             scale = scale * norm.weight if norm.affine else scale
         per_channel = scale.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
-        out: Tensor = _ScaledBackward.apply(x, original, per_channel)
+        out: Tensor = _FastNorm.apply(x, original, per_channel)
         return out
 
     return forward
