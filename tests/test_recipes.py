@@ -318,8 +318,18 @@ def test_selection_never_sees_the_test_set(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     assert config["evaluation"]["fit_attacks"]
     assert config.get("checkpoint", {}).get("monitor", "val/worst_acc").startswith("val/")
-    threats = {
-        a["init_args"]["threat"]["eps"] for k in ("attacks", "fit_attacks") for a in config["evaluation"][k].values()
-    }
-    trained = config["model"]["init_args"].get("attack")
-    assert threats == {trained["init_args"]["threat"]["eps"]} if trained else len(threats) == 1
+
+
+def threats(value: Any) -> list[Any]:
+    """Every setting with this name, however deep."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    own = [value["threat"]] if isinstance(value, dict) and "threat" in value else []
+    return own + [threat for child in children for threat in threats(child)]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=name)
+def test_the_threat_is_named_once(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    trained = [config["model"]["init_args"]["attack"]["init_args"]["threat"]] if "model" in config else []
+    assert threats(config) == trained
+    assert len(trained) == (path.parent.name != "evaluation")

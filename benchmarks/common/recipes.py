@@ -45,15 +45,14 @@ class Run:
 
 
 def adapted(recipe: str, eps: float, epochs: int | None = None) -> dict[str, Any]:
-    """The recipe's YAML at another radius: steps, and IAAT's gamma, in proportion; no figures, no extra callbacks.
-
-    A recipe whose model has no attack of its own trains without one, so the radius touches its evaluation alone.
-    """
+    """The recipe's YAML at another radius: steps, and IAAT's gamma, in proportion; no figures, no extra callbacks."""
     config: dict[str, Any] = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
     model = config["model"]["init_args"]
+    threat = model["attack"]["init_args"]["threat"]
+    factor, threat["eps"] = eps / to_float(threat["eps"]), eps
     if config["model"]["class_path"] == "IAAT":
-        model["gamma"] = to_float(model["gamma"]) * eps / to_float(model["attack"]["init_args"]["threat"]["eps"])
-    _rescale(config, eps)
+        model["gamma"] = to_float(model["gamma"]) * factor
+    _rescale_steps(config, factor)
     trainer = config["trainer"]
     trainer.update(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
     trainer.update(callbacks=None, max_epochs=epochs or trainer["max_epochs"])
@@ -63,13 +62,11 @@ def adapted(recipe: str, eps: float, epochs: int | None = None) -> dict[str, Any
     return config
 
 
-def _rescale(node: Any, eps: float) -> None:
+def _rescale_steps(node: Any, factor: float) -> None:
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _rescale(child, eps)
-    if isinstance(node, dict) and "threat" in node:
-        if node.get("step_size") is not None:
-            node["step_size"] = to_float(node["step_size"]) * eps / to_float(node["threat"]["eps"])
-        node["threat"]["eps"] = eps
+        _rescale_steps(child, factor)
+    if isinstance(node, dict) and node.get("step_size") is not None:
+        node["step_size"] = to_float(node["step_size"]) * factor
 
 
 def identity(config: dict[str, Any]) -> str:

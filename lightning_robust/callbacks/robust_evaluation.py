@@ -28,11 +28,13 @@ from lightning_robust.evaluation.report import (
 )
 from lightning_robust.evaluation.soundness import examine
 from lightning_robust.evaluation.state import State, fingerprint
+from lightning_robust.evaluation.threats import mismatch, training_threat, under_threat
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.runtime.modes import disable_inference_mode, logits_no_grad
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.threat import Threat
 from lightning_robust.types import as_batch
 from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
 
@@ -64,10 +66,13 @@ class RobustEvaluation(Callback):
     end in `/dataloader_idx_<i>` as Lightning's own do, files in `-<i>`.
 
     Args:
-        attacks: the attacks, by the name under which they are reported. One that looks for the nearest example (`FAB`,
-            `DeepFool`, `CW`) also gives a figure of accuracy against radius.
+        attacks: the attacks, by the name under which they are reported. One without a threat takes that of the module's
+            `attack`, as every defense has one. One that looks for the nearest example (`FAB`, `DeepFool`, `CW`) also
+            gives a figure of accuracy against radius.
         fit_attacks: cheaper attacks for the validation inside fit; by default the same.
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
+        threat: the threat of all attacks, whatever they and the module have. Where it is not the one that a defense was
+            trained against, the table and `robustness.json` say so.
         seed: of the random numbers.
         batch_size: samples attacked at a time; by default as many as the loader gives.
         precision: "bf16" searches under autocast, where only what is misclassified in fp32 too counts as a success.
@@ -88,6 +93,7 @@ class RobustEvaluation(Callback):
         attacks: dict[str, Attack],
         fit_attacks: dict[str, Attack] | None = None,
         fit_samples: int | None = None,
+        threat: Threat | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         precision: Precision = "fp32",
@@ -108,7 +114,7 @@ class RobustEvaluation(Callback):
             raise ValueError(f"figure_every_n_epochs must be at least 1, got {figure_every_n_epochs}.")
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"Unknown precision {precision!r}: choose fp32 or bf16.")
-        self.attacks = attacks
+        self.attacks, self.threat = attacks, threat
         self.fit_attacks = attacks if fit_attacks is None else fit_attacks
         self.fit_samples, self.seed, self.batch_size, self.precision = fit_samples, seed, batch_size, precision
         self.check_samples, self.strict, self.state_dir = check_samples, strict, state_dir
@@ -117,9 +123,18 @@ class RobustEvaluation(Callback):
             RobustAccuracy(list(names))  # refuses names that clash
         self._loaders: dict[int, Collected] = {}
         self._evaluated = False
+        self._running: dict[str, Attack] = {}  # the attacks of this run, under their threats
+        self._trained_at: str | None = None
+
+    def attacks_on(self, module: LightningModule, fitting: bool = False) -> dict[str, Attack]:
+        """Return the attacks, or those of the validation inside fit, under the threats that they are run at."""
+        return under_threat(self.fit_attacks if fitting else self.attacks, training_threat(module), self.threat)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse true half precision, and let gradients be taken in the evaluation loops."""
+        """Settle the threats, refuse true half precision, and let gradients be taken in the evaluation loops."""
+        # now: during the fit a callback may make the training attack weaker
+        self._running = self.attacks_on(pl_module, fitting=trainer.state.fn == "fit")
+        self._trained_at = mismatch(pl_module, self._running)
         check_precision(str(trainer.precision))
         disable_inference_mode(trainer)
 
@@ -139,14 +154,13 @@ class RobustEvaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the batch, and attack all of them after the last one."""
-        attacks = self.fit_attacks if trainer.state.fn == "fit" else self.attacks
         batch = as_batch(batch)
         if dataloader_idx not in self._loaders:
             self._loaders[dataloader_idx] = Collected(Positions(trainer, dataloader_idx))
         loader = self._loaders[dataloader_idx]
         assert loader.positions is not None
         position, keep = loader.positions.next(len(batch.x), batch.x.device)
-        for box in {(attack.threat.lower, attack.threat.upper) for attack in attacks.values()}:
+        for box in {(attack.threat.lower, attack.threat.upper) for attack in self._running.values()}:
             check_images(batch.x, *box)
         check_labels(batch.y)
         if trainer.sanity_checking and batch_idx:
@@ -160,7 +174,7 @@ class RobustEvaluation(Callback):
             return
         if self.fit_samples is not None and trainer.state.fn == "fit":
             keep &= position < self.fit_samples
-        if not attacks:  # clean accuracy alone: the images are not needed again
+        if not self._running:  # clean accuracy alone: the images are not needed again
             batch = batch._replace(x=batch.x[:, :0])
         loader.collect(batch, position, logits, keep, self.figure_samples)
         loader.seconds += time.perf_counter() - start
@@ -209,7 +223,7 @@ class RobustEvaluation(Callback):
         fitting = trainer.state.fn == "fit"
         for i in range(max(gather_objects(max(self._loaders, default=-1))) + 1):
             loader = self._loaders.setdefault(i, Collected())
-            attacks = self.fit_attacks if fitting else self.attacks
+            attacks = self._running
             size = self.batch_size or max(gather_objects(loader.largest))
             run = Evaluation(attacks, self.seed, size, self.precision)
             loader.settle()
@@ -234,7 +248,7 @@ class RobustEvaluation(Callback):
         self, trainer: Trainer, net: LightningModule, i: int, loader: "Collected", run: Evaluation
     ) -> Callable[[], None]:
         """Take up what an earlier, killed evaluation had found; gives the function that saves."""
-        attacks = {name: describe(attack) for name, attack in self.attacks.items()}
+        attacks = {name: describe(attack) for name, attack in self._running.items()}
         stage = "test" if trainer.testing else "validate"
         settings = {"stage": stage, "attacks": attacks, "seed": self.seed, "precision": self.precision}
         name = gather_objects(fingerprint(net, settings))[0]  # batch norms of other ranks may have seen other samples
@@ -265,7 +279,8 @@ class RobustEvaluation(Callback):
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
         settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}
-        return {**evaluated_in(trainer), **settings}
+        trained = {} if self._trained_at is None else {"trained_at": self._trained_at}
+        return {**evaluated_in(trainer), **settings, **trained}
 
     def draws_after(self, epoch: int, max_epochs: int | None) -> bool:
         """Whether the validation after this epoch of a fit draws its figures."""
@@ -274,13 +289,13 @@ class RobustEvaluation(Callback):
     def _leave(self, trainer: Trainer, loader: "Collected", directory: Path, suffix: str) -> None:
         """Write and draw what rank 0 leaves."""
         report, fitting = loader.report, trainer.state.fn == "fit"
-        attacks = self.fit_attacks if fitting else self.attacks
+        attacks = self._running
         write_json(report, directory / f"robustness{suffix}.json")
         stage = "test" if trainer.testing else "val"
         if self.figure_samples and (not fitting or self.draws_after(trainer.current_epoch, trainer.max_epochs)):
             for name, attack in attacks.items():
                 correct = report["attacks"][name]["correct"]
-                title = f"{name} ({attack.threat.norm} {attack.threat.eps:.4g}): {correct} of {report['n']} correct"
+                title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
                 figure = adversarial_grid(loader.drawn(name), title)
                 save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
         if fitting:

@@ -167,7 +167,7 @@ class RobustTrainer(Trainer):
         x = as_batch(datamodule.on_after_batch_transfer(given, 0)).x
         model.to(self.strategy.root_device)
         share, found = len(loader.sampler) / len(x), {}
-        for name, attack in (evaluation.attacks if evaluation else {}).items():
+        for name, attack in (evaluation.attacks_on(model) if evaluation else {}).items():
             for stage in named_stages(name, attack):
                 found[stage.name] = share * attack_seconds(stage.search, model, x, seconds)
         return found

@@ -24,6 +24,7 @@ from lightning_robust.parts.weight_perturbation import WeightPerturbation
 from lightning_robust.runtime.modes import AttackBN, disable_inference_mode, logits_no_grad
 from lightning_robust.runtime.precision import half_precision
 from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
+from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views, as_batch
 from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
 
@@ -40,7 +41,8 @@ class Defense(LightningModule, ABC):
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k]; it normalises its input itself.
-        attack: the training attack: threat, steps, step size. PGD-10 at linf 8/255 by default.
+        attack: the training attack: threat, steps, step size. PGD-10 at linf 8/255 by default. Its threat is also that
+            of evaluation attacks without one.
         attack_bn: how the net's batch norms run during the attack: "eval" (running statistics), "batch" (the batch's
             statistics, running ones untouched) or "train" (updating them).
         attack_precision: "bf16" crafts the examples under autocast in bf16 whatever the trainer's precision, so that
@@ -115,6 +117,11 @@ class Defense(LightningModule, ABC):
         self._batch_idx = 0
         self._checked: set[str] = set()
         self._means = nn.ModuleDict()
+
+    @property
+    def trained_at(self) -> Threat | None:
+        """The threat that the training examples stay within; None for a method that trains on clean images."""
+        return self.attack.threat
 
     def generate(self, batch: Batch) -> Views:
         """Craft the examples that this step trains on."""

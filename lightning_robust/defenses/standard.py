@@ -22,6 +22,10 @@ class Standard(Defense):
         torch.Size([4])
     """
 
+    @property
+    def trained_at(self) -> None:
+        """Return None: no training example is perturbed."""
+
     def generate(self, batch: Batch) -> Views:
         """Return the clean images themselves."""
         return Views(batch.x)

@@ -52,7 +52,8 @@ def robustness(
         attacks: the attacks by name.
         seconds: the time that each stage took, by its name, and that the clean predictions took, as "clean".
         checks: the results of the checks of the evaluation itself, see `examine`.
-        about: entries that identify the run: stage, epoch, checkpoint, seed, devices.
+        about: entries that identify the run: stage, epoch, checkpoint, seed, devices; as "trained_at" the threat of the
+            training as text, where the attacks have another one.
     """
     n = len(samples)
     threats = list(dict.fromkeys(attack.threat for attack in attacks.values()))
@@ -136,20 +137,27 @@ def table(report: Mapping[str, Any], title: str) -> Table:
     for name, row in report["attacks"].items():
         for stage in row.get("stages", ()):
             add(f"  after {stage['name']}", stage, style="dim")
-        threat = row["attack"]["threat"]
-        add(f"{name} ({threat['norm']} {threat['eps']:.4g})", row)
+        add(f"{name} ({Threat(**row['attack']['threat'])})", row)
     add("worst case", report["worst"], style="bold")
     return out
 
 
 def print_table(report: Mapping[str, Any], title: str) -> None:
-    """Print the table of a report, and below it each check that did not pass."""
+    """Print the table of a report, and below it a training at another threat and each check that did not pass."""
     console = Console()
     console.print(table(report, title))
+    if "trained_at" in report:
+        console.print(f"trained at {report['trained_at']}, evaluated at {_threats(report)}", highlight=False)
     for check in report["checks"]:
         if check["status"] != "pass":
             style = {"warn": "yellow", "fail": "bold red"}[check["status"]]
             console.print(f"{check['status']}: {check['sentence']}", style=style, markup=False, highlight=False)
+
+
+def _threats(report: Mapping[str, Any]) -> str:
+    """Name the threats of all attacks."""
+    told = report["threat"]
+    return " and ".join(str(Threat(**threat)) for threat in (told if isinstance(told, list) else [told]))
 
 
 def write_json(report: Mapping[str, Any], path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line: runs, folders, errors."""
 
+import csv
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_robust.cli.main import main
 from lightning_robust.cli.parser import explain
+from lightning_robust.types import to_float
 from tests.helpers.command_line import refusal
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,38 @@ def test_fit_says_how_to_test_and_test_obeys_the_command_line(folder: Path, caps
     assert config["model"]["init_args"]["attack"]["init_args"]["threat"]["eps"] == "1/50"
     assert config["weights_only"] is True  # from a URL too, where Lightning's own default unpickles anything
     assert "robustness" not in capsys.readouterr().err
+
+
+def radii(value: Any) -> list[float]:
+    """Every `eps` in a report or a config."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    own = [to_float(value["eps"])] if isinstance(value, dict) and "norm" in value else []
+    return own + [eps for child in children for eps in radii(child)]
+
+
+@pytest.mark.slow
+def test_one_radius_moves_training_selection_and_test(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--model.attack.threat.eps=8/255", "--trainer.max_epochs=3", "--trainer.callbacks+=LearningRateMonitor"]
+    quick = [*QUICK, "--evaluation.attacks.pgd50.steps=2", "--evaluation.fit_attacks.pgd10.steps=2"]
+    main(["fit", "--config", AT, *quick, *asked])
+    run = the_run(folder, "Digits/AT/fit-*")
+    config = run / "config.yaml"
+    assert radii(yaml.safe_load(config.read_text())) == [8 / 255]
+    assert set(radii(json.loads((run / "robustness.json").read_text()))) == {8 / 255}
+    with (run / "metrics.csv").open() as file:
+        rates = [float(row["lr-SGD"]) for row in csv.DictReader(file) if row["lr-SGD"]]
+    assert rates == pytest.approx([0.1, 0.075, 0.025])  # a cosine over three epochs
+    last = ["--ckpt_path", str(run / "checkpoints/last.ckpt")]
+    main(["test", "--config", str(config), *last])
+    (tested,) = folder.glob("runs/Digits/AT/test-*/robustness.json")
+    told = json.loads(tested.read_text())
+    assert set(radii(told)) == {8 / 255}
+    assert "trained_at" not in told
+    capsys.readouterr()
+    main(["test", "--config", str(config), *last, "--evaluation.threat.eps=0.15"])
+    assert "trained at linf 8/255, evaluated at linf 0.15" in capsys.readouterr().out
+    (other,) = set(folder.glob("runs/Digits/AT/test-*/robustness.json")) - {tested}
+    assert set(radii(json.loads(other.read_text()))) == {0.15}
 
 
 def test_runs_do_not_collide(folder: Path) -> None:

@@ -139,6 +139,23 @@ def test_the_evaluation_is_of_the_whole_test_set(monkeypatch: pytest.MonkeyPatch
     assert plan.test == pytest.approx(22)
 
 
+def test_the_evaluations_attacks_are_timed_at_the_recipes_radius(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    class Seen(PGD):
+        def __call__(self, *args: Any, **settings: Any) -> Tensor:
+            seen.append(self.threat.eps)
+            return super().__call__(*args, **settings)
+
+    evaluation = RobustEvaluation({"pgd": Seen(steps=1)}, fit_attacks={}, figure_samples=0)
+    trainer(callbacks=[evaluation], default_root_dir=tmp_path).plan(
+        Slow(Clock(monkeypatch)), Few(n=8, batch_size=4), steps=2
+    )
+    assert seen == [ATTACK.threat.eps]
+
+
 def test_images_that_travel_as_bytes_are_attacked_as_images(tmp_path: Path) -> None:
     write_cifar10(tmp_path)
     evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=1)})

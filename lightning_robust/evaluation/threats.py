@@ -1,0 +1,63 @@
+"""The threat that each attack of an evaluation is run at."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.threat import Threat
+
+
+def training_threat(module: Any) -> Threat | None:
+    """Return the threat of a module's own `attack`, as every defense has one; None for a module without."""
+    attack = getattr(module, "attack", None)
+    return attack.threat if isinstance(attack, Attack) else None
+
+
+def under_threat(attacks: Mapping[str, Attack], trained: Threat | None, asked: Threat | None) -> dict[str, Attack]:
+    """Put each attack under the threat that it is to be run at; the attacks that are given stay as they are.
+
+    Args:
+        attacks: the attacks by name.
+        trained: the threat that the net was trained against. It is taken where an attack was given none.
+        asked: a threat for all attacks, whatever they were given.
+
+    Returns:
+        The attacks by name, copies of those whose threat changes.
+
+    Raises:
+        ValueError: for a threat in a norm that an attack does not work in.
+
+    Example:
+        >>> from lightning_robust.attacks import PGD
+        >>> attacks = {"own": PGD(Threat("l2", 1.0)), "none": PGD()}
+        >>> [str(attack.threat) for attack in under_threat(attacks, Threat("linf", 0.15), None).values()]
+        ['l2 1', 'linf 0.15']
+        >>> [str(attack.threat) for attack in under_threat(attacks, Threat("linf", 0.15), Threat("l2", 0.5)).values()]
+        ['l2 0.5', 'l2 0.5']
+    """
+    found = {}
+    for name, attack in attacks.items():
+        threat = asked or (None if attack.threat_given else trained)
+        found[name] = attack if threat is None else attack.with_threat(threat)
+    return found
+
+
+def mismatch(module: Any, attacks: Mapping[str, Attack]) -> str | None:
+    """Return, as text, the threat that a module was trained against if an attack has another norm or radius; else None.
+
+    Args:
+        module: a module that names the threat as `trained_at`, as a defense does, or has an `attack`; of others nothing
+            is known.
+        attacks: the attacks as they are run.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from lightning_robust.attacks import PGD
+        >>> mismatch(SimpleNamespace(trained_at=Threat(eps="8/255")), {"pgd": PGD(Threat(eps=0.15))})
+        'linf 8/255'
+    """
+    trained = getattr(module, "trained_at", training_threat(module))
+    if not isinstance(trained, Threat):
+        return None
+    others = {(attack.threat.norm, attack.threat.eps) for attack in attacks.values()}
+    return str(trained) if others - {(trained.norm, trained.eps)} else None
