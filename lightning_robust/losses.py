@@ -41,9 +41,10 @@ def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tenso
 
     Paper: Carlini & Wagner 2017 (arXiv 1608.04644), without the floor of its loss.
     """
-    logits, y = at_least_fp32(logits), y.long()[:, None]
-    others = logits.scatter(1, y, -torch.inf)
-    return others.amax(1) - logits.gather(1, y)[:, 0]
+    logits = at_least_fp32(logits)
+    label = y.long()[:, None]
+    others = logits.scatter(1, label, -torch.inf)
+    return others.amax(1) - logits.gather(1, label)[:, 0]
 
 
 def dlr(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
@@ -138,7 +139,8 @@ def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"])
         >>> kl_divergence(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]]))
         tensor([0.1201])
     """
-    logits, reference = at_least_fp32(logits), at_least_fp32(reference)
+    logits = at_least_fp32(logits)
+    reference = at_least_fp32(reference)
     # p itself, not exp(log p): where p and q are close, the last bit decides the sign of the gradient q - p
     p = F.softmax(reference, dim=1)
     return (p * (F.log_softmax(reference, dim=1) - F.log_softmax(logits, dim=1))).sum(1)

@@ -227,5 +227,5 @@ class MultiStepLR(FollowsRun, lr_scheduler.MultiStepLR):
             if isinstance(share, float) and not 0 < share < 1:
                 raise ValueError(f"A milestone is a whole number or a share of the run between 0 and 1, got {share}.")
         # the rate never falls before the first epoch has ended, however short the run
-        whole = [max(round(m * _length(self, "milestones")), 1) if isinstance(m, float) else m for m in milestones]
-        super().__init__(optimizer, whole, gamma, last_epoch)
+        fixed = [max(round(m * _length(self, "milestones")), 1) if isinstance(m, float) else m for m in milestones]
+        super().__init__(optimizer, fixed, gamma, last_epoch)

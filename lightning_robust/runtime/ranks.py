@@ -32,9 +32,9 @@ def gather_objects(mine: Any) -> list[Any]:
     """
     if world_size() == 1:
         return [mine]
-    everyone: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(everyone, mine)
-    return everyone
+    objects: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(objects, mine)
+    return objects
 
 
 def has_sync_batchnorm(net: Any) -> bool:
