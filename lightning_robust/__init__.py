@@ -38,9 +38,11 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.callbacks import CorruptionAccuracy as CorruptionAccuracy
     from lightning_robust.callbacks import Curves as Curves
     from lightning_robust.callbacks import EffectiveMargins as EffectiveMargins
+    from lightning_robust.callbacks import EpochLines as EpochLines
     from lightning_robust.callbacks import PseudoLabels as PseudoLabels
     from lightning_robust.callbacks import RadiusHistogram as RadiusHistogram
     from lightning_robust.callbacks import RobustEvaluation as RobustEvaluation
+    from lightning_robust.callbacks import RobustProgressBar as RobustProgressBar
     from lightning_robust.callbacks import UnsoundEvaluation as UnsoundEvaluation
     from lightning_robust.defenses import AT as AT
     from lightning_robust.defenses import AWP as AWP
@@ -63,8 +65,8 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
 _NAMES = {
     "attacks": "APGD CW FAB PGD Attack AutoAttack Collaborative DeepFool Ensemble MinimumNorm Square",
     "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
-    "callbacks": "AdversarialInputs AttackStrength CorruptionAccuracy Curves EffectiveMargins PseudoLabels "
-    "RadiusHistogram RobustEvaluation UnsoundEvaluation",
+    "callbacks": "AdversarialInputs AttackStrength CorruptionAccuracy Curves EffectiveMargins EpochLines PseudoLabels "
+    "RadiusHistogram RobustEvaluation RobustProgressBar UnsoundEvaluation",
     "defenses": "AT AWP EMR IAAT MAIL MART ST TRADES Defense FreeAT Standard",
     "metrics": "AttackSuccessRate CorruptionError EffectiveMargin PerturbationNorm RobustAccuracy",
     "threat": "Threat",

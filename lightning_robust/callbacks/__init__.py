@@ -5,6 +5,8 @@ from lightning_robust.callbacks.attack_strength import AttackStrength
 from lightning_robust.callbacks.corruption_accuracy import CorruptionAccuracy
 from lightning_robust.callbacks.curves import Curves
 from lightning_robust.callbacks.effective_margins import EffectiveMargins
+from lightning_robust.callbacks.epoch_lines import EpochLines
+from lightning_robust.callbacks.progress_bar import RobustProgressBar
 from lightning_robust.callbacks.pseudo_labels import PseudoLabels
 from lightning_robust.callbacks.radius_histogram import RadiusHistogram
 from lightning_robust.callbacks.robust_evaluation import RobustEvaluation, UnsoundEvaluation
@@ -15,8 +17,10 @@ __all__ = [
     "CorruptionAccuracy",
     "Curves",
     "EffectiveMargins",
+    "EpochLines",
     "PseudoLabels",
     "RadiusHistogram",
     "RobustEvaluation",
+    "RobustProgressBar",
     "UnsoundEvaluation",
 ]

@@ -1,4 +1,4 @@
-"""How far an evaluation is, shown in whichever progress bar the trainer has."""
+"""Shows how far an evaluation is, in whichever progress bar the trainer has."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,9 +8,11 @@ from typing import TypeAlias
 from lightning import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from rich.markup import escape
 
 from lightning_robust.attacks import progress
 from lightning_robust.evaluation.evaluate import Watch
+from lightning_robust.utils.messages import duration
 
 _EVERY = 0.2  # seconds between updates
 
@@ -19,7 +21,12 @@ Show: TypeAlias = Callable[[float, str], None]
 
 
 def evaluation_progress(trainer: Trainer) -> Watch:
-    """One line for each stage: its samples done, the time left, and the upper bound on worst-case accuracy so far."""
+    """Follow an evaluation on the screen of rank 0.
+
+    A stage is a line of the trainer's Rich or tqdm bar while it runs: samples done, time left, and the upper bound on
+    worst-case accuracy so far. Where the Rich bar writes to a file, `validate` and `test` print a line when a stage is
+    over. Without a progress bar nothing is shown.
+    """
 
     @contextmanager
     def watch(stage: str, n: int, batch_size: int) -> Iterator[Callable[[int, float], None]]:
@@ -35,7 +42,7 @@ def evaluation_progress(trainer: Trainer) -> Watch:
 
             def tell(number: int, bound: float) -> None:
                 nonlocal finished, title
-                finished, title = finished + number, f"{stage} <= {bound:.2%}"
+                finished, title = finished + number, f"{stage}: accuracy <= {bound:.2%}"
                 show(finished, title)
 
             with progress.listen(step):
@@ -47,7 +54,11 @@ def evaluation_progress(trainer: Trainer) -> Watch:
 def _line(trainer: Trainer, stage: str, n: int) -> AbstractContextManager[Show]:
     bar = trainer.progress_bar_callback
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
-        return _rich_line(bar, stage, n)
+        console = bar.progress.console
+        if console.is_terminal or console.is_jupyter:
+            return _rich_line(bar, stage, n)
+        if trainer.state.fn != "fit":
+            return _printed_line(n)
     if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
         return _tqdm_line(stage, n)
     return _no_line()
@@ -57,9 +68,14 @@ def _line(trainer: Trainer, stage: str, n: int) -> AbstractContextManager[Show]:
 def _rich_line(bar: RichProgressBar, stage: str, n: int) -> Iterator[Show]:
     progress = bar.progress
     assert progress is not None
-    task = progress.add_task(f"[white]{stage}", total=n)
+    task = progress.add_task(escape(stage), total=n)
+
+    def show(done: float, title: str) -> None:
+        progress.update(task, completed=done, description=escape(title))
+        bar.refresh()  # the bar draws nothing by itself
+
     try:
-        yield lambda done, title: progress.update(task, completed=done, description=f"[white]{title}")
+        yield show
     finally:
         progress.remove_task(task)
 
@@ -74,6 +90,19 @@ def _tqdm_line(stage: str, n: int) -> Iterator[Show]:
             line.refresh()
 
         yield show
+
+
+@contextmanager
+def _printed_line(n: int) -> Iterator[Show]:
+    begun, last = time.monotonic(), ""
+
+    def show(done: float, title: str) -> None:
+        nonlocal last
+        last = title
+
+    yield show
+    if last:
+        print(f"{last}, {n} samples in {duration(time.monotonic() - begun)}", flush=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.cli.stopwatch import Stopwatch, attack_seconds
 from lightning_robust.evaluation.stages import named_stages
 from lightning_robust.types import as_batch
+from lightning_robust.utils.messages import duration
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,12 @@ class Plan:
         table.add_row("images a second", f"{self.images_per_second:.1f}")
         table.add_row("peak memory", f"{self.memory:.0f} MiB")
         for name, seconds in {"fit": self.fit, **{f"test: {k}": v for k, v in self.attacks.items()}}.items():
-            table.add_row(name, _words(seconds))
+            table.add_row(name, duration(seconds))
         for n in devices:
             scaled = self.devices / n
-            words = f"fit {_words(scaled * self.fit)}, test {_words(scaled * self.test)}"
+            words = f"fit {duration(scaled * self.fit)}, test {duration(scaled * self.test)}"
             table.add_row(f"on {n} device{'s' * (n > 1)}, none waiting", words)
         return table
-
-
-def _words(seconds: float) -> str:
-    for most, unit, word in ((120, 1, "s"), (7200, 60, "min")):
-        if seconds < most:
-            return f"{seconds / unit:.1f} {word}"
-    return f"{seconds / 3600:.1f} h"
 
 
 class RobustTrainer(Trainer):

@@ -23,6 +23,7 @@ from lightning_robust.cli.loggers import run_loggers
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.plan import RobustTrainer
 from lightning_robust.cli.run_name import job_name, run_name
+from lightning_robust.cli.terminal import calm, how_to_test, with_terminal
 from lightning_robust.cli.usage import version_text
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
@@ -113,6 +114,7 @@ class RobustCLI(LightningCLI):
         if planning:
             place = Path(self._scratch)
             kwargs.update(enable_progress_bar=False, enable_model_summary=False)
+        kwargs |= with_terminal({**given, **kwargs})
         kwargs["default_root_dir"] = str(place / run)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
@@ -168,10 +170,7 @@ class RobustCLI(LightningCLI):
         if not isinstance(best, ModelCheckpoint) or not best.best_model_path or not self.trainer.is_global_zero:
             return
         score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
-        print(
-            f"\nBest checkpoint{score}: {best.best_model_path}\n"
-            f"Test it with:\n  lightning-robust test --config {config} --ckpt_path {best.best_model_path}"
-        )
+        print(f"\nBest checkpoint{score}. Test it with:\n{how_to_test(config, Path(best.best_model_path))}")
 
     def _run_name(self, place: Path) -> str:
         parser, config = self._parser(self.subcommand), self.config[self.subcommand]
@@ -184,7 +183,7 @@ def run(args: list[str] | None) -> None:
     Args:
         args: the words of the command line; by default the process's own.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), calm():
         # the folder is the run's own: only its config, or the part that it resumes, was written there before
         warnings.filterwarnings("ignore", message="(Experiment logs|Checkpoint) directory .* exists and is not empty")
         # `test` has a folder of its own and saves no checkpoints

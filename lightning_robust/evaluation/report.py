@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -122,21 +123,22 @@ def describe(attack: Attack) -> dict[str, Any]:
 
 
 def table(report: Mapping[str, Any], title: str) -> Table:
-    """Lay out the report of `robustness` as a table for the terminal."""
-    out = Table(title=title)
-    for head in ("evaluation", "accuracy", "95 % interval", "correct", "seconds"):
-        out.add_column(head, justify="left" if head == "evaluation" else "right")
+    """Lay out the report of `robustness` as a table for the terminal, at most 80 columns wide."""
+    out = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    out.add_column("evaluation", no_wrap=True, max_width=24)  # the others take up to 56
+    for head in ("accuracy", "95 % interval", "correct", "seconds"):
+        out.add_column(head, justify="right", no_wrap=True)
 
     def add(label: str, row: Mapping[str, Any], style: str | None = None) -> None:
         low, high = row["confidence_interval"]
         seconds = f"{row['seconds']:.1f}" if "seconds" in row else ""
-        cells = (f"{row['accuracy']:.2%}", f"{low:.2%} to {high:.2%}", f"{row['correct']}/{report['n']}", seconds)
+        cells = (f"{row['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{row['correct']}/{report['n']}", seconds)
         out.add_row(label, *cells, style=style)
 
     add("clean", report["clean"])
     for name, row in report["attacks"].items():
         for stage in row.get("stages", ()):
-            add(f"  after {stage['name']}", stage, style="dim")
+            add(f"  after {stage['name'].removeprefix(f'{name}/')}", stage, style="dim")
         add(f"{name} ({Threat(**row['attack']['threat'])})", row)
     add("worst case", report["worst"], style="bold")
     return out

@@ -1,4 +1,4 @@
-"""Parts of error messages that several modules share."""
+"""Parts of messages and errors that several modules share."""
 
 import difflib
 from collections.abc import Iterable
@@ -32,3 +32,16 @@ def describe_error(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0].rstrip('.')}."
+
+
+def duration(seconds: float, digits: int = 1) -> str:
+    """Return a time in words: in seconds up to two minutes, in minutes up to two hours, then in hours.
+
+    Example:
+        >>> duration(12.34), duration(250), duration(9000, digits=0)
+        ('12.3 s', '4.2 min', '2 h')
+    """
+    for most, unit, word in ((120, 1, "s"), (7200, 60, "min")):
+        if seconds < most:
+            return f"{seconds / unit:.{digits}f} {word}"
+    return f"{seconds / 3600:.{digits}f} h"

@@ -370,7 +370,7 @@ def test_the_progress_bar_follows_the_evaluation(
         assert not lines
         return
     told = report(tmp_path)
-    assert [line[0][1].split()[0] for line in lines] == ["linf", "noise", "dim"]
+    assert [line[0][1].split(":")[0] for line in lines] == ["linf", "noise", "dim"]
     bounds = [float(title.split("<= ")[1].rstrip("%")) for line in lines for _, title in line if "<=" in title]
     assert bounds == sorted(bounds, reverse=True)
     assert bounds[0] < 100 * told["clean"]["accuracy"]

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,14 @@ def the_run(folder: Path, pattern: str) -> Path:
     return run
 
 
+def told_command(told: str) -> list[str]:
+    """The words of the command that `fit` ends with, as a shell reads it."""
+    _, _, command = told.partition("Test it with:\n")
+    run, *lines = command.splitlines()
+    words = shlex.split(" ".join(line.rstrip("\\") for line in lines[:2]))
+    return [word.replace("$run", shlex.split(run)[0].removeprefix("run=")) for word in words]
+
+
 def error_of(capsys: pytest.CaptureFixture[str], *args: str, command: str = "fit") -> str:
     return refusal(capsys, command, "--config", AT, *args)
 
@@ -50,7 +59,7 @@ def test_fit_says_how_to_test_and_test_obeys_the_command_line(folder: Path, caps
     main(["fit", "--config", AT, *QUICK])
     told = capsys.readouterr().out
     run = the_run(folder, "Digits/AT/fit-*")
-    command = next(line.split() for line in told.splitlines() if "lightning-robust test" in line)
+    command = told_command(told)
     assert command[:2] == ["lightning-robust", "test"]
     assert (run / "checkpoints/last.ckpt").is_file()
     assert (run / "metrics.csv").is_file()
@@ -291,7 +300,7 @@ def test_two_processes_train_and_test_in_one_folder(folder: Path) -> None:
 
     told = run("fit", "--config", AT)
     assert told.count("Best checkpoint") == 1
-    command = next(line.split() for line in told.splitlines() if "lightning-robust test" in line)
+    command = told_command(told)
     run(*command[1:], "--evaluation.attacks.pgd50.steps=2")
     report = json.loads((the_run(folder, "Digits/AT/test-*") / "robustness.json").read_text())
     assert (report["n"], report["devices"]) == (450, 2)

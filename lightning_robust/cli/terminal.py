@@ -1,0 +1,98 @@
+"""What the command line shows while it runs."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch.utilities.model_summary.model_summary import get_human_readable_count
+from rich import get_console
+from torch.nn.parameter import is_lazy
+
+from lightning_robust.callbacks import EpochLines, RobustProgressBar
+
+_NOISE = (
+    *("💡 Tip", "GPU available", "TPU available", "LOCAL_RANK", "Restor", "Loaded model weights"),
+    *("`Trainer.fit` stopped: `max_epochs", "Trainer already configured with model summary"),
+)
+"""How messages of Lightning's begin that advertise, repeat what `StartLine` says, or say that all is well."""
+
+
+class StartLine(Callback):
+    """Prints what runs: method, net, number of parameters, devices, and the checkpoint if there is one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print it, before a strategy cuts the parameters up."""
+        if not trainer.is_global_zero:
+            return
+        net = getattr(pl_module, "net", pl_module)
+        sizes = [(p.numel(), p.requires_grad) for p in pl_module.parameters() if not is_lazy(p)]
+        total, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+        frozen = "" if total == trained else f", {get_human_readable_count(trained)} of them trained"
+        device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else "CPU"
+        method = f"{type(pl_module).__name__}, {type(net).__name__}"
+        print(f"{method}: {get_human_readable_count(total)} parameters{frozen}, on {trainer.world_size} x {device}")
+        if trainer.ckpt_path is not None:
+            print(f"checkpoint {_tail(str(trainer.ckpt_path), get_console().width - 11)}")
+
+
+def _tail(text: str, width: int) -> str:
+    """Give the end of a text that is too long."""
+    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
+
+
+def with_terminal(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what shows on the terminal to a trainer's callbacks; a bar or a summary among them stays as it is.
+
+    Args:
+        trainer: the trainer's arguments. `enable_progress_bar: false` also turns off the line an epoch,
+            `enable_model_summary: false` the line at the start.
+
+    Returns:
+        The arguments that change.
+    """
+    given = trainer["callbacks"]
+    callbacks = [given] if isinstance(given, Callback) else list(given or ())
+    if trainer["enable_model_summary"] is not False and not any(isinstance(c, ModelSummary) for c in callbacks):
+        callbacks.append(StartLine())
+    if trainer["enable_progress_bar"] is not False:
+        callbacks.append(EpochLines())
+        if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(RobustProgressBar())
+    return {"callbacks": callbacks, "enable_model_summary": False}
+
+
+def how_to_test(config: Path, checkpoint: Path) -> str:
+    """Give the lines for the shell that test a checkpoint, short enough for a terminal where the folders allow it."""
+    run = config.parent
+    inside = checkpoint.relative_to(run) if checkpoint.is_relative_to(run) else None
+    file = shlex.quote(str(checkpoint)) if inside is None else f'"$run/{inside}"'
+    return f'run={shlex.quote(str(run))}\nlightning-robust test --config "$run/{config.name}" \\\n  --ckpt_path {file}'
+
+
+class _Messages(logging.Handler):
+    """Writes to where stderr is at that time, so that lines stand above a progress bar and not in it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = self.format(record)
+        if not message.startswith(_NOISE):
+            print(message, file=sys.stderr)
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Leave out what Lightning says that nobody needs."""
+    logger = logging.getLogger("lightning.pytorch")
+    handlers = logger.handlers
+    if handlers:  # else someone else collects the messages
+        logger.handlers = [_Messages()]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
