@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,7 +19,7 @@ TRACEBACK = "LIGHTNING_ROBUST_TRACEBACK"
 
 _OURS = (ValueError, TypeError, OSError, ImportError)
 _OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
-_TOLD = "lightning_robust/refused"  # key under which rank 0 lets the others know
+_TOLD = "lightning_robust/refused"  # key under which the rank that tells a refusal lets the others know
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -62,34 +63,52 @@ def wants_traceback() -> bool:
 def told_in_one_sentence() -> Iterator[None]:
     """Print the sentence of a refusal that comes out of the block, and exit with its status (2 by default).
 
-    Any other error passes, as does every error if a traceback is wanted.
+    Any other error passes, as does every error if a traceback is wanted. Of several ranks one prints. The others end
+    with it: those that wait for it find their connection closed, which is no bug to show.
     """
     try:
         yield
     except Exception as error:
-        if wants_traceback() or not is_refusal(error):
+        if wants_traceback():
             raise
-        if not _told_by_rank_zero():
-            print(f"error{f' on rank {rank()}' if rank() else ''}: {error}", file=sys.stderr, flush=True)
+        if is_refusal(error):
+            _tell(error)
+        elif not (isinstance(error, RuntimeError) and _was_told()):
+            raise
         sys.exit(getattr(error, "exit_status", 2))
 
 
-def _told_by_rank_zero() -> bool:
-    """Whether this is another rank than 0, and rank 0 has met a refusal too or is about to.
+def _tell(error: Exception) -> None:
+    """Print the sentence, unless rank 0 has met a refusal too or is about to.
 
-    A refusal that every rank meets is told once. One that this rank alone meets, as for its share of the images, is
-    told by it: rank 0 would wait for it in the next collective and never hear.
+    What every rank meets is told once. What this rank alone meets, as in its share of the images, is told by it: rank 0
+    would wait for it in the next collective and never hear.
     """
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return rank() > 0  # before they have met, all ranks do the same
-    store = torch.distributed.distributed_c10d._get_default_store()
-    try:
+    if not _has_met():  # until they have met, all ranks do the same
         if not rank():
-            store.set(_TOLD, "1")
-            return False
-        store.wait([_TOLD], timedelta(seconds=5))
-    except torch.distributed.DistNetworkError:  # rank 0, which holds the store, has ended
-        return rank() > 0
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    elif not rank() or not _was_told(timedelta(seconds=5)):
+        print(f"error{f' on rank {rank()}' if rank() else ''}: {error}", file=sys.stderr, flush=True)
+        _store().set(_TOLD, "1")
+
+
+def _was_told(wait: timedelta = timedelta(0)) -> bool:
+    """Whether another rank has told its refusal, or does so before `wait` is over."""
+    if not _has_met():
+        return False
+    try:
+        if wait:
+            _store().wait([_TOLD], wait)
+        return bool(_store().check([_TOLD]))
+    except torch.distributed.DistNetworkError:  # rank 0, which may hold the store, has ended
+        return True
     except torch.distributed.DistStoreError:  # nobody set the key in time
         return False
-    return True
+
+
+def _has_met() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _store() -> Any:
+    return torch.distributed.distributed_c10d._get_default_store()

@@ -166,4 +166,5 @@ def test_of_two_ranks_one_tells_and_both_end(alone: bool, tmp_path: Path) -> Non
     assert told.count(told_by) == 1
     assert told.count("error: ") + told.count("error on rank") == 1
     assert "raise ValueError" not in told
+    assert "Connection closed" not in told  # what the rank that waited met is no bug
     assert not list(tmp_path.glob("runs/*/*/*")) or alone

@@ -378,7 +378,7 @@ def test_the_documented_commands_work(
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(code, names)
     assert names["logits"].shape == (2, 10)
-    assert torch.equal(names["my_net"](names["x"]), names["logits"])
+    assert torch.equal(names["my_net"].eval()(names["x"]), names["logits"])
 
 
 def test_what_cannot_be_written_is_told(
