@@ -153,6 +153,8 @@ def test_names_of_the_package_exist(page: Path) -> None:
     for name in sorted(set(re.findall(r"\blightning_robust(?:\.\w+)+", text))):
         if not name.endswith((".alp", ".py")):  # `alp` is what CONTRIBUTING.md tells its reader to write
             resolve_name(name)
+    for module in re.findall(r"python -m (benchmarks\.[a-z]\w*)", text):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
     for path in re.findall(r"\b(?:benchmarks|tests|configs)/[\w/]+\.(?:py|yaml)\b", text):
         assert (ROOT / path).exists() or Path(path).stem == "alp", path
 
