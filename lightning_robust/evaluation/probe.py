@@ -56,6 +56,11 @@ class Probe:
         """Split the samples into batches."""
         return [self[rows] for rows in torch.split(torch.arange(len(self), device=self.x.device), self.batch_size)]
 
+    @property
+    def logits(self) -> Tensor:
+        """Compute the logits [b k] on the clean images."""
+        return torch.cat([logits_no_grad(self.net, part.x) for part in self.batches])
+
     def attacked(self, attack: Attack) -> Tensor:
         """Compute the logits [b k] on the examples that an attack makes."""
         examples = (attack(part.net, part.x, part.y, rng=part.rng) for part in self.batches)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.base import Attack
-from lightning_robust.attacks.pgd import PGD
 from lightning_robust.evaluation.black_box_checks import black_box, black_box_stages, probe_black_box
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.gradient_checks import STEPS, huge_radius, more_steps, strength, zero_gradients
@@ -46,7 +45,8 @@ def examine(
         batch_size: how many samples are attacked at a time.
 
     Returns:
-        The checks, of which those on the attacks are left out if the net classifies none of the samples correctly.
+        The checks. Those of the attacks are left out if the net classifies none of the samples correctly, or if images
+        lie outside the threat's box.
 
     Example:
         Logits so large that the softmax is 0 or 1 in fp32 leave the cross-entropy without a gradient:
@@ -68,10 +68,10 @@ def examine(
     rng = SampleRNG.from_global_seed(x) if rng is None else rng
     probe = Probe(WithGradient(net), x, y, next(iter(attacks.values())).threat, rng, batch_size)
     with full_precision(x):
-        logits = probe.attacked(PGD(steps=0, start="none"))
+        logits = probe.logits
         found += [random_outputs(probe, logits, attacks), probabilities(logits), inputs(x, probe.threat)]
         right = logits.argmax(1) == y
-        if not right.any():
+        if found[-1].status == "fail" or not right.any():  # attacks refuse images outside the box
             return found
         found += [check(probe[right]) for check in (zero_gradients, more_steps, huge_radius)]
         left = probe[right if standing is None else right & standing]
