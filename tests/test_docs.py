@@ -1,5 +1,6 @@
 """What the documents say works: their Python runs, their commands parse, their links and names lead somewhere."""
 
+import contextlib
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_robust.data
+from lightning_robust.cli.main import main
 from lightning_robust.data import Digits
 from lightning_robust.models import SmallConvNet
 
@@ -102,6 +104,52 @@ def commands(text: str) -> Iterator[list[str]]:
                 words = shlex.split(command, comments=True)
                 if "lightning-robust" in words and "pip" not in words:
                     yield words[words.index("lightning-robust") + 1 :]
+
+
+def inline_settings(text: str) -> list[str]:
+    """Settings with values that stand in the text, such as `--trainer.precision bf16-mixed`."""
+    sections = "trainer|model|data|evaluation|checkpoint"
+    return re.findall(rf"`(--(?:{sections})\.[^`]+ [^`]+|--(?:{sections})[^`]*\+=[^`]+)`", text)
+
+
+def all_commands() -> Iterator[Any]:
+    """Each command once; those of the README in the fast suite. Settings in the text are parsed together, by page."""
+    seen: set[str] = set()
+    for page in PAGES:
+        text, marks = page.read_text(), () if page.name == "README.md" else pytest.mark.slow
+        settings = [word for setting in inline_settings(text) for word in shlex.split(setting)]
+        for command in [*commands(text), *([["fit", "--config", "cifar10/at", *settings]] if settings else [])]:
+            line = shlex.join(command)
+            if line not in seen:
+                yield pytest.param(command, id=f"{page.relative_to(ROOT)}: {line[:60]}", marks=marks)
+            seen.add(line)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run, and in it the files that the documents call the reader's own."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "config.yaml").write_text((ROOT / "configs/digits/at.yaml").read_text())
+    for page in PAGES:
+        for block in blocks(page.read_text(), "yaml"):
+            if name := re.match(r"# (\w+\.yaml)\n", block.code):
+                (folder / name[1]).write_text(block.code)
+    return folder
+
+
+@pytest.mark.parametrize("command", list(all_commands()))
+def test_commands_parse(
+    command: list[str], run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`recipes` and `--version` run; of the other commands the configuration is printed with which they would run."""
+    monkeypatch.chdir(run)
+    words = [re.sub(r"\S*<run>", str(run), word) for word in command]
+    quick = words[0] in ("recipes", "--version")
+    with contextlib.suppress(SystemExit):
+        main(words if quick else [*words, "--print_config"])
+    printed = capsys.readouterr()
+    assert not printed.err
+    assert printed.out if quick else yaml.safe_load(printed.out)
 
 
 @pages_with("yaml")
