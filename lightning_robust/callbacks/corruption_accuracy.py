@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lightning_robust.callbacks.figures import save_figure
 from lightning_robust.callbacks.positions import Positions
+from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.data import CorruptionSuite, Indexed
 from lightning_robust.evaluation.corruption_report import corruption_figure, corruption_report, corruption_table
 from lightning_robust.evaluation.report import evaluated_in, write_json
@@ -104,7 +105,7 @@ class CorruptionAccuracy(Callback):
             key = f"{stage}/{name}" if ratio else f"{stage}/{names.get(name, name)}_acc"
             pl_module.log(key, error if ratio else 1 - error, sync_dist=True, batch_size=1, add_dataloader_idx=False)
         values, counts = {name: float(error) for name, error in errors.items()}, self._error.counts()
-        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        directory = run_folder(trainer)
         if trainer.is_global_zero:
             report = corruption_report(counts, values, self.reference, evaluated_in(trainer))
             self._leave(trainer, report, stage, directory)

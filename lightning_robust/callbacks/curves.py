@@ -1,6 +1,5 @@
 """Logged numbers as curves, redrawn while training goes on."""
 
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -8,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lightning_robust.callbacks.figures import save_figure
+from lightning_robust.callbacks.run_folder import run_folder
 
 
 class Curves(Callback):
@@ -28,7 +28,7 @@ class Curves(Callback):
         for name in self.names:
             if name in metrics:
                 self.history[name][trainer.current_epoch] = float(metrics[name])
-        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        directory = run_folder(trainer)
         if trainer.is_global_zero:
             save_figure(trainer, curves(self.history), "curves", directory)
 

@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_robust.callbacks.figure_loggers import log_figure
+
 
 class Examples(NamedTuple):
     """A few samples under attack: images and examples [b c h w], labels, classes predicted before and after [b]."""
@@ -63,11 +65,7 @@ def save_figure(trainer: Trainer, figure: Figure, name: str, directory: Path) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     for logger in trainer.loggers:
-        experiment: Any = getattr(logger, "experiment", None)
-        if hasattr(experiment, "add_figure"):  # TensorBoard
-            experiment.add_figure(name, figure, global_step=trainer.global_step, close=False)
-        elif hasattr(logger, "log_image"):  # Weights & Biases and others
-            logger.log_image(name, [str(path)])
+        log_figure(logger, figure, name, path, trainer.global_step)
     return path
 
 

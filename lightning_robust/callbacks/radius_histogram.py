@@ -1,6 +1,5 @@
 """The distribution of IAAT's radii, epoch by epoch."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lightning_robust.callbacks.figures import save_figure
+from lightning_robust.callbacks.run_folder import run_folder
 
 
 class RadiusHistogram(Callback):
@@ -37,7 +37,7 @@ class RadiusHistogram(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         radii.synchronise()  # on every rank
-        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        directory = run_folder(trainer)
         if trainer.is_global_zero:
             values = radii.values.cpu()
             figure = radius_figure(values, f"epoch {trainer.current_epoch}: {len(values)} radii")

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_robust.attacks.base import Attack
+from lightning_robust.callbacks.best_report import BestReport
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.callbacks.figures import adversarial_grid, save_figure
 from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.progress import evaluation_progress
+from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
@@ -46,7 +48,7 @@ class UnsoundEvaluation(RuntimeError):
     """With which the command line ends."""
 
 
-class RobustEvaluation(Callback):
+class RobustEvaluation(BestReport):
     """Attacks the module in fit's validation, in `validate` and in `test`, and reports robust accuracy.
 
     Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k] and whose batches are
@@ -135,6 +137,7 @@ class RobustEvaluation(Callback):
         # now: during the fit a callback may make the training attack weaker
         self._running = self.attacks_on(pl_module, fitting=trainer.state.fn == "fit")
         self._trained_at = mismatch(pl_module, self._running)
+        super().setup(trainer, pl_module, stage)
         check_precision(str(trainer.precision))
         disable_inference_mode(trainer)
 
@@ -191,7 +194,11 @@ class RobustEvaluation(Callback):
         if not self._evaluated:  # a loader of unknown length
             self._evaluate(trainer, pl_module)
         stage = "test" if trainer.testing else "val"
-        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        directory = run_folder(trainer)
+        if trainer.state.fn == "fit":
+            several = len(self._loaders) > 1
+            reports = {f"-{i}" if several else "": loader.report for i, loader in sorted(self._loaders.items())}
+            self.keep(trainer, reports)
         for i, loader in sorted(self._loaders.items()):
             suffix = f"/dataloader_idx_{i}" if len(self._loaders) > 1 else ""
             told = loader.report
@@ -290,7 +297,6 @@ class RobustEvaluation(Callback):
         """Write and draw what rank 0 leaves."""
         report, fitting = loader.report, trainer.state.fn == "fit"
         attacks = self._running
-        write_json(report, directory / f"robustness{suffix}.json")
         stage = "test" if trainer.testing else "val"
         if self.figure_samples and (not fitting or self.draws_after(trainer.current_epoch, trainer.max_epochs)):
             for name, attack in attacks.items():
@@ -298,8 +304,9 @@ class RobustEvaluation(Callback):
                 title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
                 figure = adversarial_grid(loader.drawn(name), title)
                 save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
-        if fitting:
+        if fitting:  # its report is kept until the best checkpoint is known
             return
+        write_json(report, directory / f"robustness{suffix}.json")
         write_csv(*sample_rows(loader.found, attacks), directory / f"samples{suffix}.csv")
         if self.figure_samples:
             for kind, draw in {"radius": accuracy_by_radius, "classes": accuracy_by_class}.items():

@@ -1,27 +1,33 @@
-"""The loggers of a run whose config names none."""
+"""The loggers of a run: those that were asked for, and always its own `metrics.csv`."""
 
-import uuid
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_robust.cli.devices import rank
+from lightning_robust.utils.files import set_aside
 
 
-def run_loggers(place: Path, run: str) -> list[Logger]:
-    """Build a CSV logger, and TensorBoard's where it is installed; a requeued job keeps what the earlier ones logged.
+def run_loggers(asked: Logger | Iterable[Logger] | bool | None, folder: Path) -> list[Logger]:
+    """Return the loggers of a run, of which the last one that the config did not name writes `metrics.csv`.
+
+    A run that goes on in its folder keeps what its earlier parts logged there.
 
     Args:
-        place: the folder of all runs of the same data and method.
-        run: the run's name, which is its folder's.
+        asked: what the config has as `trainer.logger`. By default, TensorBoard where it is installed; False for none.
+        folder: the run's.
     """
-    metrics = place / run / "metrics.csv"
-    if metrics.exists() and not rank():
-        metrics.rename(metrics.with_name(f"metrics-before-{uuid.uuid4().hex[:4]}.csv"))
-    settings: dict[str, Any] = {"save_dir": str(place), "name": "", "version": run}
-    loggers: list[Logger] = [CSVLogger(**settings)]
-    if find_spec("tensorboard"):
-        loggers.append(TensorBoardLogger(**settings, default_hp_metric=False))
-    return loggers
+    if not rank():
+        set_aside(folder / "metrics.csv")
+    csv = CSVLogger(str(folder.parent), name="", version=folder.name)
+    if isinstance(asked, Logger):
+        return [asked, csv]
+    if asked is False:
+        return [csv]
+    if asked is not None and asked is not True:
+        return [*asked, csv]
+    if not find_spec("tensorboard"):
+        return [csv]
+    return [csv, TensorBoardLogger(str(folder.parent), name="", version=folder.name, default_hp_metric=False)]

@@ -4,6 +4,7 @@ import resource
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,6 +73,9 @@ class RobustTrainer(Trainer):
 
     planned: Plan | None = None
     """What `plan` found last."""
+
+    run_folder: Path | None = None
+    """Where this run's files go; None leaves it to `lightning_robust.callbacks.run_folder`."""
 
     def plan(
         self,

@@ -3,7 +3,7 @@
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed
 from lightning import Trainer
@@ -15,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
 from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.callbacks.best_report import best_saver
+from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.cli.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
 from lightning_robust.cli.config_file import ConfigFile
 from lightning_robust.cli.devices import fitting_ddp, processes
@@ -23,6 +25,7 @@ from lightning_robust.cli.loggers import run_loggers
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.plan import RobustTrainer
 from lightning_robust.cli.run_name import job_name, run_name
+from lightning_robust.cli.save_config import SaveRunConfig
 from lightning_robust.cli.terminal import calm, how_to_test, with_terminal
 from lightning_robust.cli.usage import version_text
 from lightning_robust.data import RobustDataModule
@@ -34,6 +37,7 @@ class RobustCLI(LightningCLI):
 
     Each run has a folder of its own, `<default_root_dir or runs>/<data>/<model>/<run>/`. Under SLURM and torchrun its
     name is made of the job and the config, so that a restarted job finds its own checkpoint again and no other job's.
+    Whatever the loggers, it holds `config.yaml`, `metrics.csv`, `robustness.json`, figures and checkpoints.
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
@@ -46,7 +50,7 @@ class RobustCLI(LightningCLI):
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
                 seed_everything_default=0,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=SaveRunConfig,
                 parser_class=Parser,
                 args=args,
             )
@@ -105,7 +109,7 @@ class RobustCLI(LightningCLI):
             self.parser.error(str(error), error)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, with a folder and loggers of its own unless the config names some."""
+        """The trainer, with a folder of its own."""
         given = self._get(self.config_init, "trainer")
         root = Path(given["default_root_dir"] or "runs").expanduser()
         place = Path(root, type(self.datamodule).__name__, type(self.model).__name__)
@@ -115,26 +119,30 @@ class RobustCLI(LightningCLI):
             place = Path(self._scratch)
             kwargs.update(enable_progress_bar=False, enable_model_summary=False)
         kwargs |= with_terminal({**given, **kwargs})
-        kwargs["default_root_dir"] = str(place / run)
+        folder = place / run
+        kwargs["default_root_dir"] = str(folder)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
         n = processes(given["accelerator"], given["devices"], given["num_nodes"])
         if given["strategy"] == "auto" and n > 1:
             kwargs["strategy"] = fitting_ddp(given["accumulate_grad_batches"])
-        if (planning or given["logger"] in (None, True)) and not given["fast_dev_run"]:
-            kwargs["logger"] = run_loggers(place, run)
+        if not given["fast_dev_run"]:
+            kwargs["logger"] = run_loggers(None if planning else given["logger"], folder)
         best = self._get(self.config_init, "checkpoint")
         last = best.save_last is True
         best.save_last = None if last else best.save_last
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        trainer: Any = super().instantiate_trainer(**kwargs)
+        trainer.run_folder = folder
+        # the best checkpoint is what the config's own section says: it comes before others that were added
+        trainer.callbacks.sort(key=lambda callback: isinstance(callback, ModelCheckpoint) and callback is not best)
+        for checkpoint in trainer.checkpoint_callbacks:
+            if isinstance(checkpoint, ModelCheckpoint) and (planning or checkpoint.dirpath is None):
+                checkpoint.dirpath = str(folder / "checkpoints")
         if last and trainer.checkpoint_callbacks:
-            trainer.callbacks.append(LastCheckpoint(best))  # type: ignore[attr-defined]
+            trainer.callbacks.append(LastCheckpoint(best))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        for checkpoint in trainer.checkpoint_callbacks if planning else ():
-            if isinstance(checkpoint, ModelCheckpoint):
-                checkpoint.dirpath = None
-        return trainer
+        return cast(Trainer, trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; a start that fails leaves no folder."""
@@ -165,9 +173,8 @@ class RobustCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the best checkpoint lies and how to test it."""
-        best = self.trainer.checkpoint_callback
-        config = Path(str(self.trainer.log_dir), "config.yaml")  # on every rank: the folder is broadcast
-        if not isinstance(best, ModelCheckpoint) or not best.best_model_path or not self.trainer.is_global_zero:
+        best, config = best_saver(self.trainer), run_folder(self.trainer) / "config.yaml"
+        if best is None or not best.best_model_path or not self.trainer.is_global_zero:
             return
         score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
         print(f"\nBest checkpoint{score}. Test it with:\n{how_to_test(config, Path(best.best_model_path))}")

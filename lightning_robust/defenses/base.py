@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torchmetrics import MeanMetric
 
 from lightning_robust.attacks.pgd import PGD
+from lightning_robust.defenses.hyper_parameters import log_hyper_parameters
 from lightning_robust.defenses.strategies import check_strategy
 from lightning_robust.losses import cross_entropy
 from lightning_robust.parts.lr_schedules import FollowsRun, length_of, run_length
@@ -265,6 +266,12 @@ class Defense(LightningModule, ABC):
             )
         samples: int = each * self.trainer.world_size * self.trainer.accumulate_grad_batches
         return samples / self._base_batch_size
+
+    def on_train_start(self) -> None:
+        """Tell the loggers the hyper-parameters."""
+        log_hyper_parameters(self.trainer, self)
+
+    on_test_start = on_train_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the method's name, so that another method refuses the checkpoint."""

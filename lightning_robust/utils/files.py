@@ -2,6 +2,7 @@
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,3 +48,9 @@ def _flush_to_disk(file: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:  # some file systems do not support it
             raise
+
+
+def set_aside(place: Path) -> None:
+    """Make room for a file: rename what is there, if anything, to `<name>-before-<4 hexadecimal digits>`."""
+    if place.exists():
+        place.rename(place.with_name(f"{place.stem}-before-{uuid.uuid4().hex[:4]}{place.suffix}"))

@@ -1,7 +1,9 @@
 """Parts of messages and errors that several modules share."""
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -45,3 +47,22 @@ def duration(seconds: float, digits: int = 1) -> str:
         if seconds < most:
             return f"{seconds / unit:.{digits}f} {word}"
     return f"{seconds / 3600:.{digits}f} h"
+
+
+@contextmanager
+def survivable(what: str) -> Iterator[None]:
+    """Turn an error of something that a run does not depend on, such as a logger, into a warning.
+
+    Args:
+        what: what is tried, as the beginning of a sentence.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as told, survivable("Asking the server"):
+        ...     raise ConnectionError("no network")
+        >>> str(told[0].message)
+        'Asking the server failed (ConnectionError: no network.) The run goes on.'
+    """
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} failed ({describe_error(error)}) The run goes on.", stacklevel=3)

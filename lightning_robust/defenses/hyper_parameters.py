@@ -1,0 +1,81 @@
+"""What a run is told apart by, flat and in plain values, for the loggers that show it."""
+
+from typing import Any, TypeAlias
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch.optim import Optimizer
+
+from lightning_robust.runtime.rng import global_seed
+from lightning_robust.utils.messages import survivable
+
+Flat: TypeAlias = dict[str, bool | int | float | str]
+
+SHOWN = ("val/clean_acc", "val/worst_acc")
+"""The numbers that TensorBoard's table of runs shows beside the hyper-parameters."""
+
+
+def hyper_parameters(defense: Any) -> Flat:
+    """Return a defense's method, net and training attack, and the settings of its own: 'method', 'eps', 'beta', ..."""
+    found = {name: value for name, value in defense.hparams.items() if not name.startswith("_")}
+    found |= {"method": type(defense).__name__, "net": type(defense.net).__name__}
+    found["parameters"] = sum(parameter.numel() for parameter in defense.net.parameters())
+    for name in ("reweighting", "weight_perturbation"):
+        part = getattr(defense, name)
+        found[name] = part and type(part).__name__
+    found["regularizers"] = ", ".join(type(part).__name__ for part in defense.regularizers) or None
+    if found["method"] != "Standard":  # it trains on clean images
+        attack = defense.attack
+        found |= {"attack": type(attack).__name__, "norm": attack.threat.norm, "eps": attack.threat.eps}
+        found |= {name: getattr(attack, name, None) for name in ("steps", "step_size")}
+    return _plain(found)
+
+
+def training_parameters(trainer: Trainer) -> Flat:
+    """Return how a fit optimizes: 'lr', 'batch_size', 'optimizer', 'scheduler', 'max_epochs', 'devices', ..."""
+    data: Any = getattr(trainer, "datamodule", None)
+    loader: Any = trainer.train_dataloader
+    found = {
+        "data": type(data if data is not None else getattr(loader, "dataset", loader)).__name__,
+        "batch_size": getattr(data, "batch_size", None) or getattr(loader, "batch_size", None),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "devices": trainer.world_size,
+        "precision": str(trainer.precision),
+        "max_epochs": trainer.max_epochs,
+        "seed": global_seed(),
+    }
+    for optimizer in trainer.optimizers[:1]:
+        found |= {"optimizer": type(optimizer).__name__, **_settings(optimizer)}
+    for schedule in trainer.lr_scheduler_configs[:1]:
+        found["scheduler"] = type(schedule.scheduler).__name__
+    return _plain(found)
+
+
+def log_hyper_parameters(trainer: Trainer, defense: LightningModule) -> None:
+    """Tell each of the trainer's loggers the hyper-parameters; one that fails is warned of."""
+    found = hyper_parameters(defense) | (training_parameters(trainer) if trainer.state.fn == "fit" else {})
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        with survivable(f"Logging hyper-parameters to {type(logger).__name__}"):
+            logger.log_hyperparams(found)
+            _tabulate(logger, found)
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    """The rate that the schedule starts from, not the one that a resumed run is at, and what else is commonly set."""
+    group = optimizer.param_groups[0]
+    found = {name: group.get(name) for name in ("lr", "max_lr", "momentum", "weight_decay")}
+    return {**found, "lr": group.get("initial_lr", group["lr"])}
+
+
+def _tabulate(logger: Logger, found: Flat) -> None:
+    """TensorBoard's table of runs needs to know which numbers belong to it; Lightning would log a false one first."""
+    if isinstance(logger, TensorBoardLogger) and not logger._default_hp_metric:
+        from torch.utils.tensorboard.summary import hparams
+
+        writer = logger.experiment._get_file_writer()
+        for part in hparams(found, dict.fromkeys(SHOWN, 0.0)):  # type: ignore[no-untyped-call]
+            writer.add_summary(part)
+
+
+def _plain(found: dict[str, Any]) -> Flat:
+    return {name: value for name, value in found.items() if isinstance(value, (bool, int, float, str))}
