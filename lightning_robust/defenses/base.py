@@ -267,11 +267,11 @@ class Defense(LightningModule, ABC):
         samples: int = each * self.trainer.world_size * self.trainer.accumulate_grad_batches
         return samples / self._base_batch_size
 
-    def on_train_start(self) -> None:
+    def on_fit_start(self) -> None:
         """Tell the loggers the hyper-parameters."""
         log_hyper_parameters(self.trainer, self)
 
-    on_test_start = on_train_start
+    on_test_start = on_fit_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the method's name, so that another method refuses the checkpoint."""

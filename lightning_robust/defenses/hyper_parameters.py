@@ -33,11 +33,10 @@ def hyper_parameters(defense: Any) -> Flat:
 
 def training_parameters(trainer: Trainer) -> Flat:
     """Return how a fit optimizes: 'lr', 'batch_size', 'optimizer', 'scheduler', 'max_epochs', 'devices', ..."""
-    data: Any = getattr(trainer, "datamodule", None)
-    loader: Any = trainer.train_dataloader
+    source: Any = trainer.fit_loop._data_source.instance  # a data module or a loader
     found = {
-        "data": type(data if data is not None else getattr(loader, "dataset", loader)).__name__,
-        "batch_size": getattr(data, "batch_size", None) or getattr(loader, "batch_size", None),
+        "data": type(getattr(source, "dataset", source)).__name__,
+        "batch_size": getattr(source, "batch_size", None),
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "devices": trainer.world_size,
         "precision": str(trainer.precision),
@@ -61,10 +60,10 @@ def log_hyper_parameters(trainer: Trainer, defense: LightningModule) -> None:
 
 
 def _settings(optimizer: Optimizer) -> dict[str, Any]:
-    """The rate that the schedule starts from, not the one that a resumed run is at, and what else is commonly set."""
+    """The rate that the schedule starts from, not what a warm-up makes of it, and what else is commonly set."""
     group = optimizer.param_groups[0]
-    found = {name: group.get(name) for name in ("lr", "max_lr", "momentum", "weight_decay")}
-    return {**found, "lr": group.get("initial_lr", group["lr"])}
+    found = {name: group.get(name) for name in ("max_lr", "momentum", "weight_decay")}
+    return {"lr": group.get("initial_lr", group["lr"]), **found}
 
 
 def _tabulate(logger: Logger, found: Flat) -> None:

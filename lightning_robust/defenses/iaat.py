@@ -163,7 +163,6 @@ class IAAT(AT):
 
     def on_train_start(self) -> None:
         """Hold a radius for every sample of the training set."""
-        super().on_train_start()
         loader: Any = self.trainer.train_dataloader
         self.radii.prepare(len(loader.dataset), self.device)
 

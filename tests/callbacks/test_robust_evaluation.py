@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation, progress, robust_evaluation
+from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.data import Digits, Indexed
 from lightning_robust.defenses import Standard
 from lightning_robust.models import SmallConvNet
@@ -490,8 +491,9 @@ def test_an_interrupted_test_goes_on(state_dir: str | None, tmp_path: Path) -> N
     def run(seed: int = 0, weights: int = 4) -> dict[str, Any]:
         attack = {"stops": Stops(Threat(eps=0.06), steps=3)}
         callback = evaluation(attacks=attack, batch_size=3, state_dir=place, seed=seed, check_samples=0)
-        quiet_trainer(default_root_dir=tmp_path, callbacks=[callback]).test(ForeignModule(seed=weights), loader(N))
-        return report(tmp_path)
+        trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[callback])
+        trainer.test(ForeignModule(seed=weights), loader(N))
+        return report(run_folder(trainer))
 
     Stops.left, Stops.seen = 99, []
     expected, whole = counts(run()), list(Stops.seen)
