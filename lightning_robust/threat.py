@@ -182,17 +182,13 @@ def _project_l1(delta: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> 
     That point is delta shrunk towards 0 by one threshold and clamped; its norm falls as the threshold grows, so
     bisection finds the threshold.
     """
-
     height, room = delta.abs().flatten(1), torch.where(delta > 0, upper, -lower).flatten(1)
-
-    def shrunk(threshold: Tensor) -> Tensor:
-        return torch.minimum((height - threshold[:, None]).clamp_min_(0), room)
-
     size = radius.flatten().expand(len(delta))
+    inside = torch.minimum(height, room).sum(1) <= size
     low, high = torch.zeros_like(size), height.amax(1)
-    inside = shrunk(low).sum(1) <= size
     for _ in range(40):
         middle = (low + high) / 2
-        outside = shrunk(middle).sum(1) > size
+        outside = torch.minimum((height - middle[:, None]).clamp_min_(0), room).sum(1) > size
         low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
-    return shrunk(high.masked_fill(inside, 0)).view_as(delta).copysign(delta)
+    threshold = high.masked_fill(inside, 0)
+    return torch.minimum((height - threshold[:, None]).clamp_min_(0), room).view_as(delta).copysign(delta)

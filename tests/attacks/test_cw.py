@@ -22,7 +22,7 @@ def test_the_nearest_boundary_of_a_linear_net(k, dtype):
     net = linear_net(weight, torch.eye(k, dtype=dtype)[0] - weight.sum(1) / 2)
     x = images((8, 3, 2, 2), 0.3, 0.7).to(dtype)
     y = net(x).argmax(1)
-    size = minimum_norms(CW(steps=200, search_steps=7, initial_c=0.1), net, x, y)
+    size = minimum_norms(CW(steps=100, search_steps=6, initial_c=0.1), net, x, y)
     best = linear_distance(net, x, y, "l2")
     assert size.dtype == dtype
     torch.testing.assert_close(size, best, rtol=0.02, atol=2e-3)
@@ -45,7 +45,7 @@ def test_an_example_has_the_margin_asked_for():
     y = net(x).argmax(1)
     sizes = []
     for confidence in (0.0, 0.05):
-        x_adv = CW(steps=100, lr=0.02, search_steps=4, initial_c=1.0, confidence=confidence).nearest(net, x, y)
+        x_adv = CW(steps=70, lr=0.02, search_steps=4, initial_c=1.0, confidence=confidence).nearest(net, x, y)
         assert (margin(net(x_adv), y) >= confidence).all()
         sizes.append(Threat("l2").distance(x_adv, x))
     assert (sizes[0] < 0.8 * sizes[1]).all()

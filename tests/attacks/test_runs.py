@@ -104,11 +104,11 @@ def test_what_is_found_does_not_depend_on_the_room(net, name):
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name.startswith("fab")])
 def test_neither_do_the_nearest_examples(net, name):
-    attack, y = ATTACKS[name], net(X).argmax(1)
-    found = []
+    attack, x, found = ATTACKS[name], X[:6], []
+    y = net(x).argmax(1)
     for room in (1, 1000):
         with room_for(room):
-            found.append(attack.nearest(net, X, y, rng=SampleRNG(0, torch.arange(12)), enough=0.01))
+            found.append(attack.nearest(net, x, y, rng=SampleRNG(0, torch.arange(6)), enough=0.01))
     assert torch.equal(*found)
 
 

@@ -75,10 +75,10 @@ def test_at_least_as_strong_as_torchattacks(norm, rescale):
     """Theirs never touches the last row and column, nor does its linf avoid windows that change nothing."""
     net, (x, y) = trained_net(), held_out()
     theirs = torchattacks.Square(
-        net, {"linf": "Linf", "l2": "L2"}[norm], EPS[norm], n_queries=199, resc_schedule=rescale
+        net, {"linf": "Linf", "l2": "L2"}[norm], EPS[norm], n_queries=99, resc_schedule=rescale
     )
     stands = net(theirs(x, y)).argmax(1) == y
-    attack = Square(Threat(norm, EPS[norm]), queries=200, rescale=rescale)
+    attack = Square(Threat(norm, EPS[norm]), queries=100, rescale=rescale)
     ours = net(attack(net, x, y, rng=keyed(100))).argmax(1) == y
     assert 10 < stands.sum() < 90
     assert ours.sum() <= stands.sum() + 1

@@ -76,7 +76,8 @@ def attacks() -> dict[str, PGD]:
 
 
 def evaluation(**settings: Any) -> RobustEvaluation:
-    return RobustEvaluation(**{"attacks": attacks(), "figure_samples": 0, **settings})
+    """Without figures and checks of its soundness, unless asked."""
+    return RobustEvaluation(**{"attacks": attacks(), "figure_samples": 0, "check_samples": 0, **settings})
 
 
 def report(folder: Path, name: str = "robustness") -> dict[str, Any]:
@@ -287,7 +288,7 @@ def test_the_module_is_left_as_it_was(stage: str, broken: bool, tmp_path: Path) 
                 raise RuntimeError("in the midst of an evaluation")
             return out
 
-    callback = evaluation(attacks={"around": Around(steps=2)})
+    callback = evaluation(attacks={"around": Around(steps=2)}, check_samples=2)
     trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[callback], num_sanity_val_steps=0)
     if broken:
         with pytest.raises(RuntimeError, match="in the midst"):
@@ -490,7 +491,7 @@ def test_an_interrupted_test_goes_on(state_dir: str | None, tmp_path: Path) -> N
 
     def run(seed: int = 0, weights: int = 4) -> dict[str, Any]:
         attack = {"stops": Stops(Threat(eps=0.06), steps=3)}
-        callback = evaluation(attacks=attack, batch_size=3, state_dir=place, seed=seed, check_samples=0)
+        callback = evaluation(attacks=attack, batch_size=3, state_dir=place, seed=seed)
         trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[callback])
         trainer.test(ForeignModule(seed=weights), loader(N))
         return report(run_folder(trainer))
