@@ -12,7 +12,7 @@ from lightning_robust.cli.main import main
 from tests.helpers.files import checksums_of, write
 
 ROOT = Path(__file__).parent.parent
-QUICK = {"digits-st", "cifar10-trades", "mnist-emr_at"}  # the rest only in the full suite
+QUICK = {"digits-st"}  # the rest only in the full suite
 CONFIGS = [
     pytest.param(path, id=name, marks=() if name in QUICK else pytest.mark.slow)
     for path in sorted((ROOT / "configs").rglob("*.yaml"))
@@ -54,6 +54,7 @@ QUICKLY = [
     *("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"),
     *("--trainer.limit_test_batches=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
     *("--data.init_args.eval_batch_size=16", "--trainer.enable_model_summary=false"),
+    "--evaluation.figure_samples=2",
 ]
 
 

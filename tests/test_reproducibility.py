@@ -98,7 +98,10 @@ def never_killed(method: str, ranks: int) -> list[list[Tensor]]:
 
 @pytest.mark.parametrize("method", ["AT", "FreeAT", "IAAT", "ST"])
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("killed", "saved"), [(11, 9), (13, 12)], ids=["mid-epoch", "epoch's end"])
+@pytest.mark.parametrize(
+    ("killed", "saved"),
+    [pytest.param(11, 9, id="mid-epoch"), pytest.param(13, 12, id="epoch's end", marks=pytest.mark.slow)],
+)
 # its warning of sharding is for strategies that shard:
 # https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/callbacks/weight_averaging.py
 @pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides")

@@ -26,7 +26,7 @@ def keyed(n=8, seed=0):
 class TestLinearNet:
     x = images((12, 1, 4, 4), 0.4, 0.6)
 
-    @pytest.mark.parametrize("k", [2, 3, 5])
+    @pytest.mark.parametrize("k", [2, 3, pytest.param(5, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("norm", NORMS)
     @pytest.mark.parametrize("settings", [{}, {"loss": "dlr"}, {"targets": 9}], ids=["ce", "dlr", "targeted"])
     def test_breaks_exactly_what_can_be_broken(self, k, norm, settings):

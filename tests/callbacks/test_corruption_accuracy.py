@@ -201,6 +201,7 @@ def test_from_the_command_line_on_cifar_10_c(tmp_path: Path, monkeypatch: pytest
     options = {"model.net.in_channels": 3, "data": "CIFAR10C", "data.root": ".", "data.corruptions": ["snow", "fog"]}
     options |= {"trainer.callbacks+": "CorruptionAccuracy", "trainer.callbacks.reference": "alexnet"}
     options |= {"evaluation.attacks.pgd50.init_args.steps": 1, "evaluation.figure_samples": 0}
+    options |= {"evaluation.check_samples": 0}
     options |= {"trainer.enable_progress_bar": False, "trainer.accelerator": "cpu"}
     with pytest.warns(UserWarning, match="No --ckpt_path was given"):
         main(["test", "--config", str(config), *(f"--{name}={value}" for name, value in options.items())])

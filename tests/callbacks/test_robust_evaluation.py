@@ -307,7 +307,7 @@ def test_the_module_is_left_as_it_was(stage: str, broken: bool, tmp_path: Path) 
 
 
 def test_several_loaders_are_told_apart(tmp_path: Path) -> None:
-    callback = evaluation(figure_samples=2)
+    callback = evaluation(figure_samples=1)
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[callback])
     second = images(9, seed=4)
     trainer.test(ForeignModule(), [loader(N), DataLoader(second, 4)], verbose=False)
@@ -464,7 +464,7 @@ def test_bad_input_in_a_later_batch_is_refused(tmp_path: Path, pixel: float, tol
 def test_fit_draws_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(robust_evaluation, "save_figure", lambda trainer, *_: drawn.append(trainer.current_epoch))
-    callback = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=1)}, figure_every_n_epochs=3)
+    callback = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=1)}, figure_samples=1, figure_every_n_epochs=3)
     quiet_trainer(max_epochs=6, default_root_dir=tmp_path, callbacks=[callback]).fit(
         ForeignModule(), loader(8, 8), loader(8, 8)
     )

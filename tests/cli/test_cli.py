@@ -28,6 +28,7 @@ STANDARD = str(ROOT / "configs/digits/standard.yaml")
 QUICK = [
     *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.enable_progress_bar=false"),
     *("--model.init_args.net.init_args.width=4", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"),
+    *("--evaluation.figure_samples=1", "--evaluation.fit_samples=32"),
 ]
 
 
@@ -68,7 +69,7 @@ def test_fit_says_how_to_test_and_test_obeys_the_command_line(folder: Path, caps
 
     # the checkpoint stored eps 0.15; what is asked now wins, for the model's attack and for the evaluation's
     asked = ["--evaluation.attacks.pgd50.threat.eps=1/100", "--model.attack.threat.eps=1/50"]
-    main([*command[1:], *asked])
+    main([*command[1:], *asked, "--evaluation.check_samples=2"])
     tested = the_run(folder, "Digits/AT/test-*")
     report = json.loads((tested / "robustness.json").read_text())
     assert report["threat"]["eps"] == 0.01
@@ -190,7 +191,16 @@ def test_a_slurm_job_finds_its_own_folder_again(folder: Path, monkeypatch: pytes
 
 def test_testing_without_a_checkpoint_warns(folder: Path) -> None:
     with pytest.warns(UserWarning, match="No --ckpt_path was given"):
-        main(["test", "--config", STANDARD, *QUICK[2:], "--evaluation.attacks.pgd50.steps=1"])
+        main(
+            [
+                "test",
+                "--config",
+                STANDARD,
+                *QUICK[2:],
+                "--evaluation.attacks.pgd50.steps=1",
+                "--evaluation.check_samples=0",
+            ]
+        )
 
 
 @pytest.mark.parametrize("steps", [0, 50])

@@ -91,7 +91,7 @@ def test_figures_count_as_often_as_they_are_drawn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, every: int, drawings: int
 ) -> None:
     clock = Clock(monkeypatch)
-    evaluation = RobustEvaluation({"pgd": ATTACK}, figure_every_n_epochs=4)
+    evaluation = RobustEvaluation({"pgd": ATTACK}, figure_samples=1, figure_every_n_epochs=4)
 
     class Draws(Callback):
         def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

@@ -23,7 +23,13 @@ def pictures(n: int = 2, channels: int = 3, size: int = 32) -> TensorDataset:
     return TensorDataset((x * 255).round() / 255, torch.arange(n))
 
 
-@pytest.mark.parametrize("name", [*COMMON_CORRUPTIONS, "speckle_noise", "gaussian_blur", "spatter", "saturate"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "glass_blur" else ())  # pixel by pixel
+        for name in (*COMMON_CORRUPTIONS, "speckle_noise", "gaussian_blur", "spatter", "saturate")
+    ],
+)
 def test_each_corruption_is_repeatable_random_by_sample_and_grows(name: str) -> None:
     plain = pictures()
     x = plain.tensors[0]

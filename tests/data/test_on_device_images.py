@@ -40,9 +40,10 @@ class Recorder(Standard):
 
 
 def seen(data: RobustDataModule, root: Path, pixels: int, trainer: Any = quiet_trainer) -> Seen:
+    """Two epochs of the validation's batches and at most twelve to train on."""
     recorder = Recorder(pixels)
     with checksums_of(root):
-        trainer(max_epochs=2).fit(recorder, data)
+        trainer(max_epochs=2, limit_train_batches=12, num_sanity_val_steps=0).fit(recorder, data)
     return recorder.seen
 
 
@@ -77,7 +78,7 @@ def test_every_batch_is_the_same_to_the_bit(name: str, setting: str, tmp_path: P
     for a, b in zip(got, expected, strict=True):
         assert [t.dtype for t in a] == [t.dtype for t in b]
         assert all(map(torch.equal, a, b))
-    assert not torch.equal(expected[1][0], expected[1 + len(expected) // 2][0])  # augmented or shuffled anew
+    assert not torch.equal(expected[0][0], expected[len(expected) // 2][0])  # augmented or shuffled anew
 
 
 def test_two_ranks_see_the_same_too(tmp_path: Path) -> None:

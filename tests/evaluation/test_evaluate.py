@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -26,6 +29,10 @@ from tests.helpers.trained import EPS, held_out, trained_net
 N = 60
 CPU = torch.device("cpu")
 THREAT = Threat("linf", EPS["linf"])
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def attacks():
@@ -63,9 +70,27 @@ def evaluated(rows, batch_size=16, save=None, folder=None, **settings):
     return samples, run
 
 
+class Whole(NamedTuple):
+    """An evaluation from beginning to end: what it found, how many batches it took, and the state it last saved."""
+
+    samples: Samples
+    run: Evaluation
+    batches: int
+    state: bytes
+
+
+@cache
+def whole():
+    count = []
+    with tempfile.TemporaryDirectory() as folder:
+        samples, run = evaluated(torch.arange(N), folder=Path(folder), save=lambda: count.append(1))
+        [file] = Path(folder).iterdir()
+        return Whole(samples, run, len(count), file.read_bytes())
+
+
 @cache
 def found():
-    return evaluated(torch.arange(N))[0].gather()
+    return whole().samples.gather()
 
 
 def assert_same(samples):
@@ -137,7 +162,7 @@ def test_the_seed_does():
     assert not torch.equal(sizes[0], sizes[2])
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.1, 0.9), (0.0, 1.0), (0.3, 0.0, 0.7)])
+@pytest.mark.parametrize("shares", [slow((0.5, 0.5)), slow((0.1, 0.9)), (0.0, 1.0), slow((0.3, 0.0, 0.7))])
 def test_the_ranks_do_not_matter(shares):
     """Whoever holds how many to begin with, also none."""
     trained_net(), found()
@@ -190,7 +215,7 @@ def test_moves_even_out_with_the_fewest_rows(marked):
 
 
 class TestInterrupted:
-    @pytest.mark.parametrize("after", [1, 6, 11, 17])
+    @pytest.mark.parametrize("after", [slow(1), 6, slow(11), 17])
     def test_it_goes_on_where_it_was_killed(self, after, tmp_path):
         """In the first stage, in later ones, in another attack: by SIGKILL, after so many batches."""
         trained_net(), found()
@@ -203,7 +228,7 @@ class TestInterrupted:
         again = []
         samples, run = evaluated(torch.arange(N), folder=tmp_path, save=lambda: again.append(1))
         assert_same(samples.gather())
-        assert len(again) < self.batches()
+        assert len(again) < whole().batches
         assert set(run.examples["auto"]) == {0, 1}
 
     @staticmethod
@@ -218,14 +243,10 @@ class TestInterrupted:
 
         evaluated(torch.arange(N), folder=folder, save=save)
 
-    @staticmethod
-    @cache
-    def batches():
-        count = []
-        evaluated(torch.arange(N), save=lambda: count.append(1))
-        assert len(count) > 17
-        return len(count)
+    def test_those_are_several_places(self):
+        assert whole().batches > 17
 
+    @pytest.mark.slow
     def test_on_another_number_of_ranks(self, tmp_path):
         trained_net(), found()
 
@@ -249,18 +270,18 @@ class TestInterrupted:
         again = []
         samples, _ = evaluated(torch.arange(N), 5, folder=tmp_path, save=lambda: again.append(1))
         assert_same(samples.gather())
-        whole = []
-        evaluated(torch.arange(N), 5, save=lambda: whole.append(1))
-        assert len(again) < len(whole) - 4
+        every = []
+        evaluated(torch.arange(N), 5, save=lambda: every.append(1))
+        assert len(again) < len(every) - 4
 
     def test_what_was_found_of_another_image_does_not_count(self, tmp_path):
-        samples, _ = evaluated(torch.arange(N), folder=tmp_path)
+        (tmp_path / "saved.pt").write_bytes(whole().state)
         state, fresh = State(tmp_path), collect(torch.arange(N))
         Evaluation(attacks()).prepare(fresh)
         fresh.checksum[:10] += 1
         state.restore(fresh)
         assert not fresh.verdicts["auto"].done[:10].any()
-        assert torch.equal(fresh.verdicts["auto"].done[10:], samples.verdicts["auto"].done[10:])
+        assert torch.equal(fresh.verdicts["auto"].done[10:], whole().samples.verdicts["auto"].done[10:])
         state.discard()
         assert not tmp_path.exists()
 
@@ -276,9 +297,7 @@ class TestInterrupted:
         assert len(before) < 60 * 200  # of the images nothing is written
 
     def test_a_file_that_cannot_be_read_counts_as_none(self, tmp_path):
-        evaluated(torch.arange(N), folder=tmp_path)
-        [file] = tmp_path.iterdir()
-        file.write_bytes(file.read_bytes()[:100])
+        (tmp_path / "saved.pt").write_bytes(whole().state[:100])
         samples = collect(torch.arange(N))
         Evaluation(attacks()).prepare(samples)
         with pytest.warns(UserWarning, match="cannot be read"):
@@ -303,7 +322,7 @@ class TestInterrupted:
         assert not folder.exists()
 
     def test_another_clean_prediction_is_another_net(self, tmp_path):
-        evaluated(torch.arange(N), folder=tmp_path)
+        (tmp_path / "saved.pt").write_bytes(whole().state)
         fresh = collect(torch.arange(N))
         Evaluation(attacks()).prepare(fresh)
         fresh.clean[:10] = (fresh.clean[:10] + 1) % 10
@@ -357,8 +376,7 @@ def test_an_attack_that_leaves_its_threat_model_is_refused():
 
 
 def test_an_example_comes_from_the_rank_that_holds_the_sample():
-    trained_net(), found()
-    alone = evaluated(torch.arange(N))[1].examples
+    alone = whole().run.examples
 
     def on(rank):
         torch.set_num_threads(1)

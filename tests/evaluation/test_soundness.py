@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks import APGD, PGD, AutoAttack, Square
 from lightning_robust.attacks.base import Attack
+from lightning_robust.evaluation import soundness
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.gradient_checks import STEPS, more_steps
 from lightning_robust.evaluation.probe import Probe
@@ -84,6 +85,13 @@ def found(net: Any, norm: Norm = "linf", n: int = N, attack: Attack | None = Non
     return examine(net, x, y, {"attack": attack}, None, standing, SampleRNG(0, torch.arange(n)), **settings)
 
 
+@pytest.fixture
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test asks only for checks that these attacks do not decide."""
+    monkeypatch.setattr(soundness, "STEPS", 2)
+    monkeypatch.setattr(soundness, "QUERIES", 5)
+
+
 def statuses(checks: list[Check]) -> dict[str, str]:
     assert len({check.name for check in checks}) == len(checks)
     assert all(check.sentence.endswith((".", "?")) for check in checks)
@@ -97,7 +105,7 @@ def test_silent_on_sound_nets(robust: bool, norm: Norm) -> None:
     assert statuses(found(trained_net(robust), norm)) == SILENT
 
 
-@pytest.mark.parametrize("factor", [0.02, 4.0])
+@pytest.mark.parametrize("factor", [pytest.param(0.02, marks=pytest.mark.slow), 4.0])
 def test_silent_whatever_the_nets_confidence(factor: float) -> None:
     net = wrapped(after=lambda logits: factor * logits)
     confidence = net(held_out(N)[0]).softmax(1).amax(1).median()
@@ -112,9 +120,14 @@ BLIND = {"gradients": "fail", "more_steps": "fail", "huge_radius": "fail", "blac
     ("net", "tripped"),
     [
         pytest.param(lambda: wrapped(after=lambda z: 1e7 * z), BLIND, id="saturated head"),
-        pytest.param(lambda: wrapped(lambda x: (8 * x).round() / 8), BLIND, id="quantised input"),
         pytest.param(
-            lambda: wrapped(after=Turned.apply), {"more_steps": "fail", "huge_radius": "fail"}, id="gradients turn back"
+            lambda: wrapped(lambda x: (8 * x).round() / 8), BLIND, id="quantised input", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda: wrapped(after=Turned.apply),
+            {"more_steps": "fail", "huge_radius": "fail"},
+            id="gradients turn back",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             lambda: wrapped(after=lambda z: z.softmax(1)),
@@ -122,7 +135,12 @@ BLIND = {"gradients": "fail", "more_steps": "fail", "huge_radius": "fail", "blac
             id="softmax",
             marks=pytest.mark.filterwarnings("ignore:The net's outputs look like probabilities"),  # attacks say so too
         ),
-        pytest.param(lambda: deepcopy(trained_net()).train(), {"evaluation_mode": "warn"}, id="training mode"),
+        pytest.param(
+            lambda: deepcopy(trained_net()).train(),
+            {"evaluation_mode": "warn"},
+            id="training mode",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_tripped(net: Callable[[], nn.Module], tripped: dict[str, str]) -> None:
@@ -146,13 +164,14 @@ def test_gradients_that_mislead_are_not_zero() -> None:
     assert (told["black_box"], told["gradients"], told["strength"]) == ("fail", "pass", "pass")
 
 
+@pytest.mark.usefixtures("quick_probes")
 def test_a_sigmoid_is_a_warning() -> None:
     assert statuses(found(wrapped(after=torch.sigmoid), n=8))["logits"] == "warn"
 
 
 def test_no_random_image_helps_at_a_huge_radius() -> None:
     """A net without gradients errs on most random images, which says nothing of the attack."""
-    (told,) = [check for check in found(wrapped(lambda x: (8 * x).round() / 8)) if check.name == "huge_radius"]
+    (told,) = [check for check in found(wrapped(lambda x: (8 * x).round() / 8), n=32) if check.name == "huge_radius"]
     assert re.match(r"(\d+) of \1 samples withstand", told.sentence)
 
 
@@ -172,6 +191,7 @@ def test_gradients_that_vanish_on_few_samples_are_a_warning() -> None:
     assert re.search(r"exactly zero or not finite on 4 of \d+ samples", told.sentence)
 
 
+@pytest.mark.usefixtures("quick_probes")
 @pytest.mark.parametrize("net", ["dropout", "noise"])
 def test_dropout_left_on_and_noise_on_the_images(net: str) -> None:
     """However small the noise is."""
@@ -180,6 +200,7 @@ def test_dropout_left_on_and_noise_on_the_images(net: str) -> None:
     assert statuses(found({"dropout": dropout, "noise": noise}[net], n=8))["deterministic"] == "fail"
 
 
+@pytest.mark.usefixtures("quick_probes")
 def test_randomness_is_a_warning_where_gradients_are_averaged_over_it() -> None:
     net, (x, y) = wrapped(lambda x: x + 0.05 * torch.rand_like(x)), held_out(8)
     for version, status in (("rand", "warn"), ("rapid", "fail")):
@@ -187,18 +208,27 @@ def test_randomness_is_a_warning_where_gradients_are_averaged_over_it() -> None:
         assert statuses(told)["deterministic"] == status
 
 
+@pytest.mark.usefixtures("quick_probes")
 @pytest.mark.parametrize(("factor", "status"), [(255.0, "fail"), (1.0, "pass"), (1 / 255, "warn")])
 def test_images_outside_the_box_or_in_a_corner_of_it(factor: float, status: str) -> None:
     x, y = held_out(8)
     attacks = {"pgd": PGD(Threat(eps=0.1))}
     told = examine(wrapped(lambda x: x / factor), factor * x, y, attacks)
     assert statuses(told)["inputs"] == status
-    negative = examine(trained_net(), x - 0.5, y, attacks)
+
+
+@pytest.mark.usefixtures("quick_probes")
+def test_negative_images() -> None:
+    x, y = held_out(8)
+    negative = examine(trained_net(), x - 0.5, y, {"pgd": PGD(Threat(eps=0.1))})
     assert list(statuses(negative)) == ["evaluation_mode", "deterministic", "logits", "inputs"]
     assert statuses(negative)["inputs"] == "fail"
 
 
-@pytest.mark.parametrize(("eps", "steps", "status"), [(0.12, 0, "fail"), (0.06, 0, "warn"), (0.06, 50, "pass")])
+@pytest.mark.parametrize(
+    ("eps", "steps", "status"),
+    [(0.12, 0, "fail"), (0.06, 0, "warn"), pytest.param(0.06, 50, "pass", marks=pytest.mark.slow)],
+)
 def test_an_attack_that_leaves_much_to_others(eps: float, steps: int, status: str) -> None:
     net = trained_net(robust=False)
     assert statuses(found(net, attack=PGD(Threat(eps=eps), steps=steps))) == {
@@ -213,6 +243,7 @@ def by_hand(**broken: list[int]) -> Samples:
     return evaluated(y, y, {name: verdicts(torch.tensor(stages)) for name, stages in broken.items()})
 
 
+@pytest.mark.usefixtures("quick_probes")
 @pytest.mark.parametrize(
     ("black", "n", "status"),
     [(1, 10, "pass"), (2, 1000, "pass"), (3, 1000, "warn"), (20, 1000, "warn"), (21, 1000, "fail")],
@@ -248,9 +279,10 @@ def test_with_nothing_to_probe() -> None:
 
 def test_the_batch_size_changes_nothing() -> None:
     net = wrapped(lambda x: (8 * x).round() / 8)
-    assert found(net, n=12, batch_size=5) == found(net, n=12)
+    assert found(net, n=6, batch_size=4) == found(net, n=6)
 
 
+@pytest.mark.usefixtures("quick_probes")
 def test_the_net_is_left_as_it_was() -> None:
     net = deepcopy(trained_net())
     net.train()

@@ -269,7 +269,7 @@ def test_a_recipe_starts_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     quick = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
     quick += ["--trainer.enable_model_summary=false", "--trainer.accelerator=cpu", "--evaluation.check_samples=0"]
-    quick += ["--model.init_args.optimizer.init_args.lr=1e-9"]
+    quick += ["--model.init_args.optimizer.init_args.lr=1e-9", "--evaluation.figure_samples=0"]
     main(["fit", "--config", "recipe.yaml", *quick])
     (last,) = tmp_path.glob("runs/Digits/Standard/*/checkpoints/last.ckpt")
     weights = torch.load(last, weights_only=True)["state_dict"]

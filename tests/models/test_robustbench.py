@@ -140,6 +140,7 @@ def test_it_is_tested_from_the_command_line(
     options = ["--model.net=RobustBenchModel", "--model.net.name=Wong2020Fast", "--trainer.enable_progress_bar=false"]
     options += ["--trainer.limit_test_batches=1", "--data.eval_batch_size=16", "--trainer.accelerator=cpu"]
     options += ["--trainer.enable_model_summary=false", "--evaluation.attacks.pgd50.init_args.steps=1"]
+    options += ["--evaluation.figure_samples=0", "--evaluation.check_samples=0"]
     with pytest.warns(UserWarning, match="No --ckpt_path was given"):
         main(["test", "--config", str(ROOT / "configs/digits/standard.yaml"), *options])
     (config,) = tmp_path.glob("runs/Digits/Standard/*/config.yaml")
