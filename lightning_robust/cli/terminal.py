@@ -18,14 +18,14 @@ from torch.nn.parameter import is_lazy
 from lightning_robust.callbacks import EpochLines, RobustProgressBar
 
 _NOISE = (
-    *("💡 Tip", "GPU available", "TPU available", "LOCAL_RANK", "Restor", "Loaded model weights"),
+    *("💡 Tip", "GPU available", "TPU available", "LOCAL_RANK", "Restoring states"),
     *("`Trainer.fit` stopped: `max_epochs", "Trainer already configured with model summary"),
 )
 """How messages of Lightning's begin that advertise, repeat what `StartLine` says, or say that all is well."""
 
 
 class StartLine(Callback):
-    """Prints what runs: method, net, number of parameters, devices, and the checkpoint if there is one."""
+    """Prints what runs: method, net, number of parameters and devices."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print it, before a strategy cuts the parameters up."""
@@ -34,17 +34,11 @@ class StartLine(Callback):
         net = getattr(pl_module, "net", pl_module)
         sizes = [(p.numel(), p.requires_grad) for p in pl_module.parameters() if not is_lazy(p)]
         total, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
-        frozen = "" if total == trained else f", {get_human_readable_count(trained)} of them trained"
+        size, some = (get_human_readable_count(n).strip() for n in (total, trained))
+        frozen = "" if total == trained else f", {some} of them trained"
         device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else "CPU"
         method = f"{type(pl_module).__name__}, {type(net).__name__}"
-        print(f"{method}: {get_human_readable_count(total)} parameters{frozen}, on {trainer.world_size} x {device}")
-        if trainer.ckpt_path is not None:
-            print(f"checkpoint {_tail(str(trainer.ckpt_path), get_console().width - 11)}")
-
-
-def _tail(text: str, width: int) -> str:
-    """Give the end of a text that is too long."""
-    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
+        print(f"{method}: {size} parameters{frozen}, on {trainer.world_size} x {device}")
 
 
 def with_terminal(trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,8 +75,16 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = self.format(record)
+        what, at, path = message.partition(" from the checkpoint at ")
+        if at and sys.stderr.isatty():
+            message = f"{what} from {_tail(path, get_console().width - len(what) - 6)}"
         if not message.startswith(_NOISE):
             print(message, file=sys.stderr)
+
+
+def _tail(text: str, width: int) -> str:
+    """Give the end of a text that is too long."""
+    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
 
 
 @contextmanager

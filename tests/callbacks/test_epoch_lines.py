@@ -1,6 +1,8 @@
 """One line an epoch, in every bar and in none."""
 
+import io
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import EpochLines, RobustEvaluation, RobustProgressBar
 from lightning_robust.defenses import AT
 from lightning_robust.threat import Threat
-from tests.helpers.ddp import quiet_trainer
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, plain_net
 from tests.helpers.foreign import ForeignModule, loader
 
@@ -60,3 +62,15 @@ def test_numbers_stand_below_each_other(tmp_path: Path, capsys: pytest.CaptureFi
     told = lines(capsys.readouterr().out)
     assert told[0].startswith("epoch  1/10  ")
     assert len({line.index("clean") for line in told}) == 1
+
+
+def test_one_rank_tells_the_mean_of_all() -> None:
+    def on(rank: int) -> tuple[list[str], float]:
+        with redirect_stdout(io.StringIO()) as told:
+            trainer = ddp_trainer(max_epochs=1, callbacks=[EpochLines()])
+            trainer.fit(AT(plain_net(), attack=ATTACK), Few())
+        return lines(told.getvalue()), float(trainer.callback_metrics["train/loss"])
+
+    (told, loss), (silent, _) = run_ddp(on)
+    assert [line.split("  ")[:2] for line in told] == [["epoch 1/1", f"loss {loss:.4f}"]]
+    assert not silent

@@ -1,12 +1,24 @@
 """What a person sees: the real commands in a terminal of 80 x 24, and their output in a job's log."""
 
+import io
+import logging
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning import Callback
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar, RichModelSummary, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_robust.callbacks import EpochLines
+from lightning_robust.cli.terminal import StartLine, calm, with_terminal
+from lightning_robust.defenses import Standard
+from tests.helpers.ddp import quiet_trainer
+from tests.helpers.few import Few, plain_net
 from tests.helpers.screen import Shown, screen
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +66,12 @@ def test_each_epoch_leaves_a_line_and_the_bar_goes(fit: Shown) -> None:
     lines = [match for line in fit.whole if (match := EPOCH.fullmatch(line))]
     assert [match[1] for match in lines] == ["1", "2", "3"]
     assert not any("━" in line for line in fit.whole)
+
+
+@pytest.mark.slow
+def test_the_checkpoint_is_named(test: Shown) -> None:
+    (line,) = (line for line in test.whole if "weights" in line)
+    assert re.fullmatch(r"Loaded model weights from …\S*/checkpoints/best-\S+\.ckpt", line)
 
 
 @pytest.mark.slow
@@ -106,6 +124,45 @@ def test_a_log_has_one_line_an_epoch_and_one_a_stage(
     stages = [line for line in log("test", f"--config={config}", *SLOW[2:]) if line.startswith("pgd50: ")]
     assert len(stages) == 1
     assert re.fullmatch(r"pgd50: accuracy <= [\d.]+%, \d+ samples in [\d.]+ s", stages[0])
+
+
+BARS = [RichProgressBar(), TQDMProgressBar()]
+SETTINGS = {"enable_progress_bar": None, "enable_model_summary": None}
+
+
+@pytest.mark.parametrize("given", [None, BARS[0], [*BARS[1:], RichModelSummary()]])
+def test_a_bar_and_a_summary_of_the_configs_own_stay(given: Any) -> None:
+    wanted = [given] if isinstance(given, Callback) else given or []
+    callbacks = with_terminal({**SETTINGS, "callbacks": given})["callbacks"]
+    assert [callback for callback in callbacks if callback in wanted] == wanted
+    for kind in (ProgressBar, EpochLines):
+        assert sum(isinstance(callback, kind) for callback in callbacks) == 1
+    assert sum(isinstance(callback, (ModelSummary, StartLine)) for callback in callbacks) == 1
+
+
+def test_what_is_turned_off_stays_off() -> None:
+    assert not with_terminal({**dict.fromkeys(SETTINGS, False), "callbacks": None})["callbacks"]
+
+
+def test_the_start_line_names_method_net_size_and_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    net = plain_net()
+    net[0].requires_grad_(False)
+    quiet_trainer(max_epochs=1, callbacks=[StartLine()]).fit(Standard(net), Few())
+    told = "Standard, Sequential: 91 parameters, 51 of them trained, on 1 x CPU"
+    assert capsys.readouterr().out.splitlines()[0] == told
+
+
+def test_a_message_of_lightnings_stands_where_stderr_is_and_advertisements_nowhere() -> None:
+    logger = logging.getLogger("lightning.pytorch")
+    before, logger.handlers = logger.handlers, [logging.StreamHandler(io.StringIO())]
+    try:
+        with calm(), redirect_stderr(io.StringIO()) as told:
+            rank_zero_info("💡 Tip: buy this")
+            rank_zero_info("Something happened")
+        assert told.getvalue() == "Something happened\n"
+        assert isinstance(logger.handlers[0], logging.StreamHandler)
+    finally:
+        logger.handlers = before
 
 
 OWN = """
