@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
+from rich import get_console
 
 from lightning_robust.callbacks.figures import save_figure
 from lightning_robust.callbacks.positions import Positions
@@ -117,7 +117,7 @@ class CorruptionAccuracy(Callback):
         title = f"{stage}: {report['n']} samples, accuracy in %"
         save_figure(trainer, corruption_figure(report, title), f"{stage}-corruptions", directory)
         if trainer.state.fn != "fit":
-            Console().print(corruption_table(report, title))
+            get_console().print(corruption_table(report, title))
 
 
 def _corruptions(loader: Any) -> CorruptionSuite | None:

@@ -3,6 +3,8 @@
 import logging
 import shlex
 import sys
+import textwrap
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,14 +89,26 @@ def _tail(text: str, width: int) -> str:
     return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
 
 
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Give a warning's text, without the place in the code where it is a word to the user."""
+    place = "" if issubclass(category, UserWarning) else f"{file}:{number}: {category.__name__}: "
+    text = f"warning: {place}{message}"
+    if sys.stderr.isatty():
+        text = textwrap.fill(text, get_console().width, break_long_words=False, break_on_hyphens=False)
+    return f"{text}\n"
+
+
 @contextmanager
 def calm() -> Iterator[None]:
-    """Leave out what Lightning says that nobody needs."""
-    logger = logging.getLogger("lightning.pytorch")
+    """Leave out what Lightning says that nobody needs, and fold what is longer than a line."""
+    logger, form = logging.getLogger("lightning.pytorch"), warnings.formatwarning
     handlers = logger.handlers
     if handlers:  # else someone else collects the messages
         logger.handlers = [_Messages()]
+    warnings.formatwarning = _warning
     try:
         yield
     finally:
-        logger.handlers = handlers
+        logger.handlers, warnings.formatwarning = handlers, form

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich import get_console
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from lightning_robust.attacks.base import Attack
@@ -146,7 +146,7 @@ def table(report: Mapping[str, Any], title: str) -> Table:
 
 def print_table(report: Mapping[str, Any], title: str) -> None:
     """Print the table of a report, and below it a training at another threat and each check that did not pass."""
-    console = Console()
+    console = get_console()  # where a Rich progress bar draws: printed above it, not into it
     console.print(table(report, title))
     if "trained_at" in report:
         console.print(f"trained at {report['trained_at']}, evaluated at {_threats(report)}", highlight=False)

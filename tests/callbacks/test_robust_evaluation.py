@@ -352,6 +352,7 @@ def test_the_progress_bar_follows_the_evaluation(
 ) -> None:
     """Samples done, in each attack to the end; and a bound on worst-case accuracy that only falls, to the result."""
     monkeypatch.setattr(progress, "_EVERY", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     lines: list[list[tuple[float, str]]] = []
 
     def watched(line: Any) -> Any:

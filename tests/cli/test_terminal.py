@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def test_nothing_wraps_and_nothing_is_advertised(command: str, request: pytest.F
 def test_a_wider_terminal_has_no_longer_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So what fitted into 80 columns had not been broken to fit."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    shown = screen([*COMMAND, *FIT, "--trainer.limit_train_batches=2"], folder, columns=160)
+    short = ["--trainer.limit_train_batches=2", "--trainer.log_every_n_steps=1"]
+    shown = screen([*COMMAND, *FIT, *short], folder, columns=160)
     assert max(len(line) for frame in [*shown.frames, shown.whole] for line in frame) <= 80
 
 
@@ -163,6 +165,17 @@ def test_a_message_of_lightnings_stands_where_stderr_is_and_advertisements_nowhe
         assert isinstance(logger.handlers[0], logging.StreamHandler)
     finally:
         logger.handlers = before
+
+
+def test_a_warning_is_a_sentence_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with calm():
+        told = warnings.formatwarning("word " * 30, UserWarning, "file.py", 3)
+        placed = warnings.formatwarning("old", FutureWarning, "file.py", 3)
+    assert told.startswith("warning: word word")
+    assert max(len(line) for line in told.splitlines()) <= 80
+    assert told.split()[1:] == ["word"] * 30
+    assert placed == "warning: file.py:3: FutureWarning: old\n"
 
 
 OWN = """
