@@ -93,7 +93,7 @@ def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """Give a warning's text, without the place in the code where it is a word to the user."""
-    place = "" if issubclass(category, UserWarning) else f"{file}:{number}: {category.__name__}: "
+    place = "" if issubclass(category, UserWarning) else f"{filename}:{lineno}: {category.__name__}: "
     text = f"warning: {place}{message}"
     if sys.stderr.isatty():
         text = textwrap.fill(text, get_console().width, break_long_words=False, break_on_hyphens=False)
