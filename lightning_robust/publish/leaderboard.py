@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lightning_robust.threat import radius_text
 from lightning_robust.types import to_float
 
 THREATS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -180,10 +181,7 @@ def _threat(report: Mapping[str, Any], key: str) -> str:
 
 def _radius(report: Mapping[str, Any], key: str) -> str:
     """As the leaderboards write it: 8/255 in linf, 0.5 in l2."""
-    threat = report["attacks"][key]["attack"]["threat"]
-    steps = 255 * threat["eps"]
-    in_steps = threat["norm"] == "linf" and round(steps) and abs(steps - round(steps)) < 1e-4
-    return f"{round(steps)}/255" if in_steps else f"{threat['eps']:g}"
+    return radius_text(report["attacks"][key]["attack"]["threat"]["eps"])
 
 
 def _percent(row: Mapping[str, Any]) -> str:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lightning_robust.threat import Threat
+
 
 def model_card(
     name: str,
@@ -52,7 +54,7 @@ def _front_matter(config: Mapping[str, Any], license: str | None) -> str:
 def _summary(config: Mapping[str, Any]) -> str:
     net, threat = config["net"], config["threat"]
     what = "An image classifier" if net is None else f"An image classifier, `{net['class_path']}`,"
-    against = f" against {_threat(threat)}" if threat else ""
+    against = f" against {Threat(**threat)}" if threat else ""
     sentences = [
         f"{what} trained by {config['defense']}{against}.",
         f"It takes images in [0, 1]{_of(config)}; normalisation is part of it.",
@@ -75,7 +77,7 @@ def _evaluation(report: Mapping[str, Any]) -> Iterator[str]:
         "95 % confidence intervals (Wilson)."
     )
     rows = [("clean", "", report["clean"])]
-    rows += [(key, _threat(row["attack"]["threat"]), row) for key, row in report["attacks"].items()]
+    rows += [(key, str(Threat(**row["attack"]["threat"])), row) for key, row in report["attacks"].items()]
     rows.append(("worst case", "", report["worst"]))
     lines = ["| evaluation | threat | accuracy | correct | 95 % interval |", "|---|---|---|---|---|"]
     for key, threat, row in rows:
@@ -95,14 +97,6 @@ def _use(name: str, config: Mapping[str, Any]) -> str:
     else:
         lines = ["from lightning_robust.models import load_weights", "", f'load_weights(net, "{name}").eval()']
     return _code("python", "\n".join([*lines, "logits = net(images)  # [b c h w] in [0, 1] to [b k]"]))
-
-
-def _threat(threat: Mapping[str, Any]) -> str:
-    """The radius as it was given: 8/255, or a number in as many digits as it needs, in steps of 1/255 if it is some."""
-    eps, steps = threat["eps"], 255 * threat["eps"] if isinstance(threat["eps"], (int, float)) else None
-    if steps is not None and round(steps) and abs(steps - round(steps)) < 1e-6:
-        eps = f"{round(steps)}/255"
-    return f"{threat['norm']} {eps if isinstance(eps, str) else f'{eps:g}'}"
 
 
 def _versions(what: str, versions: Mapping[str, str | None]) -> str:
