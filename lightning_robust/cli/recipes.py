@@ -41,7 +41,7 @@ def find_config(asked: str) -> str:
         ValueError: if there is neither a file nor a recipe of that name.
 
     Example:
-        >>> find_config("digits/at") == find_config("configs/digits/at.yaml") == str(recipes()["digits/at"])
+        >>> find_config("digits/at") == find_config("digits/at.yaml") == str(recipes()["digits/at"])
         True
     """
     is_text = any(mark in asked for mark in ("\n", "{", ": ", "://"))
