@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks import APGD, PGD, AutoAttack, Square
 from lightning_robust.attacks.base import Attack
-from lightning_robust.evaluation import soundness
+from lightning_robust.evaluation import black_box_checks, gradient_checks, soundness
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.gradient_checks import STEPS, more_steps
 from lightning_robust.evaluation.probe import Probe
@@ -88,8 +88,9 @@ def found(net: Any, norm: Norm = "linf", n: int = N, attack: Attack | None = Non
 @pytest.fixture
 def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a test asks only for checks that these attacks do not decide."""
-    monkeypatch.setattr(soundness, "STEPS", 2)
-    monkeypatch.setattr(soundness, "QUERIES", 5)
+    for module in (soundness, gradient_checks):
+        monkeypatch.setattr(module, "STEPS", 2)
+    monkeypatch.setattr(black_box_checks, "QUERIES", 5)
 
 
 def statuses(checks: list[Check]) -> dict[str, str]:
