@@ -60,6 +60,14 @@ class CW(MinimumNorm):
     Raises:
         ValueError: for a norm other than l2 and for a setting out of its range.
 
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = CW(Threat("l2", 0.5), steps=20)(net, x, y)
+        >>> bool((x_adv - x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-5)
+        True
+
     Paper: Carlini & Wagner 2017 (arXiv 1608.04644), section VI.A.
     Reference: carlini/nn_robust_attacks@00be112, l2_attack.py, untargeted.
     Deviates: 1000 steps by default instead of 10000; each sample stops by its own cost, not by the batch's.

@@ -45,6 +45,14 @@ class DeepFool(MinimumNorm):
     Raises:
         ValueError: for l1, and for a setting out of its range.
 
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = DeepFool(Threat("l2", 0.5))(net, x, y)
+        >>> bool((x_adv - x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-5)
+        True
+
     Paper: Moosavi-Dezfooli et al. 2016 (arXiv 1511.04599), algorithm 2, and section 3.3 for linf.
     Reference: bethgelab/foolbox@v3.3.4, attacks/deepfool.py, also for the 0.0001: without it steps cut by the clamp
     would come ever closer to the boundary and not cross it.

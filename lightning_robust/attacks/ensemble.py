@@ -27,6 +27,12 @@ class Ensemble(Attack):
 
     Raises:
         ValueError: for no attacks, different threat models, or a batch size < 1.
+
+    Example:
+        >>> from lightning_robust.attacks import PGD, Square
+        >>> ensemble = Ensemble({"pgd": PGD(Threat("linf", 0.15)), "square": Square()})
+        >>> [str(attack.threat) for attack in ensemble.stages.values()]
+        ['linf 0.15', 'linf 0.15']
     """
 
     def __init__(self, attacks: Mapping[str, Attack], batch_size: int | None = None) -> None:

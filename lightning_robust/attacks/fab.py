@@ -56,6 +56,14 @@ class FAB(MinimumNorm):
     Raises:
         ValueError: for a setting out of its range.
 
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = FAB(Threat("linf", "8/255"), steps=10)(net, x, y)
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
+
     Paper: Croce & Hein 2020 (arXiv 1907.02044), algorithm 1 and, for FAB-T, arXiv 2003.01690, section 5.
     Reference: fra31/auto-attack@a392200, autoattack/fab_base.py.
     Deviates: without targets, the reference looks at all classes, here at `candidates`; it starts again at eps / 2 from

@@ -92,6 +92,14 @@ class Square(Attack):
     Raises:
         ValueError: for less than one query or restart, or a p_init outside (0, 1].
 
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
+        >>> x_adv = Square(Threat("linf", "8/255"), queries=20)(net, x, y)
+        >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
+        True
+
     Paper: Andriushchenko et al. 2020 (arXiv 1912.00049), algorithms 1-3; l1: Croce & Hein 2021 (arXiv 2103.01208).
     Reference: fra31/auto-attack@a392200.
     Deviates: as in the paper's code (max-andr/square-attack@a9d0ef3), every sample has windows and signs of its own and

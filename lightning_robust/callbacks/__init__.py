@@ -1,4 +1,4 @@
-"""Callbacks that add attacks to any LightningModule."""
+"""Callbacks that add attacks, robust evaluation and figures to any LightningModule."""
 
 from lightning_robust.callbacks.adversarial_inputs import AdversarialInputs
 from lightning_robust.callbacks.attack_strength import AttackStrength

@@ -15,7 +15,7 @@ from lightning_robust.utils.checks import check_images, check_labels, check_logi
 
 
 class AdversarialInputs(Callback):
-    """Hands the module's `training_step` batches whose images are adversarial; the rest of the batch is as it was.
+    """Gives the module's `training_step` batches whose images are adversarial; the rest of a batch stays as it was.
 
     Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. The batch may be a
     tuple, named tuple, list or mapping; it is rebuilt around the new images, so no tensor of the data loader or of the
@@ -97,7 +97,7 @@ class AdversarialInputs(Callback):
 
 
 def _replaced(batch: Any, key: int | str, value: Tensor) -> Any:
-    """A new container with one element exchanged."""
+    """Return a new container of the same type with one element exchanged."""
     if isinstance(batch, Mapping):
         return {**batch, key: value}
     parts = [value if i == key else part for i, part in enumerate(batch)]

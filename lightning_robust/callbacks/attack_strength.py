@@ -1,4 +1,4 @@
-"""The training attack, weaker in some epochs than in others."""
+"""Schedules of the training attack's strength: its radius and number of steps by epoch."""
 
 from typing import Any
 
@@ -32,14 +32,14 @@ class AttackStrength(Callback):
         self._whole: PGD | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the attack as it is configured."""
+        """Remember the attack as it is configured, to put it back at the end."""
         attack = getattr(pl_module, "attack", None)
         if not isinstance(attack, PGD):
             raise TypeError(f"AttackStrength sets a defense's attack, but {type(pl_module).__name__} has none.")
         self._whole = attack
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Set this epoch's."""
+        """Set the radius and the number of steps of this epoch."""
         assert self._whole is not None
         attack = self._whole
         if self.eps is not None:
@@ -51,10 +51,10 @@ class AttackStrength(Callback):
         pl_module.log("train/attack_steps", float(attack.steps))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Put the attack back."""
+        """Put the attack back as it was configured."""
         if self._whole is not None:
             pl_module.attack, self._whole = self._whole, None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the attack back."""
+        """Put the attack back as it was configured."""
         self.on_fit_end(trainer, pl_module)

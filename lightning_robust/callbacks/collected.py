@@ -1,4 +1,4 @@
-"""What the evaluation of one data loader has collected, and what was found out about it."""
+"""The samples that the evaluation of one data loader has collected, and the results for them."""
 
 from typing import Any
 
@@ -14,7 +14,11 @@ from lightning_robust.types import Batch
 
 
 class Collected:
-    """The samples of one data loader, this rank's share."""
+    """Holds this rank's share of one data loader's samples.
+
+    Args:
+        positions: counts through the loader; None on a rank that saw none of its batches.
+    """
 
     samples: Samples
     """This rank's samples, once they are settled."""
@@ -48,7 +52,7 @@ class Collected:
         self.samples = Samples.collect(self.batches)
 
     def drawn(self, name: str) -> Examples:
-        """The samples to draw under this attack, in the order of their index."""
+        """Return the samples to draw under this attack, in the order of their index."""
         place = {int(index): i for i, index in enumerate(self.found.index)}
         pairs = sorted(self.examples[name].items())
         rows = torch.tensor([place[index] for index, _ in pairs])

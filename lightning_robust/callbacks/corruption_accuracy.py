@@ -20,7 +20,7 @@ from lightning_robust.types import as_batch
 
 
 class CorruptionAccuracy(Callback):
-    """Accuracy at each corruption and severity, their means, and mCE, in `test`, `validate` and fit's validation.
+    """Reports accuracy at each corruption and severity, their means, and mCE, in `test` and every validation.
 
     Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. It counts the loaders
     over a `CorruptionSuite` (of `CIFAR10C`, `CIFAR100C`, `ImageNetC`, `CommonCorruptions`) and no others, each sample
@@ -51,7 +51,7 @@ class CorruptionAccuracy(Callback):
         self._error: CorruptionError | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin counting."""
+        """Reset the counts for the loaders of this epoch."""
         loop: Any = trainer._evaluation_loop
         self._positions = [Positions(trainer, i) for i in range(len(loop._combined_loader.flattened))]
         groups = dict.fromkeys(g for p in self._positions for g in getattr(_corruptions(p.loader), "groups", []))
@@ -73,7 +73,7 @@ class CorruptionAccuracy(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count the batch."""
+        """Count the batch's correct predictions by corruption."""
         positions = self._positions[dataloader_idx]
         corruptions = _corruptions(positions.loader)
         if corruptions is None or self._error is None or trainer.sanity_checking:
@@ -95,7 +95,7 @@ class CorruptionAccuracy(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log, write, draw and print."""
+        """Log the accuracies, write the report and the figure, and print the table."""
         if self._error is None or trainer.sanity_checking:
             return
         stage, errors = "test" if trainer.testing else "val", self._error.compute()
@@ -121,7 +121,7 @@ class CorruptionAccuracy(Callback):
 
 
 def _corruptions(loader: Any) -> CorruptionSuite | None:
-    """The corruptions that a loader runs over, if it does."""
+    """Return the corruptions that a loader runs over, or None."""
     dataset = getattr(loader, "dataset", None)
     dataset = dataset.dataset if isinstance(dataset, Indexed) else dataset
     return dataset if isinstance(dataset, CorruptionSuite) else None

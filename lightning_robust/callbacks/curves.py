@@ -11,7 +11,7 @@ from lightning_robust.callbacks.run_folder import run_folder
 
 
 class Curves(Callback):
-    """After each epoch, draws logged numbers against the epoch, one panel each, into `figures/curves.png`.
+    """Draws logged numbers against the epoch, one panel each, into `figures/curves.png` after each epoch.
 
     Args:
         names: of the numbers, as logged: "train/gap", say. One that is not logged is left out.
@@ -23,7 +23,7 @@ class Curves(Callback):
         self.history: dict[str, dict[int, float]] = {name: {} for name in names}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take note, and draw."""
+        """Record the epoch's numbers and draw the curves."""
         metrics = trainer.callback_metrics  # on every rank: metrics are exchanged when they are read
         for name in self.names:
             if name in metrics:
@@ -33,16 +33,16 @@ class Curves(Callback):
             save_figure(trainer, curves(self.history), "curves", directory)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was noted so far."""
+        """Return the numbers recorded so far."""
         return {"history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the numbers recorded before the run was interrupted."""
         self.history = {name: state_dict["history"].get(name, {}) for name in self.names}
 
 
 def curves(history: dict[str, dict[int, float]]) -> Figure:
-    """One panel for each number: its values by epoch."""
+    """Return a figure with one panel for each number: its values by epoch."""
     figure = Figure(figsize=(3.6 * max(len(history), 1), 3), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, values) in zip(

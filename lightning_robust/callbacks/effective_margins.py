@@ -1,4 +1,4 @@
-"""Effective margins and weight norms, watched during validation and test."""
+"""Effective margins and effective weight norms, logged in validation and test."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class EffectiveMargins(Callback):
         disable_inference_mode(trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin counting."""
+        """Reset the means for this epoch."""
         for metric in (self.margin, self.norm):
             metric.to(pl_module.device)
             metric.reset()
@@ -46,7 +46,7 @@ class EffectiveMargins(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measure the batch."""
+        """Measure the margins and norms of the batch."""
         if not trainer.sanity_checking:
             given = as_batch(batch)
             with full_precision(given.x):
@@ -56,7 +56,7 @@ class EffectiveMargins(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the means."""
+        """Log the means over the epoch's samples."""
         if not trainer.sanity_checking:
             stage = "test" if trainer.testing else "val"
             pl_module.log(f"{stage}/effective_margin", self.margin.compute(), sync_dist=True)

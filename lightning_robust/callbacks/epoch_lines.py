@@ -23,7 +23,7 @@ class EpochLines(Callback):
         self._validated = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the time."""
+        """Record when the epoch began."""
         self._begun, self._validated = time.monotonic(), False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -31,7 +31,7 @@ class EpochLines(Callback):
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line."""
+        """Print the line of the epoch that ends."""
         metrics = trainer.callback_metrics  # on every rank: the means are taken over all of them
         if not trainer.is_global_zero:
             return

@@ -14,7 +14,15 @@ from lightning_robust.callbacks.figure_loggers import log_figure
 
 
 class Examples(NamedTuple):
-    """A few samples under attack: images and examples [b c h w], labels, classes predicted before and after [b]."""
+    """A few samples under attack, to be drawn.
+
+    Args:
+        x: clean images [b c h w].
+        x_adv: adversarial examples [b c h w].
+        y: labels [b].
+        before: classes predicted on the clean images [b].
+        after: classes predicted on the examples [b].
+    """
 
     x: Tensor
     x_adv: Tensor
@@ -24,7 +32,7 @@ class Examples(NamedTuple):
 
 
 def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None = None) -> Figure:
-    """One column a sample: clean, adversarial, magnified perturbation; predictions in the titles, red where wrong.
+    """Return a figure with one column a sample: clean, adversarial, magnified perturbation; titles are predictions.
 
     Args:
         examples: what to show.

@@ -24,7 +24,7 @@ class PseudoLabels(Callback):
         self._labels: list[torch.Tensor] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin collecting."""
+        """Refuse several devices, and forget earlier labels."""
         if trainer.world_size > 1:
             raise ValueError("PseudoLabels needs one device: run predict with --trainer.devices 1.")
         self._labels = []
@@ -38,10 +38,10 @@ class PseudoLabels(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect the largest logit's class."""
+        """Collect the class of the largest logit of each image."""
         self._labels.append(outputs.argmax(1).cpu())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file."""
+        """Write the labels to the archive."""
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(self.path, label=torch.cat(self._labels).numpy())

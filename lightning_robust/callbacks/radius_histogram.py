@@ -12,7 +12,7 @@ from lightning_robust.callbacks.run_folder import run_folder
 
 
 class RadiusHistogram(Callback):
-    """After each epoch of a defense that keeps a radius for every sample, draws their histogram.
+    """Draws a histogram of the radii after each epoch of a defense that keeps one for every sample.
 
     Writes `figures/radii-epoch<n>.png` in the run directory, and shows it in loggers that take figures.
 
@@ -30,7 +30,7 @@ class RadiusHistogram(Callback):
         self.every_n_epochs = every_n_epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Exchange the radii between ranks and draw them."""
         radii: Any = getattr(pl_module, "radii", None)
         if radii is None:
             raise TypeError(f"{type(pl_module).__name__} keeps no radii to draw: RadiusHistogram is for IAAT.")
@@ -45,7 +45,7 @@ class RadiusHistogram(Callback):
 
 
 def radius_figure(radii: torch.Tensor, title: str) -> Figure:
-    """A histogram of radii [n], in pixels in [0, 1], with their median."""
+    """Return a histogram of radii [n], in pixels in [0, 1], with their median."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

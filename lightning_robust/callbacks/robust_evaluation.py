@@ -1,4 +1,4 @@
-"""Robust accuracy in Lightning's own evaluation loops, for any LightningModule."""
+"""Robust accuracy of any LightningModule, in Lightning's own evaluation loops."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -142,7 +142,7 @@ class RobustEvaluation(BestReport):
         disable_inference_mode(trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin collecting."""
+        """Forget the samples of the last epoch."""
         self._loaders, self._evaluated = {}, False
 
     on_test_epoch_start = on_validation_epoch_start
@@ -188,7 +188,7 @@ class RobustEvaluation(BestReport):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log, write and draw."""
+        """Log the accuracies, write the report and draw the figures."""
         if trainer.sanity_checking:
             return
         if not self._evaluated:  # a loader of unknown length
@@ -225,7 +225,7 @@ class RobustEvaluation(BestReport):
     on_test_end = on_validation_end
 
     def _evaluate(self, trainer: Trainer, net: LightningModule) -> None:
-        """Attack what was collected, and let all ranks know what was found."""
+        """Attack the samples that were collected, and gather the results on all ranks."""
         self._evaluated = True
         fitting = trainer.state.fn == "fit"
         for i in range(max(gather_objects(max(self._loaders, default=-1))) + 1):
@@ -254,7 +254,7 @@ class RobustEvaluation(BestReport):
     def _restore(
         self, trainer: Trainer, net: LightningModule, i: int, loader: "Collected", run: Evaluation
     ) -> Callable[[], None]:
-        """Take up what an earlier, killed evaluation had found; gives the function that saves."""
+        """Restore the results of an earlier evaluation that was killed, and return the function that saves them."""
         attacks = {name: describe(attack) for name, attack in self._running.items()}
         stage = "test" if trainer.testing else "validate"
         settings = {"stage": stage, "attacks": attacks, "seed": self.seed, "precision": self.precision}
@@ -290,7 +290,7 @@ class RobustEvaluation(BestReport):
         return {**evaluated_in(trainer), **settings, **trained}
 
     def draws_after(self, epoch: int, max_epochs: int | None) -> bool:
-        """Whether the validation after this epoch of a fit draws its figures."""
+        """Return whether the validation after this epoch of a fit draws its figures."""
         return self.figure_samples > 0 and (epoch + 1 == max_epochs or epoch % self.figure_every_n_epochs == 0)
 
     def _leave(self, trainer: Trainer, loader: "Collected", directory: Path, suffix: str) -> None:

@@ -1,1 +1,1 @@
-"""The command line `lightning-robust`."""
+"""The command line `lightning-robust`: training, evaluation, recipes and publishing."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and the last one of a run."""
+"""Checkpoints that are never left half written, and the last checkpoint of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lightning_robust.utils.messages import describe_error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, each written beside its place and then moved there at once.
+    """Writes Lightning's checkpoints atomically: each beside its place, and then moved there at once.
 
     Lightning writes them where temporary files lie. Where that is another file system than the checkpoint's, as on most
     clusters, it then copies, and a kill or a full disk in the middle spoils the checkpoint that was there before
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint.
+        """Read a checkpoint from a file or folder.
 
         Raises:
             FileNotFoundError: if it is not there.
@@ -67,7 +67,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """`last.ckpt`, beside the best ones: after every epoch, or as often as the best one is looked for by steps or time.
+    """Saves `last.ckpt` after every epoch, or as often as the best checkpoint is looked for by steps or time.
 
     Lightning's `save_last` writes only where the best one changed, so a killed run would go on from the best
     (https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.6/src/lightning/pytorch/callbacks/model_checkpoint.py).
@@ -92,7 +92,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Its own: another checkpointing of the same settings is another one."""
+        """The key of its state, which no other checkpoint callback of the same settings shares."""
         return type(self).__qualname__
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -117,7 +117,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def newest_checkpoint(trainer: Trainer, asked: str | None) -> str | None:
-    """The checkpoint that a job goes on from when "last" is asked for, or nothing and a scheduler's signal left one.
+    """Return the checkpoint that a job resumes from if "last" is asked for, or none and a scheduler's signal left one.
 
     Lightning's "last" knows none of those that a signal leaves (`hpc_ckpt_<number>.ckpt`), and without it Lightning
     takes those, however old. Anything else that is asked for stays as it is.

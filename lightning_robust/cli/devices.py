@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 def processes(accelerator: Any, devices: Any, num_nodes: int) -> int:
-    """How many processes a trainer with these settings runs, as far as it can be told before it is built."""
+    """Return the number of processes of a trainer with these settings, as far as it can be told before it is built."""
     if devices in ("auto", -1, "-1"):
         each = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 1
     elif isinstance(devices, str):
@@ -19,12 +19,12 @@ def processes(accelerator: Any, devices: Any, num_nodes: int) -> int:
 
 
 def rank() -> int:
-    """Number of this process among the run's, as the environment or Lightning tells it; 0 where nothing does."""
+    """Return the rank of this process, as the environment or Lightning tells it; 0 where neither does."""
     return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
 def fitting_ddp(accumulate_grad_batches: int = 1) -> DDPStrategy:
-    """DDP as it suits a defense: the training graph is the same in every step, and every parameter is in it.
+    """Return DDP as it suits a defense: the training graph is the same in every step and holds every parameter.
 
     But where gradients accumulate, a static graph crashes or leaves ranks apart
     (https://github.com/pytorch/pytorch/pull/187732).

@@ -9,7 +9,7 @@ from lightning_robust.utils.messages import did_you_mean
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line.
+    """Run the command line `lightning-robust`.
 
     What is refused is told in one sentence, with exit status 2; a bug shows its traceback, with status 1. A check of
     the evaluation that does not pass under `--evaluation.strict true` ends with status 3. `--traceback` anywhere on the

@@ -1,4 +1,4 @@
-"""Command-line errors in one line: which key, what is wrong with it, and the nearest right name."""
+"""Errors of the command line in one line: which key, what is wrong with it, and the nearest right name."""
 
 import importlib
 import inspect
@@ -23,7 +23,7 @@ _CALLABLE = re.compile(r"Type [\w.]*Callable\[.*\] expects a function or a calla
 
 
 class Parser(LightningArgumentParser):
-    """LightningArgumentParser that explains instead of printing every type it tried."""
+    """A LightningArgumentParser that explains an error instead of printing every type it tried."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the explanation and exit with status 2; raise it where `exit_on_error` is off or a traceback is wanted.
@@ -40,7 +40,7 @@ class Parser(LightningArgumentParser):
 
 
 def explain(message: str) -> str:
-    """The deepest line of jsonargparse's tree of attempts, with the keys that lead to it and a suggestion."""
+    """Return the deepest line of jsonargparse's tree of attempts, with the keys that lead to it and a suggestion."""
     message = _CALLABLE.sub("", message)
     lines = [(len(raw) - len(text), text) for raw in message.splitlines() if (text := raw.lstrip(" -")).strip()]
     leaves = [(indent, text) for indent, text in lines if not _NOISE.search(text)]
@@ -66,7 +66,7 @@ def explain(message: str) -> str:
 
 
 def _suggest(text: str, owner: str | None, lines: list[tuple[int, str]] | None = None) -> str:
-    """The line itself, and which name may have been meant."""
+    """Return the line itself, and which name may have been meant."""
     text, _, given = text.partition(". Got value: Namespace(")
     built = re.match(r"class_path='([\w.]+)'", given)
     owner = built[1] if built else owner
@@ -90,7 +90,7 @@ def _suggest(text: str, owner: str | None, lines: list[tuple[int, str]] | None =
 
 
 def _settings(cls: Any) -> list[str]:
-    """Names of a constructor's arguments, those it hands on to its bases included."""
+    """Return the names of a constructor's arguments, including those that it hands on to its bases."""
     classes = inspect.getmro(cls) if inspect.isclass(cls) else (cls,)
     found = {p for c in classes if c is not object for p in inspect.signature(c).parameters}
     return sorted(found - {"self", "args", "kwargs"})

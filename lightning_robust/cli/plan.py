@@ -1,4 +1,4 @@
-"""How long a recipe will take on the machine at hand, from a few of its steps: `lightning-robust plan`."""
+"""`lightning-robust plan`: how long a recipe will take on this machine, measured by a few of its steps."""
 
 import resource
 import statistics
@@ -21,7 +21,7 @@ from lightning_robust.utils.messages import duration
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe will take, in seconds on the devices at hand.
+    """The time and memory that a recipe will take, in seconds on the devices at hand.
 
     Args:
         epochs: of the recipe.
@@ -47,11 +47,11 @@ class Plan:
 
     @property
     def test(self) -> float:
-        """Of all attacks."""
+        """Seconds that all attacks of the test take together."""
         return sum(self.attacks.values())
 
     def table(self, devices: Sequence[int]) -> Table:
-        """For the screen: on the devices at hand, and on others of their kind."""
+        """Return a table for the screen: for the devices at hand, and for other numbers of their kind."""
         kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         table = Table(title=f"{self.epochs} epochs of {self.steps} steps on {self.devices} x {kind}")
         table.add_column("what")
@@ -134,7 +134,7 @@ class RobustTrainer(Trainer):
         return self.planned
 
     def _drawing(self, stopwatch: Stopwatch, epochs: int, every: int) -> tuple[float, int]:
-        """What the figures of a validation take, taken out of those that were measured, and how often they come."""
+        """Take the seconds of a validation's figures out of the epochs; return them and how often they are drawn."""
         evaluation = self._evaluation()
         draws = [e for e in range(epochs) if evaluation and evaluation.draws_after(e, epochs)]
         measured = list(zip(stopwatch.chosen, stopwatch.measured, strict=True))
@@ -151,13 +151,13 @@ class RobustTrainer(Trainer):
         return next((c for c in self.callbacks if isinstance(c, RobustEvaluation)), None)  # type: ignore[attr-defined]
 
     def _batches(self) -> tuple[int, int]:
-        """Of an epoch and of a validation without limits."""
+        """Return the number of batches of an epoch and of a validation, without Lightning's limits."""
         train: Any = self.train_dataloader
         val: Any = self.val_dataloaders or ()
         return len(train), sum(len(loader) for loader in (val if isinstance(val, (list, tuple)) else (val,)))
 
     def _attacks(self, model: Any, datamodule: Any, seconds: float) -> dict[str, float]:
-        """Seconds of each attack on the test set, on the devices at hand."""
+        """Return the seconds of each attack on the test set, on the devices at hand."""
         evaluation = self._evaluation()
         datamodule.setup("test")
         loader = datamodule.test_dataloader()
@@ -172,17 +172,17 @@ class RobustTrainer(Trainer):
 
 
 def _least(limit: int | float, steps: int) -> int | float:
-    """What Lightning is to be limited to: a number of batches, or a share if that is all of them or none."""
+    """Return Lightning's limit for the measurement: a number of batches, or a share if that is all or none."""
     return min(limit, steps) if isinstance(limit, int) or limit > 1 else (steps if limit else 0)
 
 
 def _batches(limit: int | float, n: int) -> int:
-    """How many of n batches Lightning's limit leaves."""
+    """Return how many of n batches Lightning's limit leaves."""
     return int(n * limit) if isinstance(limit, float) and limit <= 1 else min(n, int(limit))
 
 
 def _peak_memory() -> float:
-    """MiB: of the GPU if there is one, else of the process."""
+    """Return the peak memory in MiB: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -55,7 +55,14 @@ def find_config(asked: str) -> str:
 
 
 class Recipe(NamedTuple):
-    """What a recipe is about."""
+    """What a recipe is about: its paper, data and net.
+
+    Args:
+        name: the name under which `--config` finds it, such as "digits/at".
+        paper: authors and year, or "" where none is named.
+        data: class of the data module.
+        net: the net as papers write it, such as WRN-34-10.
+    """
 
     name: str
     paper: str

@@ -38,6 +38,9 @@ class RobustCLI(LightningCLI):
     Each run has a folder of its own, `<default_root_dir or runs>/<data>/<model>/<run>/`. Under SLURM and torchrun its
     name is made of the job and the config, so that a restarted job finds its own checkpoint again and no other job's.
     Whatever the loggers, it holds `config.yaml`, `metrics.csv`, `robustness.json`, figures and checkpoints.
+
+    Args:
+        args: the words after the command's name; by default the process's own.
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
@@ -63,11 +66,11 @@ class RobustCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, and `plan`."""
+        """Return Lightning's subcommands, and `plan`."""
         return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Evaluation and checkpointing have their own sections in a config."""
+        """Give evaluation and checkpointing their own sections in a config."""
         parser.add_lightning_class_args(RobustEvaluation, "evaluation")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -109,7 +112,7 @@ class RobustCLI(LightningCLI):
             self.parser.error(str(error), error)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, with a folder of its own."""
+        """Build the trainer with a folder of its own."""
         given = self._get(self.config_init, "trainer")
         root = Path(given["default_root_dir"] or "runs").expanduser()
         place = Path(root, type(self.datamodule).__name__, type(self.model).__name__)
@@ -159,14 +162,14 @@ class RobustCLI(LightningCLI):
                 ) from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """What the trainer's method gets; a job that goes on does so from its newest checkpoint."""
+        """Return the arguments of the trainer's method; a job that restarts resumes from its newest checkpoint."""
         given = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand == "fit":
             given["ckpt_path"] = newest_checkpoint(self.trainer, given["ckpt_path"])
         return given
 
     def before_validate(self) -> None:
-        """`RobustEvaluation` prints the table."""
+        """Leave the table to `RobustEvaluation`, which prints its own."""
         self.config_init[self.subcommand]["verbose"] = False
 
     before_test = before_validate

@@ -1,4 +1,4 @@
-"""How a run's folder is called, so that a restarted job finds its own again and no other's."""
+"""The name of a run's folder, by which a restarted job finds its own folder and no other's."""
 
 import hashlib
 import os

@@ -17,7 +17,7 @@ class SaveRunConfig(SaveConfigCallback):
         """Write nothing yet: a run that is refused leaves nothing."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the config."""
+        """Write the config into the run's folder."""
         if self.already_saved or not trainer.is_global_zero:
             return
         path = run_folder(trainer) / self.config_filename

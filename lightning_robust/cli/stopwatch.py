@@ -1,4 +1,4 @@
-"""Measures a few steps of a recipe: what each part of an epoch takes, and an attack."""
+"""Measurement of a recipe by a few of its steps: each part of an epoch, and an attack."""
 
 import statistics
 import time
@@ -21,7 +21,7 @@ PROBES = 5
 
 
 def now() -> float:
-    """Seconds, after the device's queued work."""
+    """Return the time in seconds, after the device's queued work is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -29,7 +29,7 @@ def now() -> float:
 
 @dataclass
 class Epoch:
-    """Seconds of a measured epoch."""
+    """The seconds that the parts of a measured epoch took."""
 
     began: float
     ends: list[float] = field(default_factory=list)  # of its steps
@@ -39,12 +39,12 @@ class Epoch:
 
     @property
     def step(self) -> float:
-        """Of a step, loading and logging included; the first one of an epoch waits for the loader to start."""
+        """Seconds of a step, with loading and logging; the first step of an epoch waits for the loader to start."""
         gaps = [b - a for a, b in pairwise(self.ends)]
         return statistics.median(gaps) if gaps else self.ends[0] - self.began
 
     def whole(self, steps: int, validations: float) -> float:
-        """Of the epoch with so many steps, and so many times the validation that was measured."""
+        """Return the seconds of the epoch with so many steps, and so many times the validation that was measured."""
         first = self.ends[0] - self.began
         return first + (steps - 1) * self.step + validations * self.validation + self.rest
 
@@ -54,6 +54,9 @@ class Stopwatch(Callback):
 
     A label is the net's own prediction, so that methods and attacks which leave wrong samples alone have all the work
     that they would have with a trained net.
+
+    Args:
+        epochs: number of epochs of the recipe.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -64,11 +67,11 @@ class Stopwatch(Callback):
         self.began, self.aside = now(), 0.0
 
     def clock(self) -> float:
-        """Seconds, less what was spent on labels."""
+        """Return the time in seconds, less what was spent on labels."""
         return now() - self.aside
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Time the attacks."""
+        """Wrap the module's `generate` to time its attacks."""
         generate = pl_module.generate
 
         def timed(batch: Any) -> Any:
@@ -80,14 +83,14 @@ class Stopwatch(Callback):
         pl_module.generate = timed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """The epoch before, if any, is over."""
+        """Close the epoch before, if there was one, and open this one."""
         self._settle()
         self.measured.append(Epoch(self.clock()))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Replace the labels."""
+        """Replace the labels by the net's own predictions."""
         began = now()
         given = as_batch(batch)
         given.y.copy_(logits_no_grad(pl_module, given.x).argmax(1))
@@ -96,16 +99,16 @@ class Stopwatch(Callback):
     on_validation_batch_start = on_train_batch_start
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        """Note the time."""
+        """Record when the step ended."""
         self.measured[-1].ends.append(self.clock())
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Note the time."""
+        """Record when the validation began."""
         if self.measured:
             self.measured[-1].validation -= self.clock()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Note the time."""
+        """Record when the validation ended."""
         if self.measured:
             self.measured[-1].validation += self.clock()
 
@@ -118,7 +121,7 @@ class Stopwatch(Callback):
         progress.processed, progress.completed = self.chosen[len(self.measured)], self.chosen[len(self.measured)] - 1
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """The last epoch is over."""
+        """Close the last epoch and unwrap `generate`."""
         self._settle()
         del pl_module.generate
 
@@ -129,11 +132,11 @@ class Stopwatch(Callback):
 
 
 class _Enough(Exception):
-    """An attack has run long enough to be extrapolated."""
+    """Raised where an attack has run long enough to be extrapolated."""
 
 
 def attack_seconds(attack: Callable[..., Tensor], net: Any, x: Tensor, limit: float = 10.0) -> float:
-    """Of an attack on these images [b c h w], labelled as the net predicts; after `limit` seconds extrapolated.
+    """Return the seconds of an attack on images [b c h w], labelled as predicted; extrapolated after `limit` seconds.
 
     An upper bound: of a trained net some samples are misclassified or broken early, and leave.
     """

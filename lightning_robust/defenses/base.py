@@ -66,6 +66,18 @@ class Defense(LightningModule, ABC):
         ValueError: for a net without parameters, an attack that leads towards the labels, or another precision of it;
             in the first step, for images outside [0, 1] and the like; before it, for `base_batch_size` without a data
             module that has a batch size, or with a schedule that sets rates of its own.
+
+    Example:
+        >>> from lightning_robust.models import SmallConvNet
+        >>> class CleanAndAdversarial(Defense):
+        ...     def loss(self, batch, views):
+        ...         logits, logits_adv = self.net(batch.x), self.net(views.adv)
+        ...         total = cross_entropy(logits, batch.y) + cross_entropy(logits_adv, batch.y)
+        ...         return Losses(total, {}, logits_adv)
+        >>> model = CleanAndAdversarial(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2))
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+        >>> model.loss(batch, model.generate(batch)).total.shape
+        torch.Size([4])
     """
 
     _hook_parts = ("net", "attack", "reweighting", "regularizers", "weight_perturbation", "optimizer", "scheduler")

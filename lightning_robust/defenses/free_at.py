@@ -33,6 +33,14 @@ class FreeAT(AT):
     Raises:
         ValueError: for fewer than one replay, an attack with settings that are not used, or where gradients accumulate.
 
+    Example:
+        >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.models import SmallConvNet
+        >>> model = FreeAT(SmallConvNet(in_channels=1, num_classes=10), replays=4, attack=PGD(Threat("linf", 0.15)))
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+        >>> bool((model.generate(batch).adv == batch.x).all())  # the noise starts at 0
+        True
+
     Paper: Shafahi et al. 2019 (arXiv 1904.12843), algorithm 1.
     Reference: mahyarnajibi/FreeAdversarialTraining@e185c84.
     """
@@ -105,7 +113,7 @@ class FreeAT(AT):
         checkpoint["noise"] = torch.stack(noise or [self.noise.cpu()])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore this rank's noise."""
+        """Restore this rank's noise from the checkpoint."""
         super().on_load_checkpoint(checkpoint)
         if (noise := checkpoint.get("noise")) is not None:
             self.noise = noise[self.global_rank % len(noise)].clone()

@@ -51,6 +51,15 @@ class IAAT(AT):
         ValueError: for settings out of range, "lazy" where batch norms let samples see each other, or batches without
             index.
 
+    Example:
+        >>> from lightning_robust.models import SmallConvNet
+        >>> model = IAAT(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2), warmup=0)
+        >>> model.radii.prepare(4, torch.device("cpu"))  # Lightning's fit does so, for the whole training set
+        >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4), index=torch.arange(4))
+        >>> views = model.generate(batch)
+        >>> model.radii.values.shape
+        torch.Size([4])
+
     Paper: Balaji et al. 2019 (arXiv 1910.08051), algorithms 1 and 2.
     Reference: yogeshbalaji/Instance_Adaptive_Adversarial_Training@49f5f14; to reproduce it, `probing="all"` and
     `attack_bn="train"`.
@@ -181,6 +190,6 @@ class IAAT(AT):
         checkpoint["radii"] = self.radii.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the radii."""
+        """Restore the radii from the checkpoint."""
         super().on_load_checkpoint(checkpoint)
         self.radii.load_state_dict(checkpoint["radii"])

@@ -13,7 +13,11 @@ from lightning_robust.types import Net
 
 
 class WithGradient(nn.Module):
-    """Wraps a net so that its input gradient is zero where it has none at all; so attacks can run on it."""
+    """Wraps a net so that its input gradient is zero where it has none at all; so attacks can run on it.
+
+    Args:
+        net: images [b c h w] to logits [b k].
+    """
 
     def __init__(self, net: Net) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""What leaves the machine: exported weights, model cards, leaderboard entries."""
+"""Publishing: exported weights, model cards and leaderboard entries."""

@@ -1,4 +1,4 @@
-"""Trained nets to share: `lightning-robust export` and `lightning-robust push`."""
+"""Export of trained nets for others: `lightning-robust export` and `lightning-robust push`."""
 
 import json
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ REPORT, CARD = "robustness.json", "README.md"
 def export_weights(
     ckpt_path: str, folder: str, evaluation: str | None = None, name: str | None = None, license: str | None = None
 ) -> str:
-    """Write a trained net with all that others need to use and to judge it; gives the folder.
+    """Write a trained net with what others need to use and to judge it, and return the folder.
 
     `model.safetensors` holds the net's weights alone (with Lightning's weight averaging the averaged ones),
     `config.json` which net it is, its training and the checksums, `README.md` the model card with the run's
@@ -96,7 +96,7 @@ def export_weights(
 
 
 def push_weights(folder: str, repo_id: str, private: bool = True) -> str:
-    """Upload an exported folder to the Hugging Face Hub; gives the address.
+    """Upload an exported folder to the Hugging Face Hub and return its address.
 
     Args:
         folder: what `export_weights` wrote; nothing else in it is uploaded.

@@ -1,4 +1,4 @@
-"""A result in the form of RobustBench's leaderboard: `lightning-robust leaderboard`."""
+"""Results in the form of RobustBench's leaderboard: `lightning-robust leaderboard`."""
 
 import json
 import re
@@ -14,7 +14,12 @@ THREATS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 class Benchmark(NamedTuple):
-    """What a leaderboard compares at: the radius as it is written there, and the number of test images."""
+    """What a leaderboard compares at.
+
+    Args:
+        eps: the radius as it is written there.
+        n: number of test images.
+    """
 
     eps: str
     n: int
@@ -45,7 +50,7 @@ def model_info(
     attack: str | None = None,
     any_setting: bool = False,
 ) -> dict[str, Any]:
-    """The fields of a file in RobustBench's `model_info/<dataset>/<threat>`, in its order; accuracies in percent.
+    """Return the fields of a file in RobustBench's `model_info/<dataset>/<threat>`, with accuracies in percent.
 
     "unreliable" is whether a check of the evaluation failed. Where other attacks of the same evaluation broke further
     samples, the worst case is "external", as for an adaptive attack.
@@ -101,7 +106,7 @@ def model_info(
 
 
 def evaluation_log(report: Mapping[str, Any]) -> str:
-    """What was evaluated, how, and the accuracy after each attack and each of its parts, as Markdown."""
+    """Return as Markdown what was evaluated, how, and the accuracy after each attack and each of its parts."""
     weights, n = report.get("checkpoint") or {"weights": "as the net was built"}, report["n"]
     lines = [f"- {key}: {value}" for key, value in {**weights, **report["versions"]}.items()]
     lines += [f"- {key}: {report[key]}" for key in ("seed", "devices", "precision") if key in report]
@@ -158,7 +163,7 @@ def _chosen(report: Mapping[str, Any], attack: str | None, any_setting: bool) ->
 
 
 def _faults(report: Mapping[str, Any], key: str, benchmark: Benchmark | None) -> list[str]:
-    """In what the result is not the benchmark's."""
+    """Return in what the result differs from what the benchmark asks for."""
     if benchmark is None:
         return [f"it has no leaderboard for {_threat(report, key)}"]
     eps, n = report["attacks"][key]["attack"]["threat"]["eps"], report["n"]

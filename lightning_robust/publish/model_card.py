@@ -1,4 +1,4 @@
-"""The page that goes with published weights: what was trained how, and how robust it was found to be."""
+"""Model cards: the page that says how published weights were trained and how robust they are."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ def model_card(
     recipe: str | None = None,
     license: str | None = None,
 ) -> str:
-    """A model card in Markdown, with the front matter of the Hugging Face Hub.
+    """Return a model card in Markdown, with the front matter of the Hugging Face Hub.
 
     Every number in it is the evaluation's, or a setting; without an evaluation it says that there was none.
 

@@ -1,4 +1,4 @@
-"""A net's description that needs no other weights than its own."""
+"""Descriptions of nets that need no other weights than their own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_robust.utils.extras import import_extra
 
 
 def standalone(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The same net, built without what it started from: no downloads, no other export.
+    """Describe the same net, built without the weights it started from: no downloads, no other export.
 
     Args:
         config: `class_path` and `init_args` of the net, as a run's `config.yaml` has them.
