@@ -48,7 +48,7 @@ ELSEWHERE = {
         "defenses/test_base.py",
         "test_two_accumulated_batches_equal_one_of_twice_the_size",
     ),
-    "a padded sampler in evaluation": ("data/test_base.py", "test_two_ranks_and_a_prime_number_of_samples"),
+    "a padded sampler in evaluation": ("data/test_data_module.py", "test_two_ranks_and_a_prime_number_of_samples"),
     "a padded sampler in a foreign project": (
         "callbacks/test_robust_evaluation.py",
         "test_two_ranks_count_every_sample_once",
@@ -141,7 +141,7 @@ def test_lightnings_sampler_pads() -> None:
     ours = []
     for rank in (0, 1):
         data = Few(test_size=5)
-        data._world = lambda rank=rank: (2, rank)  # type: ignore[method-assign]
+        data._world_size_and_rank = lambda rank=rank: (2, rank)  # type: ignore[method-assign]
         data.setup("test")
         ours.append(list(data.test_dataloader().sampler))
     assert ours == [[0, 2, 4], [1, 3]]

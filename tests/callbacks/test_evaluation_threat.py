@@ -9,6 +9,7 @@ from lightning import LightningModule
 
 from lightning_robust.attacks import FAB, PGD
 from lightning_robust.callbacks import AttackStrength, RobustEvaluation, robust_evaluation
+from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.defenses import AT, Standard
 from lightning_robust.schedules import Linear
 from lightning_robust.threat import Threat
@@ -31,7 +32,7 @@ def run(stage: str, module: LightningModule, evaluation: RobustEvaluation, folde
     settings: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 1} if stage == "fit" else {}
     trainer = quiet_trainer(callbacks=[*callbacks, evaluation], default_root_dir=folder, **settings)
     getattr(trainer, stage)(module, Few(val_size=11), **({} if stage == "fit" else {"verbose": False}))
-    return json.loads((folder / "robustness.json").read_text())
+    return json.loads((run_folder(trainer) / "robustness.json").read_text())
 
 
 def radii(value: Any) -> list[float]:
