@@ -103,8 +103,10 @@ class APGD(Attack):
         each = Runs(~misclassified(net, x, logits, target), wanted.shape[1])
         found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf), each)
         for row, run in each:
-            begin = call.start
-            begin = self._start(x[row], call.eps[row], call.rng[row].fork(run)) if begin is None else begin[row]
+            if call.start is None:
+                begin = self._start(x[row], call.eps[row], call.rng[row].fork(run))
+            else:
+                begin = call.start[row]
             given = Given(row, run, x[row], target[row], wanted[row, run], call.eps[row])
             self._run(net, given, begin, call.objective, found)
         return found.x_adv
@@ -203,7 +205,8 @@ class _Found:
         """Keep points of a higher objective than before, for samples that are not misclassified."""
         for number in sorted(set(run.tolist())):
             better = (run == number) & (value > self.height[row]) & (self.runs.first[row] == self.runs.count)
-            self.x_adv[row[better]], self.height[row[better]] = x_adv[better], value[better].to(self.height)
+            self.x_adv[row[better]] = x_adv[better]
+            self.height[row[better]] = value[better].to(self.height)
 
 
 def apgd(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:

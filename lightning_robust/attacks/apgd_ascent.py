@@ -15,8 +15,8 @@ MOMENTUM = 0.75
 """Weight of the projected gradient step; the rest is that of the step before (arXiv 2003.01690, section 3)."""
 
 SPARSER = 1.5
-"""By how much an l1 step is sparser than the point it starts from, and shortened when it no longer gets sparser
-(arXiv 2103.01208, section 3.3)."""
+"""Factor by which an l1 step moves fewer pixels than the perturbation has, and by which the step is divided where the
+perturbation no longer becomes sparser (arXiv 2103.01208, section 3.3)."""
 
 
 class Given(NamedTuple):
@@ -116,7 +116,8 @@ class Momentum(Ascent):
         window, shorter, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
         out, done = {}, window
         while done <= steps:
-            out[done], window = window, max(window - shorter, least)
+            out[done] = window
+            window = max(window - shorter, least)
             done += window
         return out
 

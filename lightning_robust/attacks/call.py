@@ -44,7 +44,7 @@ def one_per_sample(name: str, value: Radius | str, x: Tensor, check: bool = True
         name: what it is called, for the message.
         value: a number, a fraction such as "8/255", or a tensor [] or [b].
         x: images [b c h w], whose type and device it takes.
-        check: whether to look at a tensor's values: on an accelerator that waits for its queue.
+        check: whether to validate a tensor's values, which on a GPU waits for the work queued there.
 
     Raises:
         ValueError: for a value that is negative or not finite, or another number of them than there are samples.

@@ -17,7 +17,8 @@ from lightning_robust.threat import Threat, per_image
 from lightning_robust.types import Net
 
 _NEAR_WALL = 1 - 1e-6
-_CHECKS, _PROGRESS = 10, 0.9999
+_STALL_CHECKS = 10  # how often in a run a sample's cost is compared with what it was at the last comparison
+_STALL_RATIO = 0.9999  # a sample stops where its cost is above this share of that
 
 
 @dataclass
@@ -46,12 +47,12 @@ class CW(MinimumNorm):
         min over u of  ||x' - x||_2^2 + c max(confidence - margin(x'), 0),   x' = middle + half tanh(u) in the box
 
     where the margin is max_{j != y} logits_j - logits_y. A search by halves finds, for each sample, the least c that
-    leads to an example. Slow, and close. (The attack "CW" within a radius is `PGD(loss="margin")`.)
+    leads to an example. It is slow, and its examples are near. (Within a radius, "CW" is `PGD(loss="margin")`.)
 
     Args:
         threat: an l2 threat; its box, and called as an attack its radius. By default l2 with eps = 0.5.
-        steps: of Adam for each c, >= 1; one forward and one backward pass each. A sample stops when a tenth of them
-            lowered its cost by less than 0.01 %.
+        steps: of Adam for each c, >= 1; one forward and one backward pass each. A sample stops early
+            where its cost fell by less than 0.01 % over a tenth of the steps.
         lr: Adam's learning rate, > 0.
         search_steps: how many c to try, >= 1.
         initial_c: the first c, > 0; times 10 until there is an example.
@@ -130,9 +131,10 @@ class CW(MinimumNorm):
             through = self._half * (1 - torch.tanh(run.u).square())
             run.adam((2 * (x_adv - x) + per_image(run.c, x) * slope) * through, self.lr, k + 1)
             leave = found.done[run.row]
-            if k % max(self.steps // _CHECKS, 1) == 0:
+            if k % max(self.steps // _STALL_CHECKS, 1) == 0:
                 cost = self.threat.distance(x_adv, x).square() + run.c * lack
-                leave, run.cost = leave | (cost > _PROGRESS * run.cost), cost
+                leave = leave | (cost > _STALL_RATIO * run.cost)
+                run.cost = cost
             if leave.any():
                 run = run[~leave]
         return fooled

@@ -38,7 +38,7 @@ class DeepFool(MinimumNorm):
 
     Args:
         threat: linf or l2, and the box; called as an attack, also the radius. By default l2 with eps = 0.5.
-        steps: at most, >= 1; `candidates` backward and two forward passes each.
+        steps: maximum number of steps, >= 1; `candidates` backward and two forward passes each.
         overshoot: how far to go beyond the boundary, as a share of the way, >= 0.
         candidates: how many of the most probable other classes to look at in each step, >= 1.
 

@@ -52,7 +52,7 @@ def entered(
         threat: the perturbations allowed.
         bn: how the net's batch norms run.
         rng: random numbers of each sample; None seeds them once by torch's global generator.
-        check: whether to look at the values: on an accelerator that waits for its queue.
+        check: whether to validate the values, which on a GPU waits for the work queued there.
 
     Raises:
         TypeError: for images that are not floating-point, labels that are not integers, outputs without logits.

@@ -43,7 +43,7 @@ class FAB(MinimumNorm):
 
     Args:
         threat: the norm and the box; called as an attack, also the radius. Restarts begin within half of it.
-        steps: at most, for each restart and target, >= 1; one backward and two forward passes each.
+        steps: maximum number of steps for each restart and target, >= 1; one backward and two forward passes each.
         restarts: walks from different points, >= 1: the first from the clean image, the others from random ones.
         targets: FAB-T: one walk for each of so many most probable wrong classes of the clean image, which looks at the
             boundary to this class alone. By default one walk looks at many.
@@ -66,9 +66,10 @@ class FAB(MinimumNorm):
 
     Paper: Croce & Hein 2020 (arXiv 1907.02044), algorithm 1 and, for FAB-T, arXiv 2003.01690, section 5.
     Reference: fra31/auto-attack@a392200, autoattack/fab_base.py.
-    Deviates: without targets, the reference looks at all classes, here at `candidates`; it starts again at eps / 2 from
-    the clean image, here within half of eps or, as in the paper, of the nearest example if that is less; a sample done
-    leaves within a walk, not after it. The final search of the paper is missing in both.
+    Deviates: without targets, the reference compares all classes; this code compares `candidates`. The reference
+    restarts at eps / 2 from the clean image; this code restarts within half of eps or, as in the paper, half the
+    distance of the nearest example if that is less. A sample that is done leaves within a walk, in the reference after
+    it. The final search of the paper is missing in both.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, 
         lower: least pixel value.
         upper: greatest pixel value.
 
-    Reference: what is computed is that of fra31/auto-attack@a392200, autoattack/fab_projections.py.
+    Reference: computes the same shift as fra31/auto-attack@a392200, autoattack/fab_projections.py.
     """
     with full_precision(x):  # products of vectors are among what autocast would round
         way = w.sign() * gap.sign()[..., None]
@@ -71,7 +71,7 @@ def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, 
 
 
 def _common(slope: Tensor, gap: Tensor, stop: Tensor) -> Tensor:
-    """Return min(t, stop) with the t for which its product with `slope` is `gap`.
+    """Return `min(t, stop)`, where t is chosen so that the product of `min(t, stop)` with `slope` is `gap`.
 
     The product grows with t along straight pieces that get flatter at each stop, so Newton's steps never go too far,
     and they end at the first that passes no further stop: after fewer than ten, as a rule.

@@ -19,7 +19,7 @@ from lightning_robust.threat import Norm, Threat, per_image
 from lightning_robust.types import Net, Objective, to_float
 
 TARGETS = 1812
-"""The number of the random numbers' fork that chooses targets."""
+"""Identifies the random stream from which target classes are drawn; the value is arbitrary."""
 
 
 class PGD(Attack):
@@ -39,8 +39,8 @@ class PGD(Attack):
             restart with the highest objective counts.
         momentum: decay of the accumulated gradient (MI-FGSM), >= 0.
         targeted: descend the objective, towards the target, instead of ascending it.
-        random_targets: of so many classes, > 1, lead to one that is not the label, drawn anew at each call, with
-            `targeted` (adversarial training on ImageNet: Xie et al. 2019, arXiv 1812.03411, section 5).
+        random_targets: number of classes, >= 2. Each call draws, for each sample, a class other than its label as the
+            target; it takes `targeted=True` (ImageNet training of Xie et al. 2019, arXiv 1812.03411, section 5).
         loss: the objective where the caller passes none: "ce", "margin" (the CW attack of robustness evaluations) or
             "dlr".
 

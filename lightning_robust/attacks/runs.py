@@ -26,8 +26,8 @@ class Runs:
     """Yields the runs of each sample, the first runs first, in batches of as many rows as there is room for.
 
     There is room for as many rows as the batch has samples, or for what `room_for` says if that is more. A sample is
-    settled by the first of its runs that succeeds. Runs before that one still go on to their end and may settle it
-    instead, those after it are over; so what is found does not depend on how many go side by side.
+    settled by the first of its runs that succeeds: its later runs are dropped, its earlier ones go on and may settle it
+    instead. So the result does not depend on how many runs go side by side.
 
     Args:
         needed: which samples [b] are to be run at all.

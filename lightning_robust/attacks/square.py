@@ -219,8 +219,11 @@ def repainted(now: _Standing, choices: _Choices, k: int, threat: Threat) -> Tens
 
 def moved(now: _Standing, choices: _Choices, k: int, threat: Threat) -> Tensor:
     """Return the images with twin peaks in a window, paid for by a second window and the unspent part of the norm."""
-    c, order, i = now.x.shape[1], 2 if threat.norm == "l2" else 1, k - choices.since
-    one, other = choices.window(0, k, now.x), choices.window(1, k, now.x)
+    c = now.x.shape[1]
+    order = 2 if threat.norm == "l2" else 1
+    i = k - choices.since
+    one = choices.window(0, k, now.x)
+    other = choices.window(1, k, now.x)
     delta = (now.x_adv - now.x).flatten(2)
     unspent = (now.eps[..., 0] ** order - (length(delta, order) ** order).sum(1, keepdim=True)).clamp_min_(0)
     old = delta.gather(2, one)

@@ -82,7 +82,8 @@ class BestReport(Callback):
             why = "the best checkpoint was saved at another step" if path else "no checkpoint was saved"
             about = {"weights": f"last validation's: {why}"}
             anew |= self._best is not None
-            self._best, step = None, list(self._reports)[-1]
+            self._best = None
+            step = list(self._reports)[-1]  # the last validation's
         for suffix, report in self._reports[step].items() if anew else ():
             write_json({**report, **about}, run_folder(trainer) / f"robustness{suffix}.json")
 

@@ -33,7 +33,7 @@ class CorruptionAccuracy(Callback):
     --data.root data/CIFAR-10-C --trainer.callbacks+=CorruptionAccuracy --evaluation.attacks '{}'`.
 
     Logs `test/<corruption>_acc`, `test/corruption_acc` (the mean over corruptions), with a reference `test/mce` (and
-    `val/...`); writes `corruptions.json` and `figures/test-corruptions.png` into the run directory; after `validate`
+    `val/...`); writes `corruptions.json` and `figures/test-corruptions.png` into the run folder; after `validate`
     and `test`, prints a table.
 
     Args:

@@ -14,7 +14,7 @@ class Curves(Callback):
     """Draws logged numbers against the epoch, one panel each, into `figures/curves.png` after each epoch.
 
     Args:
-        names: of the numbers, as logged: "train/gap", say. One that is not logged is left out.
+        names: the logged names of the numbers, such as "train/gap". One that is not logged is left out.
     """
 
     def __init__(self, names: list[str]) -> None:

@@ -17,7 +17,7 @@ class EffectiveMargins(Callback):
 
     Args:
         candidates: classes compared with the label's for the margin, each one backward pass; by default all others.
-        temperature: of the weight norm, > 0.
+        temperature: softmax temperature of the weight norm, > 0.
     """
 
     def __init__(self, candidates: int | None = None, temperature: float = 1.0) -> None:

@@ -14,7 +14,7 @@ from lightning_robust.callbacks.run_folder import run_folder
 class RadiusHistogram(Callback):
     """Draws a histogram of the radii after each epoch of a defense that keeps one for every sample.
 
-    Writes `figures/radii-epoch<n>.png` in the run directory, and shows it in loggers that take figures.
+    Writes `figures/radii-epoch<n>.png` in the run folder, and shows it in loggers that take figures.
 
     Args:
         every_n_epochs: how often to draw, >= 1.

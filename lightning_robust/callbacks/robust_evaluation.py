@@ -64,7 +64,7 @@ class RobustEvaluation(BestReport):
     and seed.
 
     Logs `val/clean_acc`, `val/<attack>_acc`, `val/worst_acc` (and `test/...`); writes `robustness.json`, `samples.csv`
-    and figures into the run directory; after `validate` and `test`, prints a table. With several data loaders, names
+    and figures into the run folder; after `validate` and `test`, prints a table. With several data loaders, names
     end in `/dataloader_idx_<i>` as Lightning's own do, files in `-<i>`.
 
     Args:

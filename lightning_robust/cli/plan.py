@@ -24,15 +24,15 @@ class Plan:
     """The time and memory that a recipe will take, in seconds on the devices at hand.
 
     Args:
-        epochs: of the recipe.
-        steps: of each epoch.
-        devices: at hand.
-        step: of a training step, the mean over epochs spread over the recipe.
-        attack_share: of a step.
-        images_per_second: in training, on all devices.
-        fit: the whole, validation included.
-        memory: peak in MiB: of a GPU, or of the process.
-        attacks: on the test set, an upper bound.
+        epochs: number of epochs of the recipe.
+        steps: number of steps of an epoch.
+        devices: number of devices at hand.
+        step: seconds of a training step, the mean over epochs spread over the recipe.
+        attack_share: share of a step that the attack takes.
+        images_per_second: images a second in training, on all devices together.
+        fit: seconds of the whole fit, with its validations.
+        memory: peak memory in MiB, of a GPU or of the process.
+        attacks: seconds of each attack on the test set, an upper bound.
     """
 
     epochs: int
@@ -173,7 +173,9 @@ class RobustTrainer(Trainer):
 
 def _least(limit: int | float, steps: int) -> int | float:
     """Return Lightning's limit for the measurement: a number of batches, or a share if that is all or none."""
-    return min(limit, steps) if isinstance(limit, int) or limit > 1 else (steps if limit else 0)
+    if isinstance(limit, int) or limit > 1:
+        return min(limit, steps)
+    return steps if limit else 0
 
 
 def _batches(limit: int | float, n: int) -> int:

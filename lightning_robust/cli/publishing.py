@@ -1,4 +1,4 @@
-"""`lightning-robust export|push|leaderboard`: what leaves the machine."""
+"""`lightning-robust export|push|leaderboard`: the commands that publish results."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -118,7 +118,9 @@ class Stopwatch(Callback):
             trainer.should_stop = True
             return
         progress: Any = trainer.fit_loop.epoch_progress.current
-        progress.processed, progress.completed = self.chosen[len(self.measured)], self.chosen[len(self.measured)] - 1
+        epoch = self.chosen[len(self.measured)]
+        progress.processed = epoch
+        progress.completed = epoch - 1  # Lightning counts this epoch as completed once the hook is over
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Close the last epoch and unwrap `generate`."""

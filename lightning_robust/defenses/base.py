@@ -63,7 +63,7 @@ class Defense(LightningModule, ABC):
             on tensor cores and most CPUs.
 
     Raises:
-        ValueError: for a net without parameters, an attack that leads towards the labels, or another precision of it;
+        ValueError: for a net without parameters, a targeted attack without random targets, or another attack_precision;
             in the first step, for images outside [0, 1] and the like; before it, for `base_batch_size` without a data
             module that has a batch size, or with a schedule that sets rates of its own.
 

@@ -12,12 +12,13 @@ from lightning_robust.parts.regularizers import EffectiveWeightNorm
 class EMR(AT):
     """Trains on `CE(f(x'), y) + weight ||grad_x sum_k p_k f_k(x')||_2^2`.
 
-    Any other method takes `regularizers=[EffectiveWeightNorm(...)]` instead.
+    Any other method takes `regularizers=[EffectiveWeightNorm(weight=3 / 128, temperature=40.0)]` instead, whose default
+    temperature is 1.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
-        weight: of the penalty: the paper's lambda over its batch size.
-        temperature: of the softmax that averages the classes' effective weights.
+        weight: weight of the penalty, the paper's lambda over its batch size.
+        temperature: temperature of the softmax that averages the classes' effective weights.
         milestones: epochs, counting from 0, from which the weight is ten times smaller.
         kwargs: settings of `Defense`.
 

@@ -1,4 +1,4 @@
-"""What a run is told apart by, flat and in plain values, for the loggers that show it."""
+"""The hyper-parameters of a run as flat, plain values, for loggers."""
 
 from typing import Any, TypeAlias
 

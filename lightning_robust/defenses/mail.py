@@ -17,7 +17,7 @@ class MAIL(AT):
         net: images [b c h w] in [0, 1] to logits [b k].
         bias: bias of the weights, see `MarginWeights`.
         slope: slope of the weights, see `MarginWeights`.
-        start_epoch: first epoch, counting from 0, that weighs.
+        start_epoch: first epoch, counting from 0, that weighs; shorter fits are never weighted.
         kwargs: settings of `Defense`. The authors' attack is `PGD(start="normal")`.
 
     Example:

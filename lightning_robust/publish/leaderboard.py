@@ -59,12 +59,12 @@ def model_info(
         report: the content of `robustness.json`.
         dataset: "cifar10", "cifar100" or "imagenet".
         name: title of the paper.
-        link: to the paper.
+        link: address of the paper.
         authors: their names, separated by commas.
         venue: such as "ICML 2020" or "arXiv, Mar 2021".
         architecture: such as "WideResNet-28-10".
-        additional_data: whether it was trained on further images, generated ones apart.
-        number_forward_passes: how many a prediction takes.
+        additional_data: whether it was trained on additional real images; generated images do not count.
+        number_forward_passes: number of forward passes that a prediction takes.
         reported: robust accuracy that the paper reports, in percent; by default the one found here.
         footnote: what else to know.
         attack: the name under which AutoAttack stands in the report, if there are several.

@@ -86,7 +86,10 @@ def _evaluation(report: Mapping[str, Any]) -> Iterator[str]:
         lines.append(f"| {key} | {threat} | {found} |")
     yield "\n".join(lines)
     doubts = [f"- {check['status']}: {check['sentence']}" for check in report["checks"] if check["status"] != "pass"]
-    yield "\n".join(doubts) or "Every check of the evaluation passed." if report["checks"] else "It was not checked."
+    if not report["checks"]:
+        yield "It was not checked."
+    else:
+        yield "\n".join(doubts) or "Every check of the evaluation passed."
     yield "The attacks (`robustness.json` holds the whole report):"
     yield _code("json", json.dumps({key: row["attack"] for key, row in report["attacks"].items()}, indent=2))
 

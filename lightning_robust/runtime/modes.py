@@ -1,8 +1,4 @@
-"""The one place that changes how a net runs while adversarial examples are crafted, and that restores it.
-
-It handles gradients inside `no_grad` and `inference_mode`, evaluation and training mode, batch-norm statistics and
-frozen parameters. Nothing else in the package changes them.
-"""
+"""Contexts that set a net's mode, batch-norm statistics and frozen parameters for an attack, and restore them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
