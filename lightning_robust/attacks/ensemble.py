@@ -37,7 +37,10 @@ class Ensemble(Attack):
 
     def __init__(self, attacks: Mapping[str, Attack], batch_size: int | None = None) -> None:
         threats = list(dict.fromkeys(attack.threat for attack in attacks.values() if attack.threat_given))
-        threats = threats or list(dict.fromkeys(attack.threat for attack in attacks.values()))
+        if not threats:  # the first default that all of them work in
+            defaults = dict.fromkeys(attack.threat for attack in attacks.values())
+            threats = [t for t in defaults if all(t.norm in attack.norms for attack in attacks.values())][:1]
+            threats = threats or list(defaults)
         if len(threats) != 1:
             raise ValueError(
                 f"An ensemble needs attacks of one threat model, got {len(threats)}: "

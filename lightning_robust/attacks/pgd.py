@@ -132,12 +132,31 @@ class PGD(Attack):
     def _start(self, x: Tensor, call: Call) -> Tensor:
         return starting_point(x, self.threat, self.start, call.eps, call.rng)
 
+    def with_threat(self, threat: Threat) -> "PGD":
+        """Return the same attack under another threat.
+
+        A step size that was chosen for a threat keeps its proportion to the radius. One that was given without a threat
+        stays as it is, and one in another norm is left out, for the attack's own of 2.5 eps / steps.
+        """
+        other = super().with_threat(threat)
+        if threat.norm != self.threat.norm:
+            other.step_size = None
+        elif self.step_size is not None and self.threat_given and self.threat.eps and threat.eps:
+            other.step_size = self.step_size * threat.eps / self.threat.eps
+        return other
+
+    @property
+    def reach(self) -> float:
+        """How far its steps can lead in all, in the units of the radius; less than the radius makes it weak."""
+        return self.steps * self.step_size if self.step_size is not None else 2.5 * self.threat.eps
+
     def aimed(self, y: Tensor, rng: SampleRNG) -> tuple["PGD", Tensor]:
         """Return the attack and its target: classes drawn for the labels y [b], or y itself without random targets."""
         if self.random_targets is None:
             return self, y
         other = copy.copy(self)
         other.random_targets = None
+        self._checked = True  # the copy is the one that is called, and checks its input
         return other, other_classes(y, self.random_targets, rng.fork(TARGETS))
 
     def with_steps(self, steps: int) -> "PGD":
@@ -148,10 +167,9 @@ class PGD(Attack):
 
     def with_eps(self, eps: float) -> "PGD":
         """Return the same attack with another radius; a step size that was given keeps its proportion to it."""
-        other = self.with_threat(replace(self.threat, eps=eps))
-        if self.step_size is not None and self.threat.eps and eps:
-            other.step_size = self.step_size * eps / self.threat.eps
-        return other
+        other = copy.copy(self)
+        other._threat_given = True
+        return other.with_threat(replace(self.threat, eps=eps))
 
     def _ascend(
         self, net: Net, x: Tensor, target: Tensor, objective: Objective, eps: Tensor, step: Tensor, x_adv: Tensor

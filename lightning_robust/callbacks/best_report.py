@@ -102,4 +102,4 @@ def saved_step(saver: ModelCheckpoint) -> int | None:
     try:
         return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"])
     except Exception:  # a remote or sharded one, or a user's own format
-        return saver._last_global_step_saved
+        return saver._last_global_step_saved if saver._last_checkpoint_saved == path else None

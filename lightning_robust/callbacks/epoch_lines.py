@@ -44,5 +44,6 @@ class EpochLines(Callback):
             if accuracy is not None:
                 parts.append(f"{word} {float(accuracy):6.1%}".replace("%", " %"))
         line = "  ".join([*parts, duration(time.monotonic() - self._begun)])
-        show = print if trainer.progress_bar_callback is None else trainer.progress_bar_callback.print
+        bar = trainer.progress_bar_callback
+        show = bar.print if bar is not None and getattr(bar, "is_enabled", True) else print
         show(line)

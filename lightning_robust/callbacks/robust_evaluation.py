@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.best_report import BestReport
@@ -30,7 +30,7 @@ from lightning_robust.evaluation.report import (
 )
 from lightning_robust.evaluation.soundness import examine
 from lightning_robust.evaluation.state import State, fingerprint
-from lightning_robust.evaluation.threats import mismatch, training_threat, under_threat
+from lightning_robust.evaluation.threats import mismatch, short_of_radius, training_threat, under_threat
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.runtime.modes import disable_inference_mode, logits_no_grad
 from lightning_robust.runtime.precision import full_precision
@@ -128,6 +128,11 @@ class RobustEvaluation(BestReport):
         self._running: dict[str, Attack] = {}  # the attacks of this run, under their threats
         self._trained_at: str | None = None
 
+    @property
+    def state_key(self) -> str:
+        """The key of its state in checkpoints; evaluations by other attacks have another."""
+        return self._generate_state_key(attacks=sorted(self.attacks), fit_attacks=sorted(self.fit_attacks))
+
     def attacks_on(self, module: LightningModule, fitting: bool = False) -> dict[str, Attack]:
         """Return the attacks, or those of the validation inside fit, under the threats that they are run at."""
         return under_threat(self.fit_attacks if fitting else self.attacks, training_threat(module), self.threat)
@@ -137,6 +142,8 @@ class RobustEvaluation(BestReport):
         # now: during the fit a callback may make the training attack weaker
         self._running = self.attacks_on(pl_module, fitting=trainer.state.fn == "fit")
         self._trained_at = mismatch(pl_module, self._running)
+        for told in short_of_radius(self._running):
+            rank_zero_warn(told)
         super().setup(trainer, pl_module, stage)
         check_precision(str(trainer.precision))
         disable_inference_mode(trainer)

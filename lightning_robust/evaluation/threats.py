@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.pgd import PGD
 from lightning_robust.threat import Threat
 
 
@@ -40,6 +41,26 @@ def under_threat(attacks: Mapping[str, Attack], trained: Threat | None, asked: T
         threat = asked or (None if attack.threat_given else trained)
         found[name] = attack if threat is None else attack.with_threat(threat)
     return found
+
+
+def short_of_radius(attacks: Mapping[str, Attack]) -> list[str]:
+    """Return a sentence for each PGD attack of several steps that cannot reach the radius it is run at.
+
+    Args:
+        attacks: the attacks as they are run.
+
+    Example:
+        >>> from lightning_robust.attacks import PGD
+        >>> short_of_radius({"pgd3": PGD(Threat(eps="8/255"), steps=3, step_size="2/255"), "pgd": PGD()})
+        ['pgd3 takes 3 steps of 0.007843 and cannot reach linf 8/255: leave step_size out, or raise it.']
+    """
+    return [
+        f"{name} takes {attack.steps} steps of {attack.step_size:.4g} and cannot reach {attack.threat}: "
+        "leave step_size out, or raise it."
+        for name, attack in attacks.items()
+        if isinstance(attack, PGD) and attack.step_size is not None and attack.steps > 1
+        if attack.reach < attack.threat.eps * (1 - 1e-6)
+    ]
 
 
 def mismatch(module: Any, attacks: Mapping[str, Attack]) -> str | None:

@@ -224,3 +224,19 @@ def test_an_ensemble_takes_the_threat_that_one_of_its_attacks_names() -> None:
 )
 def test_a_threat_is_written_as_in_papers(threat: Threat, text: str) -> None:
     assert str(threat) == text
+
+
+def test_a_step_size_follows_the_threat_it_was_chosen_for() -> None:
+    chosen = PGD(Threat("linf", 0.1), steps=5, step_size=0.02)
+    assert chosen.with_threat(Threat("linf", 0.2)).step_size == pytest.approx(0.04)
+    assert chosen.with_threat(Threat("l2", 2.0)).step_size is None
+    left_out = PGD(steps=5, step_size=0.02)
+    assert left_out.with_threat(Threat("linf", 0.2)).step_size == 0.02
+    assert left_out.with_threat(Threat("l2", 2.0)).step_size is None
+    assert (chosen.step_size, left_out.step_size) == (0.02, 0.02)
+
+
+def test_an_ensemble_without_threats_takes_a_default_that_all_work_in() -> None:
+    assert Ensemble({"deepfool": DeepFool(), "pgd": PGD()}).threat == DeepFool.default_threat
+    assert Ensemble({"pgd": PGD(), "deepfool": DeepFool()}).threat == PGD.default_threat
+    assert Ensemble({"pgd": PGD(), "cw": CW()}).threat == CW.default_threat

@@ -120,3 +120,15 @@ def test_the_figure_names_norm_and_radius(tmp_path: Path, monkeypatch: pytest.Mo
     )
     run("test", trained_at(Threat(eps="8/255")), evaluation(figure_samples=2), tmp_path)
     assert [title.partition(":")[0] for title in titles] == ["pgd (linf 8/255)", "fab (linf 8/255)"]
+
+
+def test_an_attack_whose_steps_fall_short_of_the_radius_is_told(tmp_path: Path) -> None:
+    short = evaluation(attacks={"pgd": PGD(steps=3, step_size=0.05)})
+    with pytest.warns(UserWarning, match="pgd takes 3 steps of 0.05 and cannot reach linf 0.22: leave step_size out"):
+        run("test", trained_at(Threat(eps=0.22)), short, tmp_path)
+
+
+def test_two_evaluations_keep_their_states_apart() -> None:
+    one, two = evaluation(), evaluation(attacks={"other": PGD(steps=1)})
+    assert one.state_key != two.state_key
+    quiet_trainer(callbacks=[one, two])  # Lightning refuses stateful callbacks of one key
