@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.best_report import BestReport
@@ -143,7 +143,7 @@ class RobustEvaluation(BestReport):
         self._running = self.attacks_on(pl_module, fitting=trainer.state.fn == "fit")
         self._trained_at = mismatch(pl_module, self._running)
         for told in short_of_radius(self._running):
-            rank_zero_warn(told)
+            rank_zero_info(f"warning: {told}")
         super().setup(trainer, pl_module, stage)
         check_precision(str(trainer.precision))
         disable_inference_mode(trainer)

@@ -1,6 +1,7 @@
 """The threat at which RobustEvaluation runs its attacks, on modules that were trained at different ones."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,18 @@ def test_the_figure_names_norm_and_radius(tmp_path: Path, monkeypatch: pytest.Mo
     assert [title.partition(":")[0] for title in titles] == ["pgd (linf 8/255)", "fab (linf 8/255)"]
 
 
-def test_an_attack_whose_steps_fall_short_of_the_radius_is_told(tmp_path: Path) -> None:
+def test_an_attack_whose_steps_fall_short_of_the_radius_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
     short = evaluation(attacks={"pgd": PGD(steps=3, step_size=0.05)})
-    with pytest.warns(UserWarning, match="pgd takes 3 steps of 0.05 and cannot reach linf 0.22: leave step_size out"):
+    with caplog.at_level(logging.INFO):
         run("test", trained_at(Threat(eps=0.22)), short, tmp_path)
+    assert "pgd takes 3 steps of 0.05 and cannot reach linf 0.22: leave step_size out" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        run("test", trained_at(Threat(eps=0.15)), short, tmp_path)
+    assert "cannot reach" not in caplog.text
 
 
 def test_two_evaluations_keep_their_states_apart() -> None:
