@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_robust.attacks import PGD
-from lightning_robust.callbacks import RobustEvaluation, progress, robust_evaluation
+from lightning_robust.callbacks import RobustEvaluation, best_report, progress, robust_evaluation
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.data import Digits, Indexed
 from lightning_robust.defenses import Standard
@@ -196,13 +196,16 @@ def test_two_ranks_count_every_sample_once(sampler: str, stage: str, tmp_path: P
         else:
             held_out = images(N, size=8, num_classes=10)
             data = {"fit": (loader(8, 4, size=8), DataLoader(held_out, 4))}.get(stage, (DataLoader(held_out, 4),))
-        written = []
-        robust_evaluation.write_json = lambda told, path: written.append(told)
+        written: dict[str, Any] = {}  # fit writes its report again once the best checkpoint is known
+        for module_that_writes in (robust_evaluation, best_report):
+            module_that_writes.write_json = lambda told, path: written.update({path.name: told})
         kwargs = {"max_epochs": 1, "default_root_dir": tmp_path, "callbacks": [callback], "num_sanity_val_steps": 1}
         trainer = ddp_trainer(ranks, **kwargs) if ranks > 1 else quiet_trainer(**kwargs)
         extra = {} if stage == "fit" else {"verbose": False}
         getattr(trainer, stage)(module, *(data if isinstance(data, tuple) else [data]), **extra)
-        return written, {k: float(v) for k, v in trainer.callback_metrics.items() if "_acc" in k and "train" not in k}
+        return list(written.values()), {
+            k: float(v) for k, v in trainer.callback_metrics.items() if "_acc" in k and "train" not in k
+        }
 
     torch.manual_seed(0)
     [(alone, logged)] = run_ddp(lambda rank: on(rank, 1), ranks=1)
