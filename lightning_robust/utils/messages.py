@@ -57,8 +57,10 @@ def survivable(what: str) -> Iterator[None]:
         what: what is tried, as the beginning of a sentence.
 
     Example:
-        >>> with warnings.catch_warnings(record=True) as told, survivable("Asking the server"):
-        ...     raise ConnectionError("no network")
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
+        ...     with survivable("Asking the server"):
+        ...         raise ConnectionError("no network")
         >>> str(told[0].message)
         'Asking the server failed (ConnectionError: no network.) The run goes on.'
     """
