@@ -192,7 +192,9 @@ def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"])
 def symmetric_kl(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """Return the symmetric KL divergence `1/2 [KL(p_b || p_a) + KL(p_a || p_b)]` of each sample.
 
-    No gradient flows into the first argument of either divergence.
+    No gradient flows into the first argument of either divergence. Since `log p` and the logits differ by a constant
+    alone, the value is `1/2 sum (p_a - p_b) (a - b)`, and with `p_a - p_b` held constant so are its gradients: without
+    logarithms, they are exact where the two are close and fp32 would decide their sign by rounding.
 
     Args:
         a: logits [b k]; half precision is computed in fp32.
@@ -208,7 +210,9 @@ def symmetric_kl(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tens
     Paper: squeeze training (arXiv 2205.11156).
     Reference: qizhangli/ST-AT@82fc69f.
     """
-    return 0.5 * (kl_divergence(a, b.detach()) + kl_divergence(b, a.detach()))
+    a, b = at_least_fp32(a), at_least_fp32(b)
+    difference = (F.softmax(a, dim=1) - F.softmax(b, dim=1)).detach()
+    return 0.5 * (difference * (a - b)).sum(1)
 
 
 def js_divergence(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:

@@ -12,6 +12,7 @@ import hypothesis
 # typing keeps the first of equal unions: after foolbox's `float | int`, Lightning's `int | float` would read 1 as 100 %
 import lightning  # noqa: F401
 import pytest
+import rich
 import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
@@ -30,6 +31,7 @@ hypothesis.settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def same_global_state() -> Iterator[None]:
     os.environ.pop("PL_GLOBAL_SEED", None)
+    rich.reconfigure()  # the console of the process keeps the environment, thus the colours, of the test that made it
     before = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

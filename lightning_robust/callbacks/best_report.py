@@ -23,10 +23,14 @@ class BestReport(Callback):
     validation's report is written, and its entry "weights" says so.
 
     Reports are part of this callback's state, so that a resumed run knows the best one of its earlier parts.
+
+    Args:
+        name: what the file's name begins with, and a dash; by default it is `robustness.json`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
         super().__init__()
+        self.name, self.prefix = name, "" if name is None else f"{name}-"
         self._reports: dict[int, dict[str, Any]] = {}  # by step: of the best checkpoint, and of the last validation
         self._best: int | None = None
 
@@ -85,7 +89,7 @@ class BestReport(Callback):
             self._best = None
             step = list(self._reports)[-1]  # the last validation's
         for suffix, report in self._reports[step].items() if anew else ():
-            write_json({**report, **about}, run_folder(trainer) / f"robustness{suffix}.json")
+            write_json({**report, **about}, run_folder(trainer) / f"{self.prefix}robustness{suffix}.json")
 
 
 def best_saver(trainer: Trainer) -> ModelCheckpoint | None:

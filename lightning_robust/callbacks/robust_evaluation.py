@@ -83,6 +83,8 @@ class RobustEvaluation(BestReport):
         state_dir: where an unfinished evaluation is kept; by default `unfinished` in the trainer's root directory.
         figure_samples: samples shown in the figure of examples; 0 for no figures.
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
+        name: tells several evaluations in one trainer apart: the names of its files begin with `<name>-`, and its
+            results are logged as `val/<name>/<attack>_acc`. At most one may go without.
 
     Raises:
         ValueError: for attack names that clash; during the run, for images outside the threat's box, outputs that are
@@ -104,8 +106,9 @@ class RobustEvaluation(BestReport):
         state_dir: str | None = None,
         figure_samples: int = 8,
         figure_every_n_epochs: int = 10,
+        name: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(name)
         for name, count in {"check_samples": check_samples, "figure_samples": figure_samples}.items():
             if count < 0:
                 raise ValueError(f"{name} must be at least 0, got {count}.")
@@ -130,8 +133,8 @@ class RobustEvaluation(BestReport):
 
     @property
     def state_key(self) -> str:
-        """The key of its state in checkpoints; evaluations by other attacks have another."""
-        return self._generate_state_key(attacks=sorted(self.attacks), fit_attacks=sorted(self.fit_attacks))
+        """The key of its state in checkpoints, by `name` alone: other attacks may evaluate what a fit has saved."""
+        return self._generate_state_key(name=self.name)
 
     def attacks_on(self, module: LightningModule, fitting: bool = False) -> dict[str, Attack]:
         """Return the attacks, or those of the validation inside fit, under the threats that they are run at."""
@@ -201,6 +204,7 @@ class RobustEvaluation(BestReport):
         if not self._evaluated:  # a loader of unknown length
             self._evaluate(trainer, pl_module)
         stage = "test" if trainer.testing else "val"
+        prefix = stage if self.name is None else f"{stage}/{self.name}"
         directory = run_folder(trainer)
         if trainer.state.fn == "fit":
             several = len(self._loaders) > 1
@@ -212,7 +216,7 @@ class RobustEvaluation(BestReport):
             rows = {"clean": told["clean"], **told["attacks"], "worst": told["worst"]}
             for name, row in rows.items():
                 value = torch.tensor(row["accuracy"], device=pl_module.device)
-                key = f"{stage}/{name}_acc{suffix}"
+                key = f"{prefix}/{name}_acc{suffix}"
                 pl_module.log(key, value, sync_dist=True, batch_size=1, add_dataloader_idx=False)
             if trainer.is_global_zero:
                 self._leave(trainer, loader, directory, f"-{i}" if suffix else "")
@@ -310,14 +314,15 @@ class RobustEvaluation(BestReport):
                 correct = report["attacks"][name]["correct"]
                 title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
                 figure = adversarial_grid(loader.drawn(name), title)
-                save_figure(trainer, figure, f"{stage}-{name}{suffix}", directory)
+                save_figure(trainer, figure, f"{self.prefix}{stage}-{name}{suffix}", directory)
         if fitting:  # its report is kept until the best checkpoint is known
             return
-        write_json(report, directory / f"robustness{suffix}.json")
-        write_csv(*sample_rows(loader.found, attacks), directory / f"samples{suffix}.csv")
+        write_json(report, directory / f"{self.prefix}robustness{suffix}.json")
+        write_csv(*sample_rows(loader.found, attacks), directory / f"{self.prefix}samples{suffix}.csv")
         if self.figure_samples:
             for kind, draw in {"radius": accuracy_by_radius, "classes": accuracy_by_class}.items():
                 drawn = draw(loader.found, attacks)
                 if drawn is not None:
-                    save_figure(trainer, drawn, f"{stage}-{kind}{suffix}", directory)
-        print_table(report, f"{stage}: {report['n']} samples")
+                    save_figure(trainer, drawn, f"{self.prefix}{stage}-{kind}{suffix}", directory)
+        told = stage if self.name is None else f"{stage}, {self.name}"
+        print_table(report, f"{told}: {report['n']} samples")

@@ -6,7 +6,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-WRITTEN = ("robustness*.json", "corruptions.json", "samples*.csv", "figures/*")
+WRITTEN = ("*robustness*.json", "corruptions.json", "*samples*.csv", "figures/*")
 """What callbacks write into a run's folder."""
 
 

@@ -81,7 +81,16 @@ class _Messages(logging.Handler):
         if at and sys.stderr.isatty():
             message = f"{what} from {_tail(path, get_console().width - len(what) - 6)}"
         if not message.startswith(_NOISE):
-            print(message, file=sys.stderr)
+            print(_folded(message), file=sys.stderr)
+
+
+def _folded(text: str) -> str:
+    """Break a text between words where the terminal's lines end; whatever is no terminal keeps whole lines."""
+    if not sys.stderr.isatty():
+        return text
+    width = get_console().width
+    lines = (textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
+    return "\n".join(lines)
 
 
 def _tail(text: str, width: int) -> str:
@@ -94,10 +103,7 @@ def _warning(
 ) -> str:
     """Give a warning's text, without the place in the code where it is a word to the user."""
     place = "" if issubclass(category, UserWarning) else f"{filename}:{lineno}: {category.__name__}: "
-    text = f"warning: {place}{message}"
-    if sys.stderr.isatty():
-        text = textwrap.fill(text, get_console().width, break_long_words=False, break_on_hyphens=False)
-    return f"{text}\n"
+    return f"{_folded(f'warning: {place}{message}')}\n"
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def test_at_least_as_strong_as_torchattacks(norm, rescale):
     stands = net(theirs(x, y)).argmax(1) == y
     attack = Square(Threat(norm, EPS[norm]), queries=100, rescale=rescale)
     ours = net(attack(net, x, y, rng=keyed(100))).argmax(1) == y
-    assert 10 < stands.sum() < 90
+    assert 10 < stands.sum() < (net(x).argmax(1) == y).sum()  # theirs breaks some, and not all
     assert ours.sum() <= stands.sum() + 1
 
 

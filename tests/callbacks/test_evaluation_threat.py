@@ -137,7 +137,23 @@ def test_an_attack_whose_steps_fall_short_of_the_radius_is_told(
     assert "cannot reach" not in caplog.text
 
 
-def test_two_evaluations_keep_their_states_apart() -> None:
-    one, two = evaluation(), evaluation(attacks={"other": PGD(steps=1)})
-    assert one.state_key != two.state_key
-    quiet_trainer(callbacks=[one, two])  # Lightning refuses stateful callbacks of one key
+def test_two_evaluations_share_a_trainer(tmp_path: Path) -> None:
+    """Each writes what it would alone, under names of its own."""
+    settings: dict[str, dict[str, Any]] = {"": {}, "far-": {"attacks": {"pgd": PGD(Threat(eps=0.3), steps=2)}}}
+    alone = [run("test", trained_at(Threat(eps=0.1)), evaluation(**s), tmp_path / "alone") for s in settings.values()]
+    both = [evaluation(**s, name=prefix[:-1] or None) for prefix, s in settings.items()]
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=both)
+    trainer.test(trained_at(Threat(eps=0.1)), Few(val_size=11), verbose=False)
+    together = [json.loads((tmp_path / f"{prefix}robustness.json").read_text()) for prefix in settings]
+    for one, same in zip(alone, together, strict=True):
+        assert (one["attacks"].keys(), radii(one)) == (same["attacks"].keys(), radii(same))
+        assert [row["correct"] for row in one["attacks"].values()] == [r["correct"] for r in same["attacks"].values()]
+    assert {"test/fab_acc", "test/worst_acc", "test/far/pgd_acc", "test/far/worst_acc"} <= set(trainer.callback_metrics)
+
+
+def test_states_are_told_apart_by_name_alone() -> None:
+    """So that another choice of attacks may evaluate a checkpoint, and Lightning does not miss a callback."""
+    one = evaluation()
+    assert evaluation(attacks={"other": PGD(steps=1)}).state_key == one.state_key != evaluation(name="far").state_key
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `RobustEvaluation`"):
+        quiet_trainer(callbacks=[one, evaluation()])

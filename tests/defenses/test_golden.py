@@ -63,9 +63,9 @@ def attack(record: dict[str, Any], **kwargs: Any) -> Replay:
     return Replay([record["start"]], THREAT, steps=H["steps"], step_size=H["step"], **kwargs)
 
 
-def assert_same_images(ours: Tensor, theirs: Tensor) -> None:
-    differ = (ours - theirs).abs() > 1e-6
-    assert differ.float().mean() <= 1e-3  # ties in the sign
+def differing(ours: Tensor, theirs: Tensor) -> float:
+    """The share of pixels that differ, by ties in a sign."""
+    return ((ours - theirs).abs() > 1e-6).double().mean().item()
 
 
 def assert_same_step(defense: Defense, record: dict[str, Any], losses: Losses) -> None:
@@ -124,21 +124,29 @@ def test_mail_weights(name: str) -> None:
     torch.testing.assert_close(weights, record["weights"], rtol=1e-5, atol=1e-6)
 
 
+def squeezed(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    starts = (GOLDEN["squeeze"]["start_adv"].to(dtype), GOLDEN["squeeze"]["start_col"].to(dtype))
+    given: dict[str, Any] = {"steps": H["steps"], "step_size": H["step"], "starts": starts, "keep_roles": True}
+    return squeeze(net().to(dtype), X.to(dtype), Y, THREAT, **given)
+
+
+def test_squeeze_examples() -> None:
+    """The record went through logarithms in fp32, where close outputs leave signs to rounding: a few in a hundred.
+
+    Other roles, one step fewer, another discrepancy or other batch norms change 22 in a hundred and more.
+    """
+    for ours, theirs in zip(squeezed(torch.float64), ("x_adv", "x_col"), strict=True):
+        assert differing(ours, GOLDEN["squeeze"][theirs]) <= 0.03
+
+
+def test_squeeze_examples_need_no_float64() -> None:
+    for single, double in zip(squeezed(torch.float32), squeezed(torch.float64), strict=True):
+        assert differing(single, double) <= 1e-3
+
+
 def test_squeeze() -> None:
     record = GOLDEN["squeeze"]
     defense = ST(net(), beta=H["beta"], attack=PGD(THREAT, H["steps"], H["step"]), keep_roles=True)
-    adv, col = squeeze(
-        defense.net,
-        X,
-        Y,
-        THREAT,
-        steps=H["steps"],
-        step_size=H["step"],
-        starts=(record["start_adv"], record["start_col"]),
-        keep_roles=True,
-    )
-    assert_same_images(adv, record["x_adv"])
-    assert_same_images(col, record["x_col"])
     losses = defense.loss(Batch(X, Y), Views(record["x_adv"], record["x_col"]))
     assert_same_step(defense, record, losses)
     stacked = torch.stack([record["logits"][k] for k in ("nat", "col", "adv")])
@@ -181,7 +189,7 @@ def test_iaat(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     views = defense.generate(batch)
     assert torch.equal(defense.radii[record["index"]], record["epsilon"])
     assert torch.equal(defense.radii.values, record["memory_after"])
-    assert_same_images(views.adv, record["x_adv"])
+    assert differing(views.adv, record["x_adv"]) <= 1e-3
     assert_same_step(defense, record, defense.loss(batch, Views(record["x_adv"])))
 
 
