@@ -10,14 +10,16 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.probe import Probe
 from lightning_robust.evaluation.stages import named_stages
+from lightning_robust.runtime.modules_of import modules_of
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
 
 
 def in_training_mode(net: Net) -> Check:
     """Check whether modules were left in training mode."""
-    modules = net.named_modules() if isinstance(net, nn.Module) else ()
-    left = [name or "the net itself" for name, m in modules if m.training and not isinstance(m, Metric)]
+    names = {id(module): name for name, module in net.named_modules()} if isinstance(net, nn.Module) else {}
+    modules = [module for module in modules_of(net) if module.training and not isinstance(module, Metric)]
+    left = [names.get(id(module), type(module).__name__) or "the net itself" for module in modules]
     if left:
         return Check(
             "evaluation_mode",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class _FastNorm(torch.autograd.Function):
 
 
 @contextmanager
-def fast_bn_backward(modules: Iterable[nn.Module]) -> Iterator[None]:
+def fast_bn_backward(parts: Iterable[Any]) -> Iterator[None]:
     """Let gradients pass batch norms in evaluation mode by one multiplication, on CPUs.
 
     torch's own backward pass of a batch norm takes as long as that of a small convolution, and keeps the norm's input.
@@ -38,7 +39,7 @@ def fast_bn_backward(modules: Iterable[nn.Module]) -> Iterator[None]:
     time. Nets should not be copied or pickled inside the context.
 
     Args:
-        modules: all modules of a net, as `net.modules()` gives them.
+        parts: all modules of a net, and the callables around them, as `parts_of(net)` or `net.modules()` gives them.
 
     Example:
         >>> norm = nn.BatchNorm2d(1, eps=0.0).eval().requires_grad_(False)
@@ -49,9 +50,10 @@ def fast_bn_backward(modules: Iterable[nn.Module]) -> Iterator[None]:
         >>> x.grad.item()
         0.5
     """
-    modules = list(modules)
-    compiled = any(m._compiled_call_impl is not None or hasattr(m, "_torchdynamo_orig_callable") for m in modules)
-    norms = [] if compiled else [m for m in modules if isinstance(m, _BatchNorm) and _is_supported(m)]
+    parts = list(parts)
+    norms = [part for part in parts if isinstance(part, _BatchNorm) and _is_supported(part)]
+    if norms and any(_is_compiled(part) for part in parts):
+        norms = []
     for norm in norms:
         norm.__dict__["forward"] = _make_forward(norm)
     try:
@@ -59,6 +61,12 @@ def fast_bn_backward(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.__dict__.pop("forward", None)
+
+
+def _is_compiled(part: Any) -> bool:
+    if isinstance(part, nn.Module) and part._compiled_call_impl is not None:
+        return True
+    return isinstance(part, (nn.Module, FunctionType)) and hasattr(part, "_torchdynamo_orig_callable")
 
 
 def _is_supported(norm: _BatchNorm) -> bool:

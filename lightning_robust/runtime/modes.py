@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_robust.runtime.batch_norms import fast_bn_backward
+from lightning_robust.runtime.modules_of import modules_of, parts_of
 from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.types import Net
@@ -29,7 +30,7 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
     restored. Parameter gradients are never written.
 
     Args:
-        net: an `nn.Module`; any other callable is left as it is.
+        net: an `nn.Module`, or any other callable, whose modules are found as `modules_of` finds them.
         bn: "eval", "batch" or "train", see `AttackBN`.
 
     Raises:
@@ -45,7 +46,8 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
     """
     if bn not in ("eval", "batch", "train"):
         raise ValueError(f"Unknown attack_bn {bn!r}: choose one of eval, batch, train.")
-    modules = list(net.modules()) if isinstance(net, nn.Module) else []
+    parts = parts_of(net)
+    modules = [part for part in parts if isinstance(part, nn.Module)]
     modes = [(module, module.training) for module in modules]
     # every batch norm, SyncBatchNorm included, derives from _BatchNorm
     tracking = [(module, module.track_running_stats) for module in modules if isinstance(module, _BatchNorm)]
@@ -57,7 +59,7 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
             norm.track_running_stats = tracks and bn != "batch"
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with fast_bn_backward(modules), torch.inference_mode(False), torch.enable_grad():
+        with fast_bn_backward(parts), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for module, training in modes:
@@ -107,8 +109,8 @@ def samples_are_independent(net: Net, bn: AttackBN = "eval") -> bool:
         >>> samples_are_independent(nn.BatchNorm2d(3)), samples_are_independent(nn.BatchNorm2d(3), bn="batch")
         (True, False)
     """
-    modules = net.modules() if isinstance(net, nn.Module) else ()
-    return bn == "eval" and all(m.running_mean is not None for m in modules if isinstance(m, _BatchNorm))
+    norms = [module for module in modules_of(net) if isinstance(module, _BatchNorm)]
+    return bn == "eval" and all(norm.running_mean is not None for norm in norms)
 
 
 @contextmanager

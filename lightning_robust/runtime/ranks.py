@@ -5,6 +5,8 @@ from typing import Any
 import torch.distributed
 from torch import nn
 
+from lightning_robust.runtime.modules_of import modules_of
+
 
 def world_size() -> int:
     """Return the number of ranks; 1 outside distributed training.
@@ -45,5 +47,4 @@ def has_sync_batchnorm(net: Any) -> bool:
     Args:
         net: an `nn.Module` or any other callable.
     """
-    modules = net.modules() if world_size() > 1 and isinstance(net, nn.Module) else ()
-    return any(isinstance(module, nn.SyncBatchNorm) for module in modules)
+    return world_size() > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in modules_of(net))
