@@ -9,7 +9,8 @@ from lightning_robust.callbacks.epoch_lines import EpochLines
 from lightning_robust.callbacks.progress_bar import RobustProgressBar
 from lightning_robust.callbacks.pseudo_labels import PseudoLabels
 from lightning_robust.callbacks.radius_histogram import RadiusHistogram
-from lightning_robust.callbacks.robust_evaluation import RobustEvaluation, UnsoundEvaluation
+from lightning_robust.callbacks.robust_evaluation import RobustEvaluation
+from lightning_robust.callbacks.unsound_evaluation import UnsoundEvaluation
 
 __all__ = [
     "AdversarialInputs",

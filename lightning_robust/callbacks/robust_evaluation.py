@@ -1,8 +1,7 @@
 """Robust accuracy of any LightningModule, in Lightning's own evaluation loops."""
 
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,40 +11,22 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.best_report import BestReport
 from lightning_robust.callbacks.collected import Collected
-from lightning_robust.callbacks.figures import adversarial_grid, save_figure
+from lightning_robust.callbacks.evaluation_files import EvaluationFiles
 from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.callbacks.run_folder import run_folder
-from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
-from lightning_robust.evaluation.check import Check
+from lightning_robust.callbacks.unfinished import go_on
+from lightning_robust.callbacks.unsound_evaluation import examine_first, refuse_doubts
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
-from lightning_robust.evaluation.report import (
-    describe,
-    evaluated_in,
-    print_table,
-    robustness,
-    sample_rows,
-    write_csv,
-    write_json,
-)
-from lightning_robust.evaluation.soundness import examine
-from lightning_robust.evaluation.state import State, fingerprint
+from lightning_robust.evaluation.report import evaluated_in, robustness
 from lightning_robust.evaluation.threats import mismatch, short_of_radius, training_threat, under_threat
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.runtime.modes import disable_inference_mode, logits_no_grad
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.runtime.ranks import gather_objects
-from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import as_batch
 from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
-
-
-class UnsoundEvaluation(RuntimeError):
-    """Raised under `strict`, once everything is written, where a check of the evaluation did not pass."""
-
-    exit_status = 3
-    """With which the command line ends."""
 
 
 class RobustEvaluation(BestReport):
@@ -219,7 +200,8 @@ class RobustEvaluation(BestReport):
                 key = f"{prefix}/{name}_acc{suffix}"
                 pl_module.log(key, value, sync_dist=True, batch_size=1, add_dataloader_idx=False)
             if trainer.is_global_zero:
-                self._leave(trainer, loader, directory, f"-{i}" if suffix else "")
+                files = EvaluationFiles(trainer, self._running, directory, self.name, f"-{i}" if suffix else "")
+                self._leave(trainer, files, loader)
             trainer.strategy.barrier()
             if loader.state is not None:
                 loader.state.discard()
@@ -228,10 +210,8 @@ class RobustEvaluation(BestReport):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Under `strict`, end with an error where a check did not pass; the loggers have everything by now."""
-        checks = [check for loader in self._loaders.values() for check in loader.report.get("checks", ())]
-        doubts = [check["sentence"] for check in checks if check["status"] != "pass"]
-        if self.strict and doubts:
-            raise UnsoundEvaluation(" ".join(["The evaluation is not to be trusted:", *doubts]))
+        if self.strict:
+            refuse_doubts(loader.report for loader in self._loaders.values())
 
     on_test_end = on_validation_end
 
@@ -248,52 +228,16 @@ class RobustEvaluation(BestReport):
             run.prepare(loader.samples)
             save: Callable[[], None] = lambda: None  # noqa: E731
             if not fitting:
-                save = self._restore(trainer, net, i, loader, run)
+                save = go_on(trainer, net, loader, run, i, self.state_dir, {})
             run.run(net, loader.samples, net.device, save, evaluation_progress(trainer))
             loader.found = loader.samples.gather()
             loader.gather_examples(run.examples)
             told = gather_objects({"clean": loader.seconds, **run.seconds})
             seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
-            checks = (
-                self._check(trainer, net, loader, attacks, size)
-                if self.check_samples and attacks and not fitting
-                else []
-            )
+            examined = self.check_samples if attacks and not fitting else 0
+            checks = examine_first(trainer, net, loader, run, examined) if examined else []
             loader.report = robustness(loader.found, attacks, seconds, checks, self._about(trainer))
             del loader.samples  # the images are not needed any more
-
-    def _restore(
-        self, trainer: Trainer, net: LightningModule, i: int, loader: "Collected", run: Evaluation
-    ) -> Callable[[], None]:
-        """Restore the results of an earlier evaluation that was killed, and return the function that saves them."""
-        attacks = {name: describe(attack) for name, attack in self._running.items()}
-        stage = "test" if trainer.testing else "validate"
-        settings = {"stage": stage, "attacks": attacks, "seed": self.seed, "precision": self.precision}
-        name = gather_objects(fingerprint(net, settings))[0]  # batch norms of other ranks may have seen other samples
-        folder = Path(self.state_dir or Path(trainer.default_root_dir, "unfinished"), f"{name}-{i}")
-        state = loader.state = State(folder)
-        for extra in state.restore(loader.samples):
-            run.resume(extra)
-        trainer.strategy.barrier()  # nobody writes before all have read
-        done = sum(gather_objects(int(loader.samples.stages_done().sum())))
-        if done:
-            rank_zero_info(f"An evaluation that was not finished goes on; to start over, remove {folder}.")
-        return lambda: state.save(loader.samples, run.extra())
-
-    def _check(
-        self, trainer: Trainer, net: LightningModule, loader: "Collected", attacks: Mapping[str, Attack], size: int
-    ) -> list[Check]:
-        """Check the evaluation on the first samples of the first rank that has any."""
-        found: list[Check] = []
-        holders = [rank for rank, n in enumerate(gather_objects(len(loader.samples))) if n]
-        if trainer.global_rank in holders[:1]:
-            samples, some = loader.samples, slice(self.check_samples)
-            x, y, index = (column[some].to(net.device) for column in (samples.x, samples.y, samples.index))
-            threat = next(iter(attacks.values())).threat
-            alike = {name: attack for name, attack in attacks.items() if attack.threat == threat}
-            standing = samples.robust(alike)[some].to(net.device)
-            found = examine(net, x, y, alike, loader.found, standing, SampleRNG(self.seed, index), size)
-        return [check for part in gather_objects(found) for check in part]
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
         settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}
@@ -304,25 +248,14 @@ class RobustEvaluation(BestReport):
         """Return whether the validation after this epoch of a fit draws its figures."""
         return self.figure_samples > 0 and (epoch + 1 == max_epochs or epoch % self.figure_every_n_epochs == 0)
 
-    def _leave(self, trainer: Trainer, loader: "Collected", directory: Path, suffix: str) -> None:
+    def _leave(self, trainer: Trainer, files: EvaluationFiles, loader: Collected) -> None:
         """Write and draw what rank 0 leaves."""
-        report, fitting = loader.report, trainer.state.fn == "fit"
-        attacks = self._running
-        stage = "test" if trainer.testing else "val"
+        fitting = trainer.state.fn == "fit"
         if self.figure_samples and (not fitting or self.draws_after(trainer.current_epoch, trainer.max_epochs)):
-            for name, attack in attacks.items():
-                correct = report["attacks"][name]["correct"]
-                title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
-                figure = adversarial_grid(loader.drawn(name), title)
-                save_figure(trainer, figure, f"{self.prefix}{stage}-{name}{suffix}", directory)
+            files.draw_examples(loader)
         if fitting:  # its report is kept until the best checkpoint is known
             return
-        write_json(report, directory / f"{self.prefix}robustness{suffix}.json")
-        write_csv(*sample_rows(loader.found, attacks), directory / f"{self.prefix}samples{suffix}.csv")
+        files.write(loader)
         if self.figure_samples:
-            for kind, draw in {"radius": accuracy_by_radius, "classes": accuracy_by_class}.items():
-                drawn = draw(loader.found, attacks)
-                if drawn is not None:
-                    save_figure(trainer, drawn, f"{self.prefix}{stage}-{kind}{suffix}", directory)
-        told = stage if self.name is None else f"{stage}, {self.name}"
-        print_table(report, f"{told}: {report['n']} samples")
+            files.draw_accuracies(loader)
+        files.print(loader)

@@ -9,7 +9,7 @@ import pytest
 from lightning import LightningModule
 
 from lightning_robust.attacks import FAB, PGD
-from lightning_robust.callbacks import AttackStrength, RobustEvaluation, robust_evaluation
+from lightning_robust.callbacks import AttackStrength, RobustEvaluation, evaluation_files, unfinished
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.defenses import AT, Standard
 from lightning_robust.schedules import Linear
@@ -106,7 +106,7 @@ def test_training_without_an_attack_has_a_radius_for_the_evaluation_alone(tmp_pa
 def test_an_unfinished_evaluation_at_another_radius_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        robust_evaluation, "fingerprint", lambda net, settings: seen.append(settings["attacks"]) or str(len(seen))
+        unfinished, "fingerprint", lambda net, settings: seen.append(settings["attacks"]) or str(len(seen))
     )
     for eps in (0.11, 0.22):
         run("test", trained_at(Threat(eps=eps)), evaluation(), tmp_path)
@@ -115,9 +115,9 @@ def test_an_unfinished_evaluation_at_another_radius_is_another(tmp_path: Path, m
 
 def test_the_figure_names_norm_and_radius(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
-    grid = robust_evaluation.adversarial_grid
+    grid = evaluation_files.adversarial_grid
     monkeypatch.setattr(
-        robust_evaluation, "adversarial_grid", lambda drawn, title: titles.append(title) or grid(drawn, title)
+        evaluation_files, "adversarial_grid", lambda drawn, title: titles.append(title) or grid(drawn, title)
     )
     run("test", trained_at(Threat(eps="8/255")), evaluation(figure_samples=2), tmp_path)
     assert [title.partition(":")[0] for title in titles] == ["pgd (linf 8/255)", "fab (linf 8/255)"]

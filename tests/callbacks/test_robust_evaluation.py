@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_robust.attacks import PGD
-from lightning_robust.callbacks import RobustEvaluation, best_report, progress, robust_evaluation
+from lightning_robust.callbacks import RobustEvaluation, best_report, evaluation_files, progress
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.data import Digits, Indexed
 from lightning_robust.defenses import Standard
@@ -197,7 +197,7 @@ def test_two_ranks_count_every_sample_once(sampler: str, stage: str, tmp_path: P
             held_out = images(N, size=8, num_classes=10)
             data = {"fit": (loader(8, 4, size=8), DataLoader(held_out, 4))}.get(stage, (DataLoader(held_out, 4),))
         written: dict[str, Any] = {}  # fit writes its report again once the best checkpoint is known
-        for module_that_writes in (robust_evaluation, best_report):
+        for module_that_writes in (evaluation_files, best_report):
             module_that_writes.write_json = lambda told, path: written.update({path.name: told})
         kwargs = {"max_epochs": 1, "default_root_dir": tmp_path, "callbacks": [callback], "num_sanity_val_steps": 1}
         trainer = ddp_trainer(ranks, **kwargs) if ranks > 1 else quiet_trainer(**kwargs)
@@ -467,7 +467,7 @@ def test_bad_input_in_a_later_batch_is_refused(tmp_path: Path, pixel: float, tol
 
 def test_fit_draws_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr(robust_evaluation, "save_figure", lambda trainer, *_: drawn.append(trainer.current_epoch))
+    monkeypatch.setattr(evaluation_files, "save_figure", lambda trainer, *_: drawn.append(trainer.current_epoch))
     callback = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=1)}, figure_samples=1, figure_every_n_epochs=3)
     quiet_trainer(max_epochs=6, default_root_dir=tmp_path, callbacks=[callback]).fit(
         ForeignModule(), loader(8, 8), loader(8, 8)

@@ -1,0 +1,61 @@
+"""What an evaluation of one data loader leaves: its report, its samples, its figures and its table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning import Trainer
+from matplotlib.figure import Figure
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.callbacks.collected import Collected
+from lightning_robust.callbacks.figures import adversarial_grid, save_figure
+from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
+from lightning_robust.evaluation.report import print_table, sample_rows, write_csv, write_json
+
+
+class EvaluationFiles:
+    """Writes and draws the results for one data loader, on rank 0.
+
+    Args:
+        trainer: in its evaluation loop.
+        attacks: the attacks that were run, by name.
+        directory: the run's folder.
+        name: the evaluation's name, with which its files begin; None for none.
+        suffix: what the files' names end in where there are several loaders, such as "-1".
+    """
+
+    def __init__(
+        self, trainer: Trainer, attacks: Mapping[str, Attack], directory: Path, name: str | None, suffix: str
+    ) -> None:
+        self.trainer, self.attacks, self.directory, self.suffix = trainer, attacks, directory, suffix
+        self.stage = "test" if trainer.testing else "val"
+        self.title = self.stage if name is None else f"{self.stage}, {name}"
+        self.prefix = "" if name is None else f"{name}-"
+
+    def draw_examples(self, loader: Collected) -> None:
+        """Draw a few samples under each attack."""
+        report = loader.report
+        for name, attack in self.attacks.items():
+            correct = report["attacks"][name]["correct"]
+            title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
+            self._save(adversarial_grid(loader.drawn(name), title), name)
+
+    def write(self, loader: Collected) -> None:
+        """Write the report and the samples."""
+        write_json(loader.report, self.directory / f"{self.prefix}robustness{self.suffix}.json")
+        rows = sample_rows(loader.found, self.attacks)
+        write_csv(*rows, self.directory / f"{self.prefix}samples{self.suffix}.csv")
+
+    def draw_accuracies(self, loader: Collected) -> None:
+        """Draw accuracy against radius, where an attack looks for the nearest example, and accuracy by class."""
+        for kind, draw in {"radius": accuracy_by_radius, "classes": accuracy_by_class}.items():
+            drawn = draw(loader.found, self.attacks)
+            if drawn is not None:
+                self._save(drawn, kind)
+
+    def print(self, loader: Collected) -> None:
+        """Print the table."""
+        print_table(loader.report, f"{self.title}: {loader.report['n']} samples")
+
+    def _save(self, figure: Figure, name: str) -> None:
+        save_figure(self.trainer, figure, f"{self.prefix}{self.stage}-{name}{self.suffix}", self.directory)
