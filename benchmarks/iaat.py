@@ -13,7 +13,7 @@ from benchmarks.common.processes import quiet
 from benchmarks.common.recipes import Steps
 from benchmarks.common.tables import Row, required, write
 from benchmarks.common.timing import Spread, interleave, ratio
-from lightning_robust.types import as_batch
+from lightning_robust.utils.batch_reader import as_batch
 
 PROBING: dict[str, dict[str, Any]] = {
     "default: lazy, 2 steps on": {},

@@ -1,7 +1,7 @@
 """The values that travel through a training step, and the types of the functions that act on them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     Args:
         x: images [b c h w] in [0, 1].
         y: labels [b].
-        index: positions of the samples in the dataset [b], if the loader gives them.
+        index: positions of the samples in the dataset [b], if they are known.
     """
 
     x: Tensor
@@ -53,35 +53,6 @@ class Losses(NamedTuple):
     total: Tensor
     parts: dict[str, Tensor]
     logits_adv: Tensor
-
-
-def as_batch(batch: Any) -> Batch:
-    """Convert what a data loader gives to a `Batch`.
-
-    Args:
-        batch: `(x, y)`, `(x, y, index)` or a `Batch`.
-
-    Raises:
-        TypeError: for anything else; the message says what it was.
-
-    Example:
-        >>> import torch
-        >>> as_batch([torch.rand(2, 1, 4, 4), torch.tensor([3, 1])]).y
-        tensor([3, 1])
-    """
-    if isinstance(batch, Batch):
-        return batch
-    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3) and all(isinstance(part, Tensor) for part in batch):
-        if len(batch) == 3 and (batch[2].is_floating_point() or batch[2].shape != batch[1].shape[:1]):
-            raise TypeError(
-                f"The third tensor of a batch must hold the samples' positions in the dataset, integers [b], got "
-                f"{batch[2].dtype} of shape {tuple(batch[2].shape)}."
-            )
-        return Batch(*batch)
-    got = f"a {type(batch).__name__}"
-    if isinstance(batch, (tuple, list)):
-        got += f" of {', '.join(type(part).__name__ for part in batch)}"
-    raise TypeError(f"A batch must be the tensors (x, y) or (x, y, index), or a Batch; got {got}.")
 
 
 def to_float(value: float | str) -> float:

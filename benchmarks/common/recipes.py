@@ -20,7 +20,8 @@ from lightning_robust.metrics.functional import effective_margin
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
-from lightning_robust.types import as_batch, to_float
+from lightning_robust.types import to_float
+from lightning_robust.utils.batch_reader import as_batch
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "digits"
 VALIDATIONS = 20

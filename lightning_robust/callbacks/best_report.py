@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.evaluation.report import checkpoint_identity, write_json
 
 
-class BestReport(Callback):
+class BestReport(AnyModule):
     """Writes `robustness.json` for the best checkpoint of a fit, whatever monitor chose it.
 
     A subclass hands the reports of each validation to `keep`. The best checkpoint's is found by the step at which the
@@ -26,10 +27,11 @@ class BestReport(Callback):
 
     Args:
         name: what the file's name begins with, and a dash; by default it is `robustness.json`.
+        kwargs: see `AnyModule`.
     """
 
-    def __init__(self, name: str | None = None) -> None:
-        super().__init__()
+    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.name, self.prefix = name, "" if name is None else f"{name}-"
         self._reports: dict[int, dict[str, Any]] = {}  # by step: of the best checkpoint, and of the last validation
         self._best: int | None = None

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from rich import get_console
 
+from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.callbacks.figures import save_figure
 from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.run_folder import run_folder
@@ -16,15 +17,14 @@ from lightning_robust.evaluation.report import evaluated_in, write_json
 from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
-from lightning_robust.types import as_batch
 
 
-class CorruptionAccuracy(Callback):
+class CorruptionAccuracy(AnyModule):
     """Reports accuracy at each corruption and severity, their means, and mCE, in `test` and every validation.
 
     Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. It counts the loaders
     over a `CorruptionSuite` (of `CIFAR10C`, `CIFAR100C`, `ImageNetC`, `CommonCorruptions`) and no others, each sample
-    once on any number of devices; batches are (x, y) in the order of the dataset, or (x, y, index):
+    once on any number of devices; batches come in the order of the dataset, or say where in it their samples stand:
 
         trainer = Trainer(callbacks=[CorruptionAccuracy()])
         trainer.test(module, DataLoader(CIFAR10C("data/CIFAR-10-C").test_data(), batch_size=256))
@@ -38,14 +38,16 @@ class CorruptionAccuracy(Callback):
 
     Args:
         reference: errors of the classifier that mCE is relative to, see `CorruptionError`; "alexnet" for ImageNet-C.
+        kwargs: how batches are read, see `AnyModule`.
 
     Raises:
         TypeError: in `test`, if no loader runs over `CorruptionSuite`.
-        ValueError: for batches without index in another order than the dataset's, or a reference of other corruptions.
+        ValueError: for batches without positions in another order than the dataset's, or a reference that lacks a
+            corruption.
     """
 
-    def __init__(self, reference: dict[str, float] | Literal["alexnet"] | None = None) -> None:
-        super().__init__()
+    def __init__(self, reference: dict[str, float] | Literal["alexnet"] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.reference = ALEXNET_ERRORS if reference == "alexnet" else reference
         self._positions: list[Positions] = []
         self._error: CorruptionError | None = None
@@ -78,14 +80,14 @@ class CorruptionAccuracy(Callback):
         corruptions = _corruptions(positions.loader)
         if corruptions is None or self._error is None or trainer.sanity_checking:
             return
-        given = as_batch(batch)
+        given = self.reader(batch)
         index, keep = positions.next(len(given.x), given.x.device)
         if given.index is not None:
             index = given.index
         elif not positions.ordered:
             raise ValueError(
-                "CorruptionAccuracy knows a sample's corruption by its position: do not shuffle, or give batches "
-                "(x, y, index), see Indexed."
+                "CorruptionAccuracy knows a sample's corruption by its position: do not shuffle, wrap the dataset in "
+                "lightning_robust.data.Indexed, or set index_key to where batches hold positions."
             )
         with full_precision(given.x):
             logits = logits_no_grad(pl_module, given.x)

@@ -2,26 +2,27 @@
 
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torchmetrics import MeanMetric
 
+from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.metrics import EffectiveMargin
 from lightning_robust.metrics.functional import effective_weight_norm
 from lightning_robust.runtime.modes import disable_inference_mode
 from lightning_robust.runtime.precision import full_precision
-from lightning_robust.types import as_batch
 
 
-class EffectiveMargins(Callback):
+class EffectiveMargins(AnyModule):
     """Logs `val/effective_margin` and `val/effective_weight_norm` (and `test/...`) of any LightningModule's net.
 
     Args:
         candidates: classes compared with the label's for the margin, each one backward pass; by default all others.
         temperature: softmax temperature of the weight norm, > 0.
+        kwargs: how batches are read, see `AnyModule`.
     """
 
-    def __init__(self, candidates: int | None = None, temperature: float = 1.0) -> None:
-        super().__init__()
+    def __init__(self, candidates: int | None = None, temperature: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.margin, self.norm = EffectiveMargin(candidates), MeanMetric(nan_strategy="disable")
         self.temperature = temperature
 
@@ -48,7 +49,7 @@ class EffectiveMargins(Callback):
     ) -> None:
         """Measure the margins and norms of the batch."""
         if not trainer.sanity_checking:
-            given = as_batch(batch)
+            given = self.reader(batch)
             with full_precision(given.x):
                 self.margin.update(pl_module, given.x, given.y)
                 self.norm.update(effective_weight_norm(pl_module, given.x, self.temperature))

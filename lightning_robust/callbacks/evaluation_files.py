@@ -54,7 +54,7 @@ class EvaluationFiles:
                 self._save(drawn, kind)
 
     def print(self, loader: Collected) -> None:
-        """Print the table."""
+        """Print the table of accuracies."""
         print_table(loader.report, f"{self.title}: {loader.report['n']} samples")
 
     def _save(self, figure: Figure, name: str) -> None:

@@ -25,18 +25,17 @@ from lightning_robust.runtime.modes import disable_inference_mode, logits_no_gra
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.threat import Threat
-from lightning_robust.types import as_batch
 from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
 
 
 class RobustEvaluation(BestReport):
     """Attacks the module in fit's validation, in `validate` and in `test`, and reports robust accuracy.
 
-    Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k] and whose batches are
-    (x, y) or (x, y, index). Modes, gradients and flags of the module are left as they were. Samples are collected while
-    the loop runs and attacked after its last batch: stage after stage, survivors pooled into full batches and dealt out
-    evenly over the ranks. What a sample's random numbers are depends on its position in the dataset alone, so the
-    result depends neither on the batch size nor on the number of devices.
+    Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. Modes, gradients and
+    flags of the module are left as they were. Samples are collected while the loop runs and attacked after its last
+    batch: stage after stage, survivors pooled into full batches and dealt out evenly over the ranks. What a sample's
+    random numbers are depends on its position in the dataset alone, so the result depends neither on the batch size nor
+    on the number of devices.
 
     Until then the images wait in main memory: 4 bytes a value, each rank its share. Modules whose weights are sharded
     over the ranks (FSDP) cannot be evaluated: the ranks' forward passes differ in number.
@@ -66,6 +65,7 @@ class RobustEvaluation(BestReport):
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
         name: tells several evaluations in one trainer apart: the names of its files begin with `<name>-`, and its
             results are logged as `val/<name>/<attack>_acc`. At most one may go without.
+        kwargs: how batches are read, see `AnyModule`.
 
     Raises:
         ValueError: for attack names that clash; during the run, for images outside the threat's box, outputs that are
@@ -88,8 +88,9 @@ class RobustEvaluation(BestReport):
         figure_samples: int = 8,
         figure_every_n_epochs: int = 10,
         name: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, **kwargs)
         for name, count in {"check_samples": check_samples, "figure_samples": figure_samples}.items():
             if count < 0:
                 raise ValueError(f"{name} must be at least 0, got {count}.")
@@ -148,7 +149,7 @@ class RobustEvaluation(BestReport):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the batch, and attack all of them after the last one."""
-        batch = as_batch(batch)
+        batch = self.reader(batch)
         if dataloader_idx not in self._loaders:
             self._loaders[dataloader_idx] = Collected(Positions(trainer, dataloader_idx))
         loader = self._loaders[dataloader_idx]

@@ -15,7 +15,6 @@ from rich.table import Table
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.cli.stopwatch import Stopwatch, attack_seconds
 from lightning_robust.evaluation.stages import named_stages
-from lightning_robust.types import as_batch
 from lightning_robust.utils.messages import duration
 
 
@@ -162,7 +161,7 @@ class RobustTrainer(Trainer):
         datamodule.setup("test")
         loader = datamodule.test_dataloader()
         given = datamodule.transfer_batch_to_device(next(iter(loader)), self.strategy.root_device, 0)
-        x = as_batch(datamodule.on_after_batch_transfer(given, 0)).x
+        x = model.reader(datamodule.on_after_batch_transfer(given, 0)).x
         model.to(self.strategy.root_device)
         share, found = len(loader.sampler) / len(x), {}
         for name, attack in (evaluation.attacks_on(model) if evaluation else {}).items():

@@ -14,7 +14,6 @@ from torch import Tensor
 from lightning_robust.attacks import progress
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.types import as_batch
 
 PROBES = 5
 """Epochs of which a few steps are measured, from all parts of the recipe: methods change after their warm-up."""
@@ -92,7 +91,7 @@ class Stopwatch(Callback):
     ) -> None:
         """Replace the labels by the net's own predictions."""
         began = now()
-        given = as_batch(batch)
+        given = pl_module.reader(batch)
         given.y.copy_(logits_no_grad(pl_module, given.x).argmax(1))
         self.aside += now() - began
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from lightning_robust.types import Batch
+
 
 def to_byte_tensor(image: Any) -> Tensor:
     """Convert an image of bytes [h w] or [h w c], an array or a PIL image, to a uint8 tensor [c h w].
@@ -40,24 +42,24 @@ def bytes_to_float(x: Tensor) -> Tensor:
     return x.float().div_(torch.full((), 255.0, device=x.device))
 
 
-def collate_as_bytes(samples: list[Any]) -> list[Any]:
+def collate_as_bytes(samples: list[Any]) -> Batch:
     """Collate samples into a batch whose images are bytes, a quarter of the volume of float32.
 
     Args:
-        samples: tuples that begin with an image [c h w] in [0, 1].
+        samples: (x, y, position) each, with an image x [c h w] in [0, 1].
 
     Returns:
-        The batch: images as bytes [b c h w], then whatever else the samples hold.
+        The batch, whose images are bytes [b c h w].
 
     Raises:
         ValueError: for images that are no multiples of 1/255, which bytes cannot hold.
 
     Example:
-        >>> collate_as_bytes([(torch.ones(1, 1, 2), 3)])
-        [tensor([[[[255, 255]]]], dtype=torch.uint8), tensor([3])]
+        >>> collate_as_bytes([(torch.ones(1, 1, 2), 3, 0)]).x
+        tensor([[[[255, 255]]]], dtype=torch.uint8)
     """
     x, *rest = default_collate(samples)
     as_bytes = (x * 255).round_().to(torch.uint8)
     if not torch.equal(bytes_to_float(as_bytes), x):
         raise ValueError("Bytes cannot hold images that are no multiples of 1/255: leave uint8_transfer out.")
-    return [as_bytes, *rest]
+    return Batch(as_bytes, *rest)

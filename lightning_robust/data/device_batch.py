@@ -8,11 +8,12 @@ from torch import Tensor
 
 from lightning_robust.data.conversion import bytes_to_float
 from lightning_robust.data.on_device_images import OnDeviceImages
+from lightning_robust.types import Batch
 
 
 def finish_on_device(
     batch: Any, images: OnDeviceImages | None, size: int | None, cast: Callable[[Tensor], Any]
-) -> list[Any]:
+) -> Batch:
     """Gather images that stay on the device, scale bytes to [0, 1], and resize.
 
     Args:
@@ -23,12 +24,12 @@ def finish_on_device(
         cast: converts scaled bytes to the precision of the training.
 
     Returns:
-        [x, y, index] with x [b c h w] in [0, 1].
+        The batch with x [b c h w] in [0, 1].
 
     Example:
         >>> import torch
         >>> batch = torch.full((1, 1, 4, 4), 255, dtype=torch.uint8), torch.tensor([3]), torch.tensor([0])
-        >>> finish_on_device(batch, images=None, size=2, cast=torch.Tensor.double)[0]
+        >>> finish_on_device(batch, images=None, size=2, cast=torch.Tensor.double).x
         tensor([[[[1., 1.],
                   [1., 1.]]]], dtype=torch.float64)
     """
@@ -39,4 +40,4 @@ def finish_on_device(
         x = cast(bytes_to_float(x))
     if size is not None and x.shape[2:] != (size, size):
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
-    return [x, *rest]
+    return Batch(x, *rest)

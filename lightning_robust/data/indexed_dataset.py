@@ -6,12 +6,16 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from lightning_robust.types import Batch
+
 Key = int | tuple[int, int]
 """A dataset position, or a position with the seed of its augmentation."""
 
 
-class Indexed(Dataset[tuple[Any, Any, int]]):
+class Indexed(Dataset[Batch]):
     """Dataset of (x, y, position) around a dataset of (x, y), for methods that remember something for each sample.
+
+    Its samples have the names of a `Batch`, and so torch collates them to one.
 
     Sampled by `EpochSampler`, a sample's random augmentation depends only on (seed, epoch, position), not on the
     worker, the rank or a restart. For this, transforms must draw from torch's global generator, as torchvision's v2
@@ -21,7 +25,8 @@ class Indexed(Dataset[tuple[Any, Any, int]]):
         dataset: the dataset; its samples begin with (x, y).
 
     Example:
-        >>> Indexed([("a", 0), ("b", 1)])[1]
+        >>> x, y, position = Indexed([("a", 0), ("b", 1)])[1]
+        >>> x, y, position
         ('b', 1, 1)
     """
 
@@ -31,11 +36,11 @@ class Indexed(Dataset[tuple[Any, Any, int]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> tuple[Any, Any, int]:
+    def __getitem__(self, key: Key) -> Batch:
         if not isinstance(key, tuple):
             index = range(len(self))[operator.index(key)]  # takes integers of NumPy and torch, and negative ones
             x, y = self.dataset[index][:2]
-            return x, y, index
+            return Batch(x, y, index)  # type: ignore[arg-type]  # of one sample
         index, seed = key
         state = torch.default_generator.get_state()  # torch.manual_seed would seed every device, which takes 1 ms
         try:
@@ -43,4 +48,4 @@ class Indexed(Dataset[tuple[Any, Any, int]]):
             x, y = self.dataset[index][:2]
         finally:
             torch.default_generator.set_state(state)
-        return x, y, index
+        return Batch(x, y, index)  # type: ignore[arg-type]

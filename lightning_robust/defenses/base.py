@@ -26,7 +26,8 @@ from lightning_robust.runtime.modes import AttackBN, disable_inference_mode, log
 from lightning_robust.runtime.precision import half_precision
 from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
 from lightning_robust.threat import Threat
-from lightning_robust.types import Batch, Losses, Views, as_batch
+from lightning_robust.types import Batch, Losses, Views
+from lightning_robust.utils.batch_reader import BatchReader, Key
 from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
 
 GRAPHS = 64
@@ -61,6 +62,11 @@ class Defense(LightningModule, ABC):
         compile: compile the net with `torch.compile`; the names in checkpoints stay the same.
         channels_last: keep the net's weights in the memory layout [b h w c], in which its convolutions then run: faster
             on tensor cores and most CPUs.
+        image_key: where a batch holds its images, see `lightning_robust.callbacks.any_module.AnyModule`; by default it
+            begins with them, or has them under a usual name.
+        label_key: where it holds its labels.
+        index_key: where it holds the samples' positions in the dataset, if anywhere.
+        read_batch: a function from a batch to a `Batch`, instead of the keys.
 
     Raises:
         ValueError: for a net without parameters, a targeted attack without random targets, or another attack_precision;
@@ -80,7 +86,16 @@ class Defense(LightningModule, ABC):
         torch.Size([4])
     """
 
-    _hook_parts = ("net", "attack", "reweighting", "regularizers", "weight_perturbation", "optimizer", "scheduler")
+    _hook_parts = (
+        "net",
+        "attack",
+        "reweighting",
+        "regularizers",
+        "weight_perturbation",
+        "optimizer",
+        "scheduler",
+        "read_batch",
+    )
 
     def __init__(
         self,
@@ -98,6 +113,10 @@ class Defense(LightningModule, ABC):
         base_batch_size: int | None = None,
         compile: bool = False,
         channels_last: bool = False,
+        image_key: Key | None = None,
+        label_key: Key | None = None,
+        index_key: Key | None = None,
+        read_batch: Callable[[Any], Batch] | None = None,
     ) -> None:
         super().__init__()
         if not any(True for _ in net.parameters()):
@@ -119,6 +138,7 @@ class Defense(LightningModule, ABC):
         self.reweighting = reweighting
         self.regularizers = tuple(regularizers)
         self.weight_perturbation = weight_perturbation
+        self.reader = BatchReader(image_key, label_key, index_key, read_batch)
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._interval = scheduler_interval
@@ -225,7 +245,7 @@ class Defense(LightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the logits of the clean images."""
-        logits: Tensor = self(batch if isinstance(batch, Tensor) else as_batch(batch).x)
+        logits: Tensor = self(batch if isinstance(batch, Tensor) else self.reader(batch).x)
         return logits
 
     def setup(self, stage: str) -> None:
@@ -325,7 +345,7 @@ class Defense(LightningModule, ABC):
 
     def _receive(self, stage: str, given: Any) -> Batch:
         """Read a batch; check it where that costs nothing (on the CPU), and the first of each stage everywhere."""
-        batch = as_batch(given)
+        batch = self.reader(given)
         first = stage not in self._checked
         if first or batch.x.device.type == "cpu":
             check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)

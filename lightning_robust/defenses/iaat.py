@@ -11,6 +11,7 @@ from lightning_robust.parts.per_sample import PerSample
 from lightning_robust.runtime.modes import logits_no_grad, samples_are_independent
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Batch, Views, to_float
+from lightning_robust.utils.checks import reading_is_free
 
 Aim: TypeAlias = tuple[PGD, Tensor]
 """The attack, and each sample's target [b]: its label, or the class to lead to."""
@@ -49,7 +50,7 @@ class IAAT(AT):
 
     Raises:
         ValueError: for settings out of range, "lazy" where batch norms let samples see each other, or batches without
-            index.
+            positions, or with such as cannot be.
 
     Example:
         >>> from lightning_robust.models import SmallConvNet
@@ -86,6 +87,7 @@ class IAAT(AT):
         self.probing = probing
         self.refine_steps = refine_steps
         self.radii = PerSample()
+        self._positions_checked = False
         if probing not in ("lazy", "all") or (refine_steps is not None and refine_steps < 0):
             raise ValueError(
                 f"IAAT needs probing 'lazy' or 'all' and refine_steps >= 0, got {probing!r}, {refine_steps}."
@@ -165,9 +167,13 @@ class IAAT(AT):
     def _index(self, batch: Batch) -> Tensor:
         if batch.index is None:
             raise ValueError(
-                "IAAT remembers a radius for every training sample, but the batch has no index: wrap the training set "
-                "in lightning_robust.data.Indexed(dataset), which gives (x, y, index)."
+                "IAAT remembers a radius for every training sample, but the batch does not say where its samples stand "
+                "in the dataset: wrap the training set in lightning_robust.data.Indexed(dataset), or set index_key."
             )
+        if not self._positions_checked or reading_is_free(batch.index):
+            # those of `Indexed` are right, and may repeat where a sampler draws with replacement
+            self.radii.check(batch.index, distinct=self.reader.names_positions)
+            self._positions_checked = True
         return batch.index
 
     def on_train_start(self) -> None:

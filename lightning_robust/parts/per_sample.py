@@ -46,6 +46,28 @@ class PerSample:
         self.values = self.values.to(device) if len(self.values) else torch.zeros(n, device=device)
         self._written = torch.zeros(n if world_size() > 1 else 0, dtype=torch.bool, device=device)
 
+    def check(self, index: Tensor, distinct: bool) -> None:
+        """Raise unless these can be positions [b] of the training samples.
+
+        Args:
+            index: what a batch gave as positions.
+            distinct: whether a sample stands in a batch at most once.
+
+        Raises:
+            ValueError: for positions beyond the training set, or repeated ones.
+        """
+        low, high = (int(v) for v in torch.aminmax(index))
+        if low < 0 or high >= len(self.values):
+            raise ValueError(
+                f"Positions in the training set of {len(self.values)} samples range over [{low}, {high}] in a batch: "
+                "set index_key to where it holds positions."
+            )
+        if distinct and len(set(index.tolist())) < len(index):
+            raise ValueError(
+                f"What index_key names stands several times in a batch ({int(index.mode().values)}, for example), and "
+                "so is not the samples' position in the training set: name another key."
+            )
+
     @property
     def nbytes(self) -> int:
         """The memory on this rank in bytes."""

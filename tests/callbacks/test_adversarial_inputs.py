@@ -203,10 +203,11 @@ def test_random_starts_differ_between_ranks_epochs_batches_and_samples() -> None
 @pytest.mark.parametrize(
     ("kind", "keys", "message"),
     [
-        ("dict", {}, r"A dict has no images at 0 and labels at 1; its keys are \['pixels', 'class', 'name'\]"),
-        ("dict", {"image_key": "pixels", "label_key": "name"}, "no images at 'pixels' and labels at 'name'"),
-        ("tuple", {"label_key": 2}, "A tuple has no images at 0 and labels at 2: set AdversarialInputs' image_key"),
-        ("tuple", {"image_key": "pixels"}, "A tuple has no images at 'pixels'"),
+        ("dict", {}, r"not found in a dict with the keys \['pixels', 'class', 'name'\]: say with image_key"),
+        ("dict", {"image_key": "pixels", "label_key": "name"}, "by image_key='pixels', label_key='name'"),
+        ("tuple", {"label_key": 2}, "not found in a tuple of Tensor, Tensor by label_key=2: say"),
+        ("tuple", {"image_key": "pixels"}, "not found in a tuple of Tensor, Tensor by image_key='pixels'"),
+        ("tuple", {"image_key": 1}, "not found in a tuple of Tensor, Tensor by image_key=1"),
     ],
 )
 def test_a_batch_without_images_or_labels_is_refused(kind: str, keys: dict[str, Any], message: str) -> None:
@@ -244,3 +245,19 @@ def test_a_step_without_batch_index_meets_new_noise_at_each_batch() -> None:
     trainer.fit(NoIndex(), data)
     assert len(noise) == 2
     assert not torch.equal(*noise)
+
+
+def test_samples_of_one_domain_start_from_different_noise() -> None:
+    class Noise(ForeignModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            seen.extend((batch[0] - 0.5).flatten(1))
+            return super().training_step(batch[:2], batch_idx)
+
+    seen: list[Tensor] = []
+    grey = torch.full((4, 1, 4, 4), 0.5)
+    data = torch.utils.data.TensorDataset(grey, torch.arange(4) % 3, torch.zeros(4, dtype=torch.long))  # the domain
+    quiet_trainer(max_epochs=1, callbacks=[AdversarialInputs(PGD(Threat(eps=0.1), steps=0))]).fit(
+        Noise(), DataLoader(data, 4)
+    )
+    noise = torch.stack(seen)
+    assert torch.cdist(noise, noise).fill_diagonal_(torch.inf).min() > 0.05

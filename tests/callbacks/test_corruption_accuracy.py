@@ -164,7 +164,7 @@ def test_without_corruptions_it_says_where_they_are_but_lets_fit_and_validate_go
 @pytest.mark.filterwarnings("ignore:Your `test_dataloader`'s sampler has shuffling enabled")
 def test_shuffled_samples_need_their_positions(tmp_path: Path) -> None:
     trainer = quiet_trainer(callbacks=[CorruptionAccuracy()], default_root_dir=tmp_path)
-    with pytest.raises(ValueError, match="do not shuffle, or give batches"):
+    with pytest.raises(ValueError, match=r"do not shuffle, wrap the dataset in .*Indexed"):
         trainer.test(Module(), DataLoader(corruptions(), 4, shuffle=True), verbose=False)
     trainer.test(Module(), DataLoader(Indexed(corruptions()), 4, shuffle=True), verbose=False)
     assert counts(tmp_path) == expected()

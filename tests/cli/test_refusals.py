@@ -16,7 +16,8 @@ from lightning_robust.cli.main import main
 from lightning_robust.cli.refusals import TRACEBACK, is_refusal
 from lightning_robust.data import Digits
 from lightning_robust.threat import Threat
-from lightning_robust.types import Batch, as_batch
+from lightning_robust.types import Batch
+from lightning_robust.utils.batch_reader import as_batch
 from lightning_robust.utils.checks import check_images, check_labels
 from tests.helpers.command_line import refusal
 from tests.helpers.launch import finish_refused, launch, named

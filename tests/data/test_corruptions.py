@@ -10,7 +10,7 @@ from PIL import Image
 
 from lightning_robust.data import CIFAR10C, CIFAR100C, CorruptionDataModule, ImageNetC
 from lightning_robust.metrics import COMMON_CORRUPTIONS
-from lightning_robust.types import as_batch
+from lightning_robust.utils.batch_reader import as_batch
 from tests.helpers.ddp import ddp_trainer, run_ddp
 from tests.helpers.foreign import ForeignModule
 

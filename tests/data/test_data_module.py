@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_robust.data import Digits, RobustDataModule
 from lightning_robust.defenses import Standard
-from lightning_robust.types import as_batch
+from lightning_robust.utils.batch_reader import as_batch
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, plain_net
 from tests.helpers.foreign import images

@@ -14,7 +14,7 @@ from lightning_robust.data import CIFAR10, MNIST, SVHN, Digits, RobustDataModule
 from lightning_robust.data.augmentation import CropAndFlip
 from lightning_robust.data.conversion import bytes_to_float, to_byte_tensor
 from lightning_robust.defenses import Standard
-from lightning_robust.types import as_batch
+from lightning_robust.utils.batch_reader import as_batch
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.files import checksums_of, write_cifar10, write_mnist, write_svhn, write_tiny_imagenet
 

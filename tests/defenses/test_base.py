@@ -80,16 +80,16 @@ def test_each_form_of_a_batch_trains_the_same(make: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x, y, i: (x,), "got a list of Tensor"),
-        (lambda x, y, i: (x, y, i, i), "got a list of Tensor, Tensor, Tensor, Tensor"),
-        (lambda x, y, i: (x, ["cat", "dog"]), "got a list of Tensor, list"),
-        (lambda x, y, i: {"x": x, "y": y}, "got a dict"),
-        (lambda x, y, i: x, "got a Tensor"),
+        (lambda x, y, i: (x,), "found in a list of Tensor: say"),
+        (lambda x, y, i: (x, ["cat", "dog"]), "found in a list of Tensor, list: say"),
+        (lambda x, y, i: ((x, y), (x, y)), "found in a list of list, list: say"),
+        (lambda x, y, i: {"x": x, "z": y}, r"found in a dict with the keys \['x', 'z'\]: say"),
+        (lambda x, y, i: x, "found in a Tensor: say"),
     ],
 )
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_other_batches_are_refused(make: Any, message: str, stage: str) -> None:
-    with pytest.raises(TypeError, match=rf"must be the tensors \(x, y\) or \(x, y, index\), or a Batch; {message}\.$"):
+    with pytest.raises(TypeError, match=f"{message} with image_key and label_key where they stand"):
         getattr(quiet_trainer(max_epochs=1), stage)(Standard(plain_net()), collated(make))
 
 

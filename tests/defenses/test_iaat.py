@@ -363,3 +363,36 @@ def test_all_that_is_asked_of_a_sample_in_a_step_leads_to_one_random_class(
     quiet_trainer(max_epochs=3, limit_val_batches=0).fit(defense, Few(n=24, batch_size=8))
     assert len(seen) == 3 * 24
     assert all(len(goals) == 1 for goals in seen.values())
+
+
+@pytest.mark.parametrize(
+    ("ids", "keys", "message"),
+    [
+        (lambda i: i % 3, {}, r"wrap the training set in lightning_robust\.data\.Indexed\(dataset\), or set index_key"),
+        (lambda i: i, {}, "or set index_key"),  # right, but nobody said so
+        (lambda i: i % 3, {"index_key": 2}, "index_key names stands several times in a batch"),
+        (
+            lambda i: i + 1,
+            {"index_key": 2},
+            r"training set of 8 samples range over \[\d, 8\] in a batch: set index_key",
+        ),
+        (lambda i: i - 1, {"index_key": 2}, r"range over \[-1, \d\] in a batch"),
+    ],
+)
+def test_a_third_tensor_that_is_no_position_is_refused(ids: Any, keys: Any, message: str) -> None:
+    x, y = images(8).tensors
+    data = DataLoader(TensorDataset(x, y, ids(torch.arange(8))), 8)
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(max_epochs=1).fit(IAAT(plain_net(), warmup=0, **keys), data)
+
+
+def test_positions_under_a_key_are_those_of_indexed() -> None:
+    x, y = images(8).tensors
+    order = [3, 1, 7, 0, 2, 6, 4, 5]
+    found = []
+    for data, keys in ((TensorDataset(x, y, torch.arange(8)), {"index_key": 2}), (Indexed(TensorDataset(x, y)), {})):
+        defense = IAAT(plain_net(), attack=PGD(Threat(eps=0.1), steps=2), warmup=0, gamma=0.05, **keys)
+        quiet_trainer(max_epochs=2).fit(defense, DataLoader(data, 4, sampler=order))
+        found.append(defense.radii.values)
+    assert torch.equal(*found)
+    assert len(found[0].unique()) > 1

@@ -23,7 +23,7 @@ from lightning import Callback
 from lightning_robust.cli.refusals import told_in_one_sentence
 from lightning_robust.cli.robust_cli import RobustCLI
 from lightning_robust.data import Digits
-from lightning_robust.types import as_batch
+from lightning_robust.utils.batch_reader import as_batch
 
 class SecondRank(Digits):
     def on_after_batch_transfer(self, batch, dataloader_idx):

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lightning_robust.cli.main import main
-from lightning_robust.types import as_batch
+from lightning_robust.utils.batch_reader import as_batch
 from tests.test_configs import QUICKLY
 
 
