@@ -5,27 +5,28 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from torch import nn
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.runtime.modes import AttackBN, logits_no_grad
 from lightning_robust.runtime.rng import global_seed, training_rng
 from lightning_robust.types import Batch
-from lightning_robust.utils.checks import check_images, check_labels, check_logits
+from lightning_robust.utils.checks import check_labels, check_logits
 
 
 class AdversarialInputs(AnyModule):
     """Gives the module's `training_step` batches whose images are adversarial; the rest of a batch stays as it was.
 
-    Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. The batch may be of
-    any type that the keys find their way in; a new one of the same type is built around the new images, so no tensor of
-    the data loader or of the dataset is ever written to. The attack runs under the trainer's precision, on the bare
-    module (never through its distributed wrapper).
+    Works on any LightningModule from images [b c h w] to logits [b k]. The batch may be of any type; a new one of the
+    same type is built around the new images, so no tensor of the data loader or of the dataset is ever written to. The
+    attack runs under the trainer's precision, on the bare module (never through its distributed wrapper).
 
     Args:
         attack: crafts the images, on cross-entropy.
         attack_bn: how the module's batch norms run during the attack: "eval", "batch" or "train".
-        kwargs: how batches are read, see `AnyModule`. With `read_batch`, the images are put to where `image_key` says.
+        kwargs: how batches are read and the module is called, see `AnyModule`. With `read_batch`, the images are put
+            to where `image_key` says.
 
     Raises:
         TypeError: for a batch without images and labels.
@@ -47,15 +48,15 @@ class AdversarialInputs(AnyModule):
         @functools.wraps(step)
         def adversarial_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal checked
-            given = self.reader(batch)
+            net, given = self.net(pl_module), self.read(pl_module, batch)
             if not checked:
-                self._check(pl_module, given)
+                self._check(net, given)
                 checked = True
             rng = training_rng(
                 global_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx, trainer.global_rank, given
             )
-            x_adv = self.attack(pl_module, given.x, given.y, bn=self.attack_bn, rng=rng)
-            return step(self.reader.replaced(batch, x_adv), *args, **kwargs)
+            x_adv = self.attack(net, given.x, given.y, bn=self.attack_bn, rng=rng)
+            return step(self.replaced(pl_module, batch, x_adv), *args, **kwargs)
 
         def undo() -> None:
             if instance.pop("training_step", None) is not None and own is not None:
@@ -73,7 +74,7 @@ class AdversarialInputs(AnyModule):
         """Give the module its own `training_step` back."""
         self.teardown(trainer, pl_module, "fit")
 
-    def _check(self, net: LightningModule, batch: Batch) -> None:
-        check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)
+    def _check(self, net: nn.Module, batch: Batch) -> None:
+        self.check_pixels(batch.x, self.attack.threat.lower, self.attack.threat.upper)
         check_labels(batch.y)
         check_logits(logits_no_grad(net, batch.x), batch.y)

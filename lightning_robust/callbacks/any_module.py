@@ -1,16 +1,19 @@
 """The base of callbacks that work on any LightningModule and any batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning import Callback
+from torch import Tensor, nn
 
+from lightning_robust.runtime.adapter import NetAdapter
 from lightning_robust.types import Batch
 from lightning_robust.utils.batch_reader import BatchReader, Key
+from lightning_robust.utils.checks import check_images
 
 
 class AnyModule(Callback):
-    """Reads the batches of any LightningModule.
+    """Reads the batches of any LightningModule and calls its net, on pixels in [0, 1] whatever the batches hold.
 
     A key is a position in a tuple or list, a key of a mapping, or the name of an attribute; "a.0" is position 0 of "a".
     Without keys, a tuple or list begins with images and labels, and any other batch has one of the usual names of each,
@@ -22,6 +25,14 @@ class AnyModule(Callback):
         index_key: where it holds the samples' positions in the dataset, if anywhere. Datasets wrapped in
             `lightning_robust.data.Indexed` need none.
         read_batch: a function from a batch to a `lightning_robust.types.Batch`, instead of the keys.
+        forward: how the module gives logits: a function from (module, images) to logits, or the name of a method; by
+            default it is called itself.
+        mean: of each channel, in pixels in [0, 1], where images arrive normalised by `(x - mean) / std`. The module is
+            called on such images; radii and figures stay in pixels.
+        std: standard deviation of each channel, > 0; together with `mean`.
+
+    Raises:
+        ValueError: for only one of `mean` and `std`, or a std that is not > 0.
     """
 
     def __init__(
@@ -30,6 +41,48 @@ class AnyModule(Callback):
         label_key: Key | None = None,
         index_key: Key | None = None,
         read_batch: Callable[[Any], Batch] | None = None,
+        forward: Callable[[nn.Module, Tensor], Any] | str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.reader = BatchReader(image_key, label_key, index_key, read_batch)
+        self.forward, self.mean, self.std = forward, mean, std
+        NetAdapter(nn.Identity(), mean=mean, std=std)  # refuses what cannot be
+        self._adapter: NetAdapter | None = None
+
+    @property
+    def calls_as_is(self) -> bool:
+        """Whether the module itself goes from pixels to logits."""
+        return self.forward is None and self.mean is None
+
+    def net(self, module: nn.Module) -> nn.Module:
+        """Return the net from pixels to logits that the module holds."""
+        if self.calls_as_is:
+            return module
+        if self._adapter is None or self._adapter.module is not module:
+            self._adapter = NetAdapter(module, self.forward, self.mean, self.std)
+        self._adapter.training = module.training
+        return self._adapter
+
+    def read(self, module: nn.Module, batch: Any) -> Batch:
+        """Return a batch with its images in pixels."""
+        given = self.reader(batch)
+        net = self.net(module)
+        return given._replace(x=net.to_pixels(given.x)) if isinstance(net, NetAdapter) else given
+
+    def replaced(self, module: nn.Module, batch: Any, x: Tensor) -> Any:
+        """Return a batch of the same type with other images, which are given in pixels."""
+        net = self.net(module)
+        return self.reader.replaced(batch, net.from_pixels(x) if isinstance(net, NetAdapter) else x)
+
+    def check_pixels(self, x: Tensor, lower: float, upper: float) -> None:
+        """Raise unless images are pixels in the box, and name the settings for those that are normalised."""
+        try:
+            check_images(x, lower, upper)
+        except ValueError as error:
+            if "must lie in" not in str(error):
+                raise
+            known = "mean and std, which were given, do not undo their normalisation"
+            remedy = known if self.mean else f"or give {type(self).__name__} their mean and std, if they are normalised"
+            raise ValueError(f"{str(error).removesuffix('.')}, {remedy}.") from None

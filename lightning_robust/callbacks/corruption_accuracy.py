@@ -22,7 +22,7 @@ from lightning_robust.runtime.precision import full_precision
 class CorruptionAccuracy(AnyModule):
     """Reports accuracy at each corruption and severity, their means, and mCE, in `test` and every validation.
 
-    Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. It counts the loaders
+    Works on any LightningModule from images [b c h w] to logits [b k]. It counts the loaders
     over a `CorruptionSuite` (of `CIFAR10C`, `CIFAR100C`, `ImageNetC`, `CommonCorruptions`) and no others, each sample
     once on any number of devices; batches come in the order of the dataset, or say where in it their samples stand:
 
@@ -38,7 +38,7 @@ class CorruptionAccuracy(AnyModule):
 
     Args:
         reference: errors of the classifier that mCE is relative to, see `CorruptionError`; "alexnet" for ImageNet-C.
-        kwargs: how batches are read, see `AnyModule`.
+        kwargs: how batches are read and the module is called, see `AnyModule`.
 
     Raises:
         TypeError: in `test`, if no loader runs over `CorruptionSuite`.
@@ -80,7 +80,7 @@ class CorruptionAccuracy(AnyModule):
         corruptions = _corruptions(positions.loader)
         if corruptions is None or self._error is None or trainer.sanity_checking:
             return
-        given = self.reader(batch)
+        given = self.read(pl_module, batch)
         index, keep = positions.next(len(given.x), given.x.device)
         if given.index is not None:
             index = given.index
@@ -90,7 +90,7 @@ class CorruptionAccuracy(AnyModule):
                 "lightning_robust.data.Indexed, or set index_key to where batches hold positions."
             )
         with full_precision(given.x):
-            logits = logits_no_grad(pl_module, given.x)
+            logits = logits_no_grad(self.net(pl_module), given.x)
         numbers = torch.tensor([self._error.groups.index(group) for group in corruptions.groups], device=index.device)
         self._error.update(logits[keep], given.y[keep], numbers[corruptions.group_of(index[keep])])
 

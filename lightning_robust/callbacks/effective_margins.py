@@ -18,7 +18,7 @@ class EffectiveMargins(AnyModule):
     Args:
         candidates: classes compared with the label's for the margin, each one backward pass; by default all others.
         temperature: softmax temperature of the weight norm, > 0.
-        kwargs: how batches are read, see `AnyModule`.
+        kwargs: how batches are read and the module is called, see `AnyModule`.
     """
 
     def __init__(self, candidates: int | None = None, temperature: float = 1.0, **kwargs: Any) -> None:
@@ -49,10 +49,12 @@ class EffectiveMargins(AnyModule):
     ) -> None:
         """Measure the margins and norms of the batch."""
         if not trainer.sanity_checking:
-            given = self.reader(batch)
+            net, given = self.net(pl_module), self.read(pl_module, batch)
+            if not batch_idx:
+                self.check_pixels(given.x, 0.0, 1.0)
             with full_precision(given.x):
-                self.margin.update(pl_module, given.x, given.y)
-                self.norm.update(effective_weight_norm(pl_module, given.x, self.temperature))
+                self.margin.update(net, given.x, given.y)
+                self.norm.update(effective_weight_norm(net, given.x, self.temperature))
 
     on_test_batch_end = on_validation_batch_end
 

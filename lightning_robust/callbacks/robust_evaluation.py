@@ -25,17 +25,16 @@ from lightning_robust.runtime.modes import disable_inference_mode, logits_no_gra
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.threat import Threat
-from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
+from lightning_robust.utils.checks import check_labels, check_logits, check_precision
 
 
 class RobustEvaluation(BestReport):
     """Attacks the module in fit's validation, in `validate` and in `test`, and reports robust accuracy.
 
-    Works on any LightningModule whose `forward` takes images [b c h w] in [0, 1] to logits [b k]. Modes, gradients and
-    flags of the module are left as they were. Samples are collected while the loop runs and attacked after its last
-    batch: stage after stage, survivors pooled into full batches and dealt out evenly over the ranks. What a sample's
-    random numbers are depends on its position in the dataset alone, so the result depends neither on the batch size nor
-    on the number of devices.
+    Works on any LightningModule from images [b c h w] to logits [b k]. Modes, gradients and flags of the module are
+    left as they were. Samples are collected while the loop runs and attacked after its last batch: stage after stage,
+    survivors pooled into full batches and dealt out evenly over the ranks. What a sample's random numbers are depends
+    on its position in the dataset alone, so the result depends neither on the batch size nor on the number of devices.
 
     Until then the images wait in main memory: 4 bytes a value, each rank its share. Modules whose weights are sharded
     over the ranks (FSDP) cannot be evaluated: the ranks' forward passes differ in number.
@@ -65,7 +64,7 @@ class RobustEvaluation(BestReport):
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
         name: tells several evaluations in one trainer apart: the names of its files begin with `<name>-`, and its
             results are logged as `val/<name>/<attack>_acc`. At most one may go without.
-        kwargs: how batches are read, see `AnyModule`.
+        kwargs: how batches are read and the module is called, see `AnyModule`.
 
     Raises:
         ValueError: for attack names that clash; during the run, for images outside the threat's box, outputs that are
@@ -149,20 +148,20 @@ class RobustEvaluation(BestReport):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the batch, and attack all of them after the last one."""
-        batch = self.reader(batch)
+        net, batch = self.net(pl_module), self.read(pl_module, batch)
         if dataloader_idx not in self._loaders:
             self._loaders[dataloader_idx] = Collected(Positions(trainer, dataloader_idx))
         loader = self._loaders[dataloader_idx]
         assert loader.positions is not None
         position, keep = loader.positions.next(len(batch.x), batch.x.device)
         for box in {(attack.threat.lower, attack.threat.upper) for attack in self._running.values()}:
-            check_images(batch.x, *box)
+            self.check_pixels(batch.x, *box)
         check_labels(batch.y)
         if trainer.sanity_checking and batch_idx:
             return
         start = time.perf_counter()
         with full_precision(batch.x):
-            logits = logits_no_grad(pl_module, batch.x)
+            logits = logits_no_grad(net, batch.x)
         if not batch_idx:
             check_logits(logits, batch.y)
         if trainer.sanity_checking:
@@ -216,9 +215,10 @@ class RobustEvaluation(BestReport):
 
     on_test_end = on_validation_end
 
-    def _evaluate(self, trainer: Trainer, net: LightningModule) -> None:
+    def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         """Attack the samples that were collected, and gather the results on all ranks."""
         self._evaluated = True
+        net, device = self.net(module), module.device
         fitting = trainer.state.fn == "fit"
         for i in range(max(gather_objects(max(self._loaders, default=-1))) + 1):
             loader = self._loaders.setdefault(i, Collected())
@@ -229,16 +229,21 @@ class RobustEvaluation(BestReport):
             run.prepare(loader.samples)
             save: Callable[[], None] = lambda: None  # noqa: E731
             if not fitting:
-                save = go_on(trainer, net, loader, run, i, self.state_dir, {})
-            run.run(net, loader.samples, net.device, save, evaluation_progress(trainer))
+                save = go_on(trainer, net, loader, run, i, self.state_dir, self._asked())
+            run.run(net, loader.samples, device, save, evaluation_progress(trainer))
             loader.found = loader.samples.gather()
             loader.gather_examples(run.examples)
             told = gather_objects({"clean": loader.seconds, **run.seconds})
             seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
             examined = self.check_samples if attacks and not fitting else 0
-            checks = examine_first(trainer, net, loader, run, examined) if examined else []
+            checks = examine_first(trainer, net, device, loader, run, examined) if examined else []
             loader.report = robustness(loader.found, attacks, seconds, checks, self._about(trainer))
             del loader.samples  # the images are not needed any more
+
+    def _asked(self) -> dict[str, Any]:
+        """Return what tells an unfinished evaluation from another one of the same net, besides its attacks."""
+        forward = getattr(self.forward, "__qualname__", self.forward)
+        return {"name": self.name, "forward": forward, "mean": self.mean, "std": self.std}
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
         settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.evaluation.evaluate import Evaluation
@@ -16,7 +17,7 @@ from lightning_robust.runtime.ranks import gather_objects
 
 def go_on(
     trainer: Trainer,
-    net: LightningModule,
+    net: nn.Module,
     loader: Collected,
     run: Evaluation,
     number: int,
@@ -27,7 +28,7 @@ def go_on(
 
     Args:
         trainer: in its evaluation loop.
-        net: the module under evaluation.
+        net: the net under evaluation.
         loader: its samples, whose verdicts are restored; it keeps the state, which is discarded at the end.
         run: the evaluation that goes on.
         number: which of the data loaders it is.

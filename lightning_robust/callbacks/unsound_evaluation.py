@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lightning import LightningModule, Trainer
+import torch
+from lightning import Trainer
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.collected import Collected
@@ -12,6 +13,7 @@ from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.soundness import examine
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.types import Net
 
 
 class UnsoundEvaluation(RuntimeError):
@@ -21,12 +23,15 @@ class UnsoundEvaluation(RuntimeError):
     """With which the command line ends."""
 
 
-def examine_first(trainer: Trainer, net: LightningModule, loader: Collected, run: Evaluation, n: int) -> list[Check]:
+def examine_first(
+    trainer: Trainer, net: Net, device: torch.device, loader: Collected, run: Evaluation, n: int
+) -> list[Check]:
     """Check an evaluation on the first samples of the first rank that has any; all ranks call it together.
 
     Args:
         trainer: in its evaluation loop.
-        net: the module under evaluation.
+        net: the net under evaluation.
+        device: its device.
         loader: its samples, with what the evaluation found.
         run: the evaluation.
         n: number of samples to check it on.
@@ -35,9 +40,9 @@ def examine_first(trainer: Trainer, net: LightningModule, loader: Collected, run
     holders = [rank for rank, held in enumerate(gather_objects(len(loader.samples))) if held]
     if trainer.global_rank in holders[:1]:
         samples, some = loader.samples, slice(n)
-        x, y, index = (column[some].to(net.device) for column in (samples.x, samples.y, samples.index))
+        x, y, index = (column[some].to(device) for column in (samples.x, samples.y, samples.index))
         alike = first_threat(run.attacks)
-        standing = samples.robust(alike)[some].to(net.device)
+        standing = samples.robust(alike)[some].to(device)
         found = examine(net, x, y, alike, loader.found, standing, SampleRNG(run.seed, index), run.batch_size)
     return [check for part in gather_objects(found) for check in part]
 
