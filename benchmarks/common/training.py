@@ -62,7 +62,7 @@ def bare_step(defense: Defense, batch: Batch) -> Callable[[], None]:
     def run() -> None:
         settle(defense, len(batch.x), batch.x.device)
         views = defense.generate(batch)
-        perturb, restore = defense.weight_perturbation, None
+        perturb, restore = next(iter(defense.weight_perturbations), None), None
         if perturb is not None:
             restore = perturb(defense.net, lambda: defense.loss(batch, views).total, 0)
         total: Tensor = defense.loss(batch, views).total

@@ -30,6 +30,7 @@ from lightning_robust.cli.terminal import calm, how_to_test, with_terminal
 from lightning_robust.cli.usage import version_text
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
+from lightning_robust.defenses.accumulation import most_batches
 
 
 class RobustCLI(LightningCLI):
@@ -128,7 +129,7 @@ class RobustCLI(LightningCLI):
         evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
         n = processes(given["accelerator"], given["devices"], given["num_nodes"])
         if given["strategy"] == "auto" and n > 1:
-            kwargs["strategy"] = fitting_ddp(given["accumulate_grad_batches"])
+            kwargs["strategy"] = fitting_ddp(most_batches(given["accumulate_grad_batches"], kwargs["callbacks"]))
         if not given["fast_dev_run"]:
             kwargs["logger"] = run_loggers(None if planning else given["logger"], folder)
         best = self._get(self.config_init, "checkpoint")

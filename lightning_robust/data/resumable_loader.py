@@ -12,7 +12,7 @@ class ResumableLoader(DataLoader[Any]):
     """Loader over an `EpochSampler` that continues an epoch from the batch at which its state was taken.
 
     Lightning stores and restores the state with the checkpoint. Skipped samples are not loaded. It takes the arguments
-    of torch's `DataLoader`.
+    of torch's `DataLoader`. With another sampler, as Lightning's `overfit_batches` puts in, each epoch starts anew.
 
     Example:
         >>> from lightning_robust.data import Indexed
@@ -23,11 +23,13 @@ class ResumableLoader(DataLoader[Any]):
         (1, 3)
     """
 
-    sampler: EpochSampler
     _state: tuple[int, int] = (-1, 0)
     _yielded: int = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if not isinstance(self.sampler, EpochSampler):
+            yield from super().__iter__()
+            return
         epoch, batches = self._state
         self._state = (-1, 0)
         self._yielded = batches if epoch == self.sampler.epoch and batches < len(self) else 0
@@ -38,7 +40,8 @@ class ResumableLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its batches that were yielded."""
-        epoch, batches = self._state if self._state[0] >= 0 else (self.sampler.epoch, self._yielded)
+        present = (getattr(self.sampler, "epoch", 0), self._yielded)  # another sampler has no epochs
+        epoch, batches = self._state if self._state[0] >= 0 else present
         return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -1,11 +1,12 @@
 """Adversarial training with adversarial weight perturbation (AT-AWP), as a method of its own name."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.parts import AdversarialWeightPerturbation
+from lightning_robust.parts import AdversarialWeightPerturbation, WeightPerturbation
 
 
 class AWP(AT):
@@ -18,6 +19,7 @@ class AWP(AT):
         gamma: size of the perturbation relative to each layer's weights.
         start_epoch: first epoch, counting from 0, that perturbs.
         restore: when the weights are moved back, see `WeightPerturbation`.
+        weight_perturbation: further perturbations, which move the weights on.
         kwargs: settings of `Defense`.
 
     Example:
@@ -41,6 +43,8 @@ class AWP(AT):
         gamma: float = 0.01,
         start_epoch: int = 0,
         restore: Literal["before_step", "after_step"] = "before_step",
+        weight_perturbation: Sequence[WeightPerturbation] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(net, weight_perturbation=AdversarialWeightPerturbation(gamma, start_epoch, restore), **kwargs)
+        first = AdversarialWeightPerturbation(gamma, start_epoch, restore)
+        super().__init__(net, weight_perturbation=[first, *weight_perturbation], **kwargs)

@@ -1,7 +1,8 @@
 """The base of all defenses: the training step into which a method puts how it crafts and what it minimises."""
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, cast
 
@@ -15,7 +16,10 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torchmetrics import MeanMetric
 
 from lightning_robust.attacks.pgd import PGD
+from lightning_robust.defenses.accumulation import accumulates
 from lightning_robust.defenses.hyper_parameters import log_hyper_parameters
+from lightning_robust.defenses.perturbed_weights import PerturbedWeights
+from lightning_robust.defenses.rate_scaling import rate_factor, rescale_checkpoint
 from lightning_robust.defenses.strategies import check_strategy
 from lightning_robust.losses import cross_entropy
 from lightning_robust.parts.lr_schedules import FollowsRun, length_of, run_length
@@ -49,9 +53,10 @@ class Defense(LightningModule, ABC):
             statistics, running ones untouched) or "train" (updating them).
         attack_precision: "bf16" crafts the examples under autocast in bf16 whatever the trainer's precision, so that
             the loss and its gradient can stay in fp32; by default the trainer's. (IAAT's probes are part of it.)
-        reweighting: how much each sample counts, from its adversarial logits.
+        reweighting: how much each sample counts, from its adversarial logits; the weights of several are multiplied.
         regularizers: penalties added to the loss.
-        weight_perturbation: moves the weights to where the loss is larger while the gradient is taken.
+        weight_perturbation: moves the weights to where the loss is larger while the gradient is taken; several move
+            them one after the other.
         optimizer: from parameters to an optimizer; SGD with momentum 0.9, weight decay 5e-4 and rate 0.1 by default.
         scheduler: from the optimizer to a learning-rate schedule; one of `lightning_robust.parts.lr_schedules` takes a
             length that is left out from the run.
@@ -104,9 +109,9 @@ class Defense(LightningModule, ABC):
         attack: PGD | None = None,
         attack_bn: AttackBN = "eval",
         attack_precision: Literal["bf16"] | None = None,
-        reweighting: Reweighting | None = None,
+        reweighting: Reweighting | Sequence[Reweighting] | None = None,
         regularizers: Sequence[Regularizer] = (),
-        weight_perturbation: WeightPerturbation | None = None,
+        weight_perturbation: WeightPerturbation | Sequence[WeightPerturbation] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
         scheduler: Callable[[Optimizer], FollowsRun | ReduceLROnPlateau] | LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -135,9 +140,9 @@ class Defense(LightningModule, ABC):
         self.attack = attack or PGD()
         self.attack_bn = attack_bn
         self.attack_precision = attack_precision
-        self.reweighting = reweighting
+        self.reweightings = _several(reweighting)
         self.regularizers = tuple(regularizers)
-        self.weight_perturbation = weight_perturbation
+        self.weight_perturbations = _several(weight_perturbation)
         self.reader = BatchReader(image_key, label_key, index_key, read_batch)
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -145,9 +150,9 @@ class Defense(LightningModule, ABC):
         self._base_batch_size = base_batch_size
         self._compile = compile
         self._channels_last = channels_last
-        self._restore_weights: Callable[[], None] | None = None
-        self._stepping = False
+        self._perturbed = PerturbedWeights(self.weight_perturbations)
         self._batch_idx = 0
+        self._draws: int | None = None  # how often this step has asked for random numbers; None outside of steps
         self._checked: set[str] = set()
         self._means = nn.ModuleDict()
 
@@ -181,12 +186,21 @@ class Defense(LightningModule, ABC):
         return self.attack(self.net, batch.x, batch.y if target is None else target, **settings)
 
     def weigh(self, value: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
-        """Return the per-sample value [b], times the reweighting's weights if there is one."""
-        return value if self.reweighting is None else value * self.reweighting(logits_adv, y, self.current_epoch)
+        """Return the per-sample value [b], times the weights of each reweighting."""
+        for reweighting in self.reweightings:
+            value = value * reweighting(logits_adv, y, self.current_epoch)
+        return value
 
     def rng(self, batch: Batch) -> SampleRNG:
-        """Return the random numbers of this step, by seed, epoch, batch and the sample's position or the rank."""
-        return training_rng(global_seed(), self.current_epoch, self._batch_idx, self.global_rank, batch)
+        """Return the random numbers of this step, by seed, epoch, batch and the sample's position or the rank.
+
+        Each further call within a step gives others, so that two attacks on a batch start at different points.
+        """
+        rng = training_rng(global_seed(), self.current_epoch, self._batch_idx, self.global_rank, batch)
+        if self._draws is None:
+            return rng
+        self._draws += 1
+        return rng if self._draws == 1 else rng.fork(self._draws)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the net's logits [b k] of images [b c h w] in [0, 1]."""
@@ -197,43 +211,33 @@ class Defense(LightningModule, ABC):
         """Craft examples, perturb the weights if asked, and return the mean loss."""
         self._batch_idx = batch_idx
         batch = self._receive("fit", batch)
+        self._draws = 0
         with half_precision(batch.x) if self.attack_precision else nullcontext():
             views = self.generate(batch)
-        if self.weight_perturbation is not None:
-            perturb = self.weight_perturbation
-            self._restore_weights = perturb(self.net, lambda: self.loss(batch, views).total, self.current_epoch)
-        try:
+        self._draws = None
+        epoch = self.current_epoch
+        scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)  # of fp16
+        scale = None if scaler is None else scaler.scale(torch.ones((), device=batch.x.device))
+        with self._perturbed.during_loss(self.net, lambda: self.loss(batch, views).total, epoch, scale):
             losses = self.loss(batch, views)
             total = losses.total
+            parts = dict(losses.parts)
             for regularizer in self.regularizers:  # after the method's own forwards: batch-norm buffers move in those
-                penalty = regularizer(self.net, batch, views, self.current_epoch)
-                losses.parts[regularizer.name] = penalty
+                penalty = regularizer(self.net, batch, views, epoch)
+                parts[_unused(regularizer.name, parts)] = penalty
                 total = total + penalty
-            self._log_training(batch, total, losses)
+            self._log_training(batch, total, losses._replace(parts=parts))
             return total.mean()
-        except BaseException:
-            self._restore()
-            raise
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Run Lightning's backward pass, and move perturbed weights back, also if it raises."""
-        done = False
-        try:
+        with self._perturbed.during_backward():
             super().backward(loss, *args, **kwargs)
-            done = True
-        finally:
-            late = self.weight_perturbation is not None and self.weight_perturbation.restore == "after_step"
-            if not (done and late and self._stepping):  # no optimizer step follows while gradients accumulate
-                self._restore()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Run Lightning's optimizer step, and move weights back that it should meet perturbed."""
-        self._stepping = True
-        try:
+        with self._perturbed.during_step():
             super().optimizer_step(*args, **kwargs)
-        finally:
-            self._stepping = False
-            self._restore()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the loss and accuracy on clean images; `RobustEvaluation` adds the attacks."""
@@ -256,9 +260,9 @@ class Defense(LightningModule, ABC):
         if stage == "fit":
             check_strategy(
                 self.trainer.strategy,
-                self.trainer.accumulate_grad_batches,
+                accumulates(self.trainer),
                 regularized=bool(self.regularizers),
-                perturbed=self.weight_perturbation is not None,
+                perturbed=bool(self.weight_perturbations),
             )
         disable_inference_mode(self.trainer)
 
@@ -274,8 +278,10 @@ class Defense(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """Build the optimizer over the parameters that train, and its schedule."""
         optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
-        for group in optimizer.param_groups:
-            group["lr"] *= self._lr_factor()
+        if self._base_batch_size is not None:
+            factor = rate_factor(self.trainer, self._base_batch_size)
+            for group in optimizer.param_groups:
+                group["lr"] *= factor
         if self._scheduler is None:
             return optimizer
         with run_length(lambda: length_of(self.trainer, self._interval)):
@@ -287,18 +293,6 @@ class Defense(LightningModule, ABC):
             schedule["monitor"] = getattr(schedule["scheduler"], "monitor", "val/worst_acc")
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def _lr_factor(self) -> float:
-        """Return the number of samples in a step as a multiple of `base_batch_size`."""
-        if self._base_batch_size is None:
-            return 1.0
-        each = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
-        if not each:
-            raise ValueError(
-                "base_batch_size needs a data module with a batch_size: leave it out and scale lr yourself."
-            )
-        samples: int = each * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return samples / self._base_batch_size
-
     def on_fit_start(self) -> None:
         """Tell the loggers the hyper-parameters."""
         log_hyper_parameters(self.trainer, self)
@@ -306,11 +300,13 @@ class Defense(LightningModule, ABC):
     on_test_start = on_fit_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the method's name, so that another method refuses the checkpoint."""
+        """Store the method's name, so that another method refuses the checkpoint, and the factor of its rates."""
         checkpoint["defense"] = type(self).__name__
+        if self._base_batch_size is not None:
+            checkpoint["lr_factor"] = rate_factor(self.trainer, self._base_batch_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another method.
+        """Refuse a checkpoint of another method; scale the rates of a run with other batches as `base_batch_size` asks.
 
         Raises:
             ValueError: if another defense wrote it.
@@ -321,6 +317,8 @@ class Defense(LightningModule, ABC):
                 f"This checkpoint was written by {theirs}, not by {type(self).__name__}: use the config it was "
                 f"trained with, or set the model's class_path to {theirs}."
             )
+        if self._base_batch_size is not None and self._trainer is not None and self.trainer.training:
+            rescale_checkpoint(checkpoint, rate_factor(self.trainer, self._base_batch_size))
 
     def _evaluation_step(self, stage: str, batch: Any) -> None:
         batch = self._receive(stage, batch)
@@ -356,7 +354,15 @@ class Defense(LightningModule, ABC):
             self._checked.add(stage)
         return batch
 
-    def _restore(self) -> None:
-        if self._restore_weights is not None:
-            self._restore_weights()
-            self._restore_weights = None
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """Return one part, several or none as a tuple."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, Sequence) else (given,)
+
+
+def _unused(name: str, taken: Collection[str]) -> str:
+    """Return the name, or with the first number from 2 on where it is taken."""
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in taken)

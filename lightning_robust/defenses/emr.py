@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.parts.regularizers import EffectiveWeightNorm
+from lightning_robust.parts.regularizers import EffectiveWeightNorm, Regularizer
 
 
 class EMR(AT):
@@ -20,6 +20,7 @@ class EMR(AT):
         weight: weight of the penalty, the paper's lambda over its batch size.
         temperature: temperature of the softmax that averages the classes' effective weights.
         milestones: epochs, counting from 0, from which the weight is ten times smaller.
+        regularizers: further penalties.
         kwargs: settings of `Defense`.
 
     Example:
@@ -43,6 +44,8 @@ class EMR(AT):
         weight: float = 3 / 128,
         temperature: float = 40.0,
         milestones: Sequence[int] = (),
+        regularizers: Sequence[Regularizer] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(net, regularizers=[EffectiveWeightNorm(weight, temperature, milestones=milestones)], **kwargs)
+        penalty = EffectiveWeightNorm(weight, temperature, milestones=milestones)
+        super().__init__(net, regularizers=[penalty, *regularizers], **kwargs)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_robust.defenses.accumulation import accumulates
 from lightning_robust.defenses.at import AT
 from lightning_robust.runtime.gradients import leaf_copy
 from lightning_robust.runtime.ranks import world_size
@@ -92,12 +93,7 @@ class FreeAT(AT):
     def setup(self, stage: str) -> None:
         """Refuse what `Defense` does, and gradients that accumulate over batches."""
         super().setup(stage)
-        if stage == "fit":
-            self.on_train_epoch_start()
-
-    def on_train_epoch_start(self) -> None:
-        """Refuse gradients that accumulate over batches, where a callback schedules them."""
-        if self.trainer.accumulate_grad_batches > 1:
+        if stage == "fit" and accumulates(self.trainer) > 1:
             raise ValueError("FreeAT takes its steps on one batch: set accumulate_grad_batches to 1.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -20,10 +20,12 @@ def hyper_parameters(defense: Any) -> Flat:
     found = {name: value for name, value in defense.hparams.items() if not name.startswith("_")}
     found |= {"method": type(defense).__name__, "net": type(defense.net).__name__}
     found["parameters"] = sum(parameter.numel() for parameter in defense.net.parameters())
-    for name in ("reweighting", "weight_perturbation"):
-        part = getattr(defense, name)
-        found[name] = part and type(part).__name__
-    found["regularizers"] = ", ".join(type(part).__name__ for part in defense.regularizers) or None
+    parts = {
+        "reweighting": defense.reweightings,
+        "weight_perturbation": defense.weight_perturbations,
+        "regularizers": defense.regularizers,
+    }
+    found |= {name: ", ".join(type(part).__name__ for part in some) or None for name, some in parts.items()}
     if found["method"] != "Standard":  # it trains on clean images
         attack = defense.attack
         found |= {"attack": type(attack).__name__, "norm": attack.threat.norm, "eps": attack.threat.eps}

@@ -1,11 +1,12 @@
 """Adversarial training with margin-aware instance reweighting (MAIL-AT), as a method of its own name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from lightning_robust.defenses.at import AT
-from lightning_robust.parts.reweighting import MarginWeights
+from lightning_robust.parts.reweighting import MarginWeights, Reweighting
 
 
 class MAIL(AT):
@@ -18,6 +19,7 @@ class MAIL(AT):
         bias: bias of the weights, see `MarginWeights`.
         slope: slope of the weights, see `MarginWeights`.
         start_epoch: first epoch, counting from 0, that weighs; shorter fits are never weighted.
+        reweighting: further weights, by which these are multiplied.
         kwargs: settings of `Defense`. The authors' attack is `PGD(start="normal")`.
 
     Example:
@@ -37,6 +39,12 @@ class MAIL(AT):
     """
 
     def __init__(
-        self, net: nn.Module, bias: float = -0.5, slope: float = 10.0, start_epoch: int = 76, **kwargs: Any
+        self,
+        net: nn.Module,
+        bias: float = -0.5,
+        slope: float = 10.0,
+        start_epoch: int = 76,
+        reweighting: Sequence[Reweighting] = (),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(net, reweighting=MarginWeights(bias, slope, start_epoch), **kwargs)
+        super().__init__(net, reweighting=[MarginWeights(bias, slope, start_epoch), *reweighting], **kwargs)

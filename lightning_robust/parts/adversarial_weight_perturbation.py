@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from lightning_robust.parts.weight_arithmetic import safe_ratio, weight_gradient
+from lightning_robust.parts.weight_arithmetic import safe_ratio
 from lightning_robust.parts.weight_perturbation import WeightPerturbation
 
 
@@ -37,6 +37,6 @@ class AdversarialWeightPerturbation(WeightPerturbation):
         self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the gradient g and the ratio `||w|| / ||g||` of each weight."""
-        gradient = weight_gradient(loss_fn().mean(), weights)
+        gradient = self.gradient(loss_fn().mean(), weights)
         scales = [safe_ratio(w.detach().norm(), g.norm()) for w, g in zip(weights, gradient, strict=True)]
         return gradient, scales

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_robust.parts.weight_arithmetic import add_scaled, assign, joint_norm, safe_ratio, weight_gradient
+from lightning_robust.parts.weight_arithmetic import add_scaled, assign, joint_norm, safe_ratio
 from lightning_robust.parts.weight_perturbation import WeightPerturbation
 
 
@@ -70,7 +70,7 @@ class RobustWeightPerturbation(WeightPerturbation):
                 add_scaled(weights, total, scales, self.gamma)
                 loss = loss_fn()
                 easy = (loss < self.threshold).detach()
-                for summed, g in zip(total, weight_gradient((loss * easy).mean(), weights), strict=True):
+                for summed, g in zip(total, self.gradient((loss * easy).mean(), weights), strict=True):
                     summed += g
                 scales = [safe_ratio(norm, joint_norm(total))] * len(total)
         finally:

@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from lightning_robust.parts.weight_arithmetic import add_scaled, assign
+from lightning_robust.parts.weight_arithmetic import add_scaled, assign, joint_norm, weight_gradient
 from lightning_robust.runtime.modes import frozen_running_stats
 
 
@@ -28,6 +29,9 @@ class WeightPerturbation(ABC):
         ValueError: for a negative gamma.
     """
 
+    scale: Tensor | None = None
+    """Factor of the loss that keeps gradients from vanishing in fp16: a defense sets it to its gradient scaler's."""
+
     def __init__(
         self, gamma: float = 0.01, start_epoch: int = 0, restore: Literal["before_step", "after_step"] = "before_step"
     ) -> None:
@@ -36,6 +40,17 @@ class WeightPerturbation(ABC):
         self.gamma = gamma
         self.start_epoch = start_epoch
         self.restore = restore
+
+    def gradient(self, loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
+        """Return the gradient of a scalar loss with respect to the weights, averaged over the ranks.
+
+        It is taken of the loss times `scale` and divided by it again; where that overflows, it is 0.
+        """
+        if self.scale is None:
+            return weight_gradient(loss, weights)
+        gradient = [g / self.scale for g in weight_gradient(loss * self.scale, weights)]
+        finite = torch.isfinite(joint_norm(gradient))
+        return [torch.where(finite, g, torch.zeros_like(g)) for g in gradient]
 
     @abstractmethod
     def direction(

@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
+from lightning_robust.attacks import PGD
 from lightning_robust.cli.devices import fitting_ddp, processes
 from lightning_robust.defenses import AT, AWP, EMR
+from lightning_robust.defenses.accumulation import most_batches
 from lightning_robust.defenses.strategies import check_strategy
-from tests.helpers.ddp import ddp_trainer, run_ddp
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, plain_net
 
 
@@ -86,3 +89,29 @@ def test_a_static_graph_that_accumulates_is_stopped_before_it_trains() -> None:
         return str(error.value)
 
     assert len(run_ddp(on)) == 2
+
+
+@pytest.mark.filterwarnings("ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding")
+def test_a_schedule_of_accumulation_counts_as_accumulation() -> None:
+    """Ranks that accumulate by schedule take the steps that one process with both shares takes."""
+    schedule = {0: 1, 1: 2}
+
+    def on(rank: int, **strategy: Any) -> Any:
+        trainer = ddp_trainer(max_epochs=2, callbacks=[GradientAccumulationScheduler(schedule)], strategy=strategy)
+        defense = AT(plain_net(), attack=PGD(steps=0, start="none"))
+        if strategy.get("static_graph"):
+            with pytest.raises(ValueError, match="leave static_graph out"):
+                trainer.fit(defense, Few(n=16, batch_size=4))
+            return None
+        trainer.fit(defense, Few(n=16, batch_size=4))
+        return [p.detach() for p in defense.parameters()]
+
+    chosen = fitting_ddp(most_batches(1, [GradientAccumulationScheduler(schedule)]))
+    assert run_ddp(lambda rank: on(rank, static_graph=True)) == [None, None]
+    first, second = run_ddp(lambda rank: on(rank, **chosen._ddp_kwargs))
+    alone = AT(plain_net(), attack=PGD(steps=0, start="none"))
+    trainer = quiet_trainer(max_epochs=2, callbacks=[GradientAccumulationScheduler(schedule)])
+    trainer.fit(alone, Few(n=16, batch_size=8))
+    for one, two, joined in zip(first, second, alone.parameters(), strict=True):
+        assert torch.equal(one, two)
+        torch.testing.assert_close(one, joined.detach())

@@ -354,3 +354,29 @@ def test_on_standard_training_it_raises_the_loss() -> None:
 def test_settings_out_of_range_are_refused(make: Callable[[], WeightPerturbation], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("perturbation", [AWP(0.1), RWP(0.1, threshold=1.0, steps=2)], ids=["awp", "rwp"])
+def test_small_gradients_survive_fp16(perturbation: WeightPerturbation) -> None:
+    """At a loss of some 1e-6, gradients of activations lie below fp16's smallest number; scaled, they do not."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 3))
+    with torch.no_grad():
+        net[3].weight.mul_(0.05)
+        net[3].bias.copy_(torch.tensor([14.0, 0.0, 0.0]))
+    y = torch.zeros(len(X), dtype=torch.long)
+
+    def moved(scale: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+        before = torch.cat([p.detach().flatten() for p in weights(net)])
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            perturbation.scale = scale
+            restore = perturbation(net, loss_of(net, X, y), 0)
+        after = torch.cat([p.detach().flatten() for p in weights(net)])
+        restore()
+        return after - before
+
+    exact = moved(None, None)
+    cosine = torch.cosine_similarity(moved(torch.tensor(65536.0), torch.float16), exact, dim=0)
+    assert cosine > 0.999
+    assert torch.cosine_similarity(moved(None, torch.float16), exact, dim=0) < 0.99  # without, some are lost
+    overflown = moved(torch.tensor(1e38), torch.float16)
+    assert not overflown.any()
