@@ -1,6 +1,7 @@
 """The values that travel through a training step, and the types of the functions that act on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -35,10 +36,18 @@ class Views(NamedTuple):
     Args:
         adv: adversarial examples [b c h w].
         col: collaborative examples [b c h w], for methods that use them.
+        more: further images [b c h w] by name, for methods that need them.
+
+    Example:
+        >>> import torch
+        >>> x = torch.rand(2, 1, 4, 4)
+        >>> Views(x, more={"interpolated": (x + x.flip(0)) / 2}).more["interpolated"].shape
+        torch.Size([2, 1, 4, 4])
     """
 
     adv: Tensor
     col: Tensor | None = None
+    more: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Losses(NamedTuple):

@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.defenses.accumulation import accumulates
 from lightning_robust.defenses.hyper_parameters import log_hyper_parameters
+from lightning_robust.defenses.loss_contract import check_losses, check_repeats
 from lightning_robust.defenses.perturbed_weights import PerturbedWeights
 from lightning_robust.defenses.rate_scaling import rate_factor, rescale_checkpoint
 from lightning_robust.defenses.strategies import check_strategy
@@ -26,7 +27,7 @@ from lightning_robust.parts.lr_schedules import FollowsRun, length_of, run_lengt
 from lightning_robust.parts.regularizers import Regularizer
 from lightning_robust.parts.reweighting import Reweighting
 from lightning_robust.parts.weight_perturbation import WeightPerturbation
-from lightning_robust.runtime.modes import AttackBN, disable_inference_mode, logits_no_grad
+from lightning_robust.runtime.modes import AttackBN, disable_inference_mode, frozen_running_stats, logits_no_grad
 from lightning_robust.runtime.precision import half_precision
 from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
 from lightning_robust.threat import Threat
@@ -169,6 +170,9 @@ class Defense(LightningModule, ABC):
     def loss(self, batch: Batch, views: Views) -> Losses:
         """Return what the method minimises, one value per sample, from forward passes in training mode.
 
+        A weight perturbation calls it several times in a step: it keeps no state, and draws no random numbers but those
+        of the net. The first step checks this, and the shapes.
+
         Args:
             batch: images, labels and dataset positions.
             views: the examples that `generate` crafted.
@@ -218,8 +222,15 @@ class Defense(LightningModule, ABC):
         epoch = self.current_epoch
         scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)  # of fp16
         scale = None if scaler is None else scaler.scale(torch.ones((), device=batch.x.device))
+        method, first = type(self).__name__, "loss" not in self._checked
+        if first and self.weight_perturbations:
+            with frozen_running_stats(self.net):
+                check_repeats(method, lambda: self.loss(batch, views).total)
         with self._perturbed.during_loss(self.net, lambda: self.loss(batch, views).total, epoch, scale):
             losses = self.loss(batch, views)
+            if first:
+                check_losses(method, losses, len(batch.x))
+                self._checked.add("loss")
             total = losses.total
             parts = dict(losses.parts)
             for regularizer in self.regularizers:  # after the method's own forwards: batch-norm buffers move in those

@@ -309,14 +309,14 @@ def test_weights_put_back_after_the_step_differ_by_weight_decay_alone(decay: flo
 
 
 class Raising(Standard):
-    """Raises on its second evaluation of the loss (the one at perturbed weights) or in its backward pass."""
+    """Raises on its fourth evaluation of the loss (at perturbed weights, after the check's two)."""
 
     where, calls = "loss", 0
 
     def loss(self, batch: Batch, views: Views) -> Losses:
         losses = super().loss(batch, views)
         self.calls += 1
-        if self.calls == 2:
+        if self.calls == 4:
             if self.where == "loss":
                 raise RuntimeError("in the loss")
             losses.total.register_hook(self._raise)
@@ -335,7 +335,7 @@ class RaisingRegularizer(Pull):
 def test_the_weights_come_back_exactly_if_anything_raises(where: str) -> None:
     penalties = [RaisingRegularizer(1.0)] if where == "regularizer" else []
     defense = Raising(plain_net(), optimizer=sgd, weight_perturbation=Shift(), regularizers=penalties)
-    defense.where, defense.calls = where, 0 if where != "regularizer" else 2
+    defense.where, defense.calls = where, 0 if where != "regularizer" else 4
     with pytest.raises(RuntimeError, match=f"in the {where}"):
         fitted(defense, loader(4))
     torch.testing.assert_close(weights(defense.net), weights(plain_net()), rtol=0, atol=0)

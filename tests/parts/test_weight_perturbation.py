@@ -185,16 +185,17 @@ def test_the_weights_come_back_exactly_if_the_loss_raises_on_the_way(make: Any, 
 
 
 class Raising(AT):
-    """Raises at the perturbed weights: in the second evaluation of the loss, or in its backward pass."""
+    """Raises at the perturbed weights: after the check's two evaluations of the loss and the
+    perturbation's own, in the fourth, or in its backward pass."""
 
     where, calls = "", 0
 
     def loss(self, batch: Batch, views: Views) -> Losses:
         losses = super().loss(batch, views)
         self.calls += 1
-        if self.calls == 2 and self.where == "loss":
+        if self.calls == 4 and self.where == "loss":
             raise RuntimeError("in the loss")
-        if self.calls == 2 and self.where == "backward pass":
+        if self.calls == 4 and self.where == "backward pass":
             losses.total.register_hook(self._raise)
         return losses
 
