@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.callbacks.figures import Examples
-from lightning_robust.callbacks.positions import Positions
+from lightning_robust.evaluation.positions import Positions, refuse_repeats
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.state import State, checksums
 from lightning_robust.runtime.ranks import gather_objects
@@ -30,6 +30,7 @@ class Collected:
         self.batches: list[Samples] = []
         self.seconds = 0.0  # of the clean predictions
         self.largest = 1  # batch
+        self.indexed = True  # where the samples stand in the dataset is known
         self.state: State | None = None
         self.examples: dict[str, dict[int, Tensor]] = {}
         self.report: dict[str, Any] = {}
@@ -37,6 +38,7 @@ class Collected:
     def collect(self, batch: Batch, position: Tensor, logits: Tensor, keep: Tensor, shown: int) -> None:
         """Add those samples of a batch that `keep` [b] marks; the first `shown` of the dataset will be drawn."""
         self.largest = max(self.largest, len(batch.x))
+        self.indexed = batch.index is not None or (self.positions is not None and self.positions.meaningful)
         samples = Samples(
             index=position if batch.index is None else batch.index,
             y=batch.y.long(),
@@ -48,8 +50,9 @@ class Collected:
         self.batches.append(samples.map(Tensor.cpu)[keep.cpu()])
 
     def settle(self) -> None:
-        """Join the batches; all ranks call it together."""
+        """Join the batches, and refuse samples that stand there twice; all ranks call it together."""
         self.samples = Samples.collect(self.batches)
+        refuse_repeats(self.samples.index)
 
     def drawn(self, name: str) -> Examples:
         """Return the samples to draw under this attack, in the order of their index."""

@@ -9,10 +9,10 @@ from rich import get_console
 
 from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.callbacks.figures import save_figure
-from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.data import CorruptionSuite, Indexed
 from lightning_robust.evaluation.corruption_report import corruption_figure, corruption_report, corruption_table
+from lightning_robust.evaluation.positions import Positions
 from lightning_robust.evaluation.report import evaluated_in, write_json
 from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
 from lightning_robust.runtime.modes import logits_no_grad

@@ -6,6 +6,7 @@ from lightning import LightningModule, Trainer
 from torchmetrics import MeanMetric
 
 from lightning_robust.callbacks.any_module import AnyModule
+from lightning_robust.evaluation.positions import Positions
 from lightning_robust.metrics import EffectiveMargin
 from lightning_robust.metrics.functional import effective_weight_norm
 from lightning_robust.runtime.modes import disable_inference_mode
@@ -14,6 +15,8 @@ from lightning_robust.runtime.precision import full_precision
 
 class EffectiveMargins(AnyModule):
     """Logs `val/effective_margin` and `val/effective_weight_norm` (and `test/...`) of any LightningModule's net.
+
+    They are means over all samples, each counted once on any number of devices.
 
     Args:
         candidates: classes compared with the label's for the margin, each one backward pass; by default all others.
@@ -25,6 +28,7 @@ class EffectiveMargins(AnyModule):
         super().__init__(**kwargs)
         self.margin, self.norm = EffectiveMargin(candidates), MeanMetric(nan_strategy="disable")
         self.temperature = temperature
+        self._positions: dict[int, Positions] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let gradients be taken in the evaluation loops."""
@@ -32,6 +36,7 @@ class EffectiveMargins(AnyModule):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the means for this epoch."""
+        self._positions = {}
         for metric in (self.margin, self.norm):
             metric.to(pl_module.device)
             metric.reset()
@@ -52,9 +57,13 @@ class EffectiveMargins(AnyModule):
             net, given = self.net(pl_module), self.read(pl_module, batch)
             if not batch_idx:
                 self.check_pixels(given.x, 0.0, 1.0)
-            with full_precision(given.x):
-                self.margin.update(net, given.x, given.y)
-                self.norm.update(effective_weight_norm(net, given.x, self.temperature))
+            positions = self._positions.setdefault(dataloader_idx, Positions(trainer, dataloader_idx))
+            keep = positions.next(len(given.x), given.x.device)[1]
+            x, y = given.x[keep], given.y[keep]
+            if len(x):
+                with full_precision(x):
+                    self.margin.update(net, x, y)
+                    self.norm.update(effective_weight_norm(net, x, self.temperature))
 
     on_test_batch_end = on_validation_batch_end
 

@@ -43,7 +43,7 @@ class EvaluationFiles:
     def write(self, loader: Collected) -> None:
         """Write the report and the samples."""
         write_json(loader.report, self.directory / f"{self.prefix}robustness{self.suffix}.json")
-        rows = sample_rows(loader.found, self.attacks)
+        rows = sample_rows(loader.found, self.attacks, loader.indexed)
         write_csv(*rows, self.directory / f"{self.prefix}samples{self.suffix}.csv")
 
     def draw_accuracies(self, loader: Collected) -> None:

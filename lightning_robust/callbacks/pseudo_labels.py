@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from lightning_robust.evaluation.positions import in_order
+from lightning_robust.runtime.outputs import logits_of
+
 
 class PseudoLabels(Callback):
     """Writes the classes that `predict` finds to an `.npz` archive as "label" [n], in the order of the images.
@@ -15,7 +18,8 @@ class PseudoLabels(Callback):
         path: the file to write.
 
     Raises:
-        ValueError: on several devices: each sees only its share of the images.
+        ValueError: on several devices, where each sees only its share of the images; for several data loaders, or one
+            that does not follow the order of its dataset.
     """
 
     def __init__(self, path: str) -> None:
@@ -24,9 +28,16 @@ class PseudoLabels(Callback):
         self._labels: list[torch.Tensor] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse several devices, and forget earlier labels."""
+        """Refuse several devices and other orders, and forget earlier labels."""
         if trainer.world_size > 1:
             raise ValueError("PseudoLabels needs one device: run predict with --trainer.devices 1.")
+        loop: Any = trainer.predict_loop
+        loaders = loop._combined_loader.flattened
+        if len(loaders) != 1 or not in_order(loaders[0]):
+            raise ValueError(
+                "PseudoLabels writes labels in the order of the images: predict with one data loader, and without "
+                "shuffling or a sampler of its own."
+            )
         self._labels = []
 
     def on_predict_batch_end(
@@ -39,7 +50,7 @@ class PseudoLabels(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the class of the largest logit of each image."""
-        self._labels.append(outputs.argmax(1).cpu())
+        self._labels.append(logits_of(outputs).argmax(1).cpu())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the labels to the archive."""

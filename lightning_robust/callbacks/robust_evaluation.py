@@ -12,12 +12,12 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.best_report import BestReport
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.callbacks.evaluation_files import EvaluationFiles
-from lightning_robust.callbacks.positions import Positions
 from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.callbacks.unfinished import go_on
 from lightning_robust.callbacks.unsound_evaluation import examine_first, refuse_doubts
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
+from lightning_robust.evaluation.positions import Positions
 from lightning_robust.evaluation.report import evaluated_in, robustness
 from lightning_robust.evaluation.threats import mismatch, short_of_radius, training_threat, under_threat
 from lightning_robust.metrics import RobustAccuracy
@@ -67,8 +67,8 @@ class RobustEvaluation(BestReport):
         kwargs: how batches are read and the module is called, see `AnyModule`.
 
     Raises:
-        ValueError: for attack names that clash; during the run, for images outside the threat's box, outputs that are
-            not logits, or examples outside the threat model.
+        ValueError: for attack names that clash; during the run, for samples that a loader repeats, images outside the
+            threat's box, outputs that are not logits, or examples outside the threat model.
         UnsoundEvaluation: under `strict`.
     """
 
@@ -108,7 +108,7 @@ class RobustEvaluation(BestReport):
         for names in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(names))  # refuses names that clash
         self._loaders: dict[int, Collected] = {}
-        self._evaluated = False
+        self._evaluated = self._told_of_order = False
         self._running: dict[str, Attack] = {}  # the attacks of this run, under their threats
         self._trained_at: str | None = None
 
@@ -171,6 +171,13 @@ class RobustEvaluation(BestReport):
         if not self._running:  # clean accuracy alone: the images are not needed again
             batch = batch._replace(x=batch.x[:, :0])
         loader.collect(batch, position, logits, keep, self.figure_samples)
+        if not (loader.indexed or self._told_of_order):
+            self._told_of_order = True
+            rank_zero_info(
+                "warning: the data loader has an order of its own, so it is not known where its samples stand in the "
+                "dataset: samples.csv leaves their index empty, and their random numbers follow that order. Wrap the "
+                "dataset in lightning_robust.data.Indexed, or set index_key."
+            )
         loader.seconds += time.perf_counter() - start
         # not at the epoch's end: there weight averaging may have taken its weights back already
         if trainer._evaluation_loop.batch_progress.is_last_batch:

@@ -22,6 +22,7 @@ from lightning_robust.defenses.loss_contract import check_losses, check_repeats
 from lightning_robust.defenses.perturbed_weights import PerturbedWeights
 from lightning_robust.defenses.rate_scaling import rate_factor, rescale_checkpoint
 from lightning_robust.defenses.strategies import check_strategy
+from lightning_robust.evaluation.positions import Positions
 from lightning_robust.losses import cross_entropy
 from lightning_robust.parts.lr_schedules import FollowsRun, length_of, run_length
 from lightning_robust.parts.regularizers import Regularizer
@@ -156,6 +157,7 @@ class Defense(LightningModule, ABC):
         self._draws: int | None = None  # how often this step has asked for random numbers; None outside of steps
         self._checked: set[str] = set()
         self._means = nn.ModuleDict()
+        self._positions: dict[int, Positions] = {}
 
     @property
     def trained_at(self) -> Threat | None:
@@ -252,11 +254,11 @@ class Defense(LightningModule, ABC):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the loss and accuracy on clean images; `RobustEvaluation` adds the attacks."""
-        self._evaluation_step("val", batch)
+        self._evaluation_step("val", batch, batch_idx, dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the loss and accuracy on clean images; `RobustEvaluation` adds the attacks."""
-        self._evaluation_step("test", batch)
+        self._evaluation_step("test", batch, batch_idx, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the logits of the clean images."""
@@ -331,11 +333,15 @@ class Defense(LightningModule, ABC):
         if self._base_batch_size is not None and self._trainer is not None and self.trainer.training:
             rescale_checkpoint(checkpoint, rate_factor(self.trainer, self._base_batch_size))
 
-    def _evaluation_step(self, stage: str, batch: Any) -> None:
+    def _evaluation_step(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         batch = self._receive(stage, batch)
         logits = self(batch.x)
-        self._log_mean(f"{stage}/loss", cross_entropy(logits, batch.y))
-        self._log_mean(f"{stage}/clean_acc", (logits.argmax(1) == batch.y).float())
+        if not batch_idx:
+            self._positions[dataloader_idx] = Positions(self.trainer, dataloader_idx)
+        keep = self._positions[dataloader_idx].next(len(batch.x), batch.x.device)[1]
+        values = {"loss": cross_entropy(logits, batch.y), "clean_acc": (logits.argmax(1) == batch.y).float()}
+        for name, value in values.items():
+            self._log_mean(f"{stage}/{name}", value[keep], dataloader_idx=dataloader_idx)
 
     def _log_training(self, batch: Batch, total: Tensor, losses: Losses) -> None:
         self._log_mean("train/loss", total, prog_bar=True)
@@ -343,9 +349,9 @@ class Defense(LightningModule, ABC):
         for name, part in losses.parts.items():
             self._log_mean(f"train/{name}", part)
 
-    def _log_mean(self, name: str, values: Tensor, prog_bar: bool = False) -> None:
+    def _log_mean(self, name: str, values: Tensor, prog_bar: bool = False, dataloader_idx: int = 0) -> None:
         """Log the epoch's mean of per-sample values, exact over uneven batches and ranks."""
-        key = name.replace("/", "_")
+        key = name.replace("/", "_") + (f"_{dataloader_idx}" if dataloader_idx else "")
         if key not in self._means:
             self._means[key] = MeanMetric(nan_strategy="disable").to(self.device)
         mean = cast(MeanMetric, self._means[key])

@@ -39,7 +39,7 @@ def corruption_report(
     means: dict[str, dict[str, Any]] = {name: {"accuracy": _known(1 - errors[name])} for name in names}
     for name, row in means.items():
         if reference is not None:
-            row["ce"] = _known(errors[name] / reference[name])
+            row["ce"] = _known(errors[name] / reference[name]) if reference[name] else None
         row["severities"] = {str(s): rows.get((c, s)) for c, s in counts if c == name}
     return {
         **about,
@@ -99,8 +99,8 @@ def corruption_figure(report: Mapping[str, Any], title: str) -> Figure:
 
 
 def _known(value: float) -> float | None:
-    # JSON has no NaN
-    return None if math.isnan(value) else value
+    # JSON has neither NaN nor infinity
+    return value if math.isfinite(value) else None
 
 
 def _percent(value: float | None) -> str:

@@ -89,7 +89,9 @@ def _attack(samples: Samples, name: str, attack: Attack, seconds: Mapping[str, f
     }
 
 
-def sample_rows(samples: Samples, attacks: Mapping[str, Attack]) -> tuple[list[str], list[list[Any]]]:
+def sample_rows(
+    samples: Samples, attacks: Mapping[str, Attack], indexed: bool = True
+) -> tuple[list[str], list[list[Any]]]:
     """Build the head and the lines of `samples.csv`, one line a sample.
 
     For each attack they tell the stage that broke the sample, the class predicted on the last example made from it, and
@@ -98,8 +100,10 @@ def sample_rows(samples: Samples, attacks: Mapping[str, Attack]) -> tuple[list[s
     Args:
         samples: all samples, with what `Evaluation` found.
         attacks: the attacks by name.
+        indexed: whether it is known where the samples stand in the dataset; otherwise their index is left empty.
     """
-    head, values = ["index", "label", "clean"], [samples.index.tolist(), samples.y.tolist(), samples.clean.tolist()]
+    index = samples.index.tolist() if indexed else [""] * len(samples)
+    head, values = ["index", "label", "clean"], [index, samples.y.tolist(), samples.clean.tolist()]
     for name, attack in attacks.items():
         verdicts, names = samples.verdicts[name], [stage.name for stage in named_stages(name, attack)]
         head += [f"{name}/broken_by", f"{name}/class", f"{name}/size"]

@@ -5,12 +5,19 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_robust.metrics.functional import is_correct
+from lightning_robust.metrics.settings import counted, keep_apart
 
 
 class AttackSuccessRate(Metric):
     """Share of the samples classified correctly without the attack that are misclassified under it.
 
     `compute` returns a value in [0, 1], or NaN if no sample was classified correctly without the attack.
+
+    Args:
+        ignore_index: label of the samples that do not count; None counts all.
+
+    Raises:
+        ValueError: when updated, for labels of another shape than [b].
 
     Example:
         >>> metric = AttackSuccessRate()
@@ -30,8 +37,10 @@ class AttackSuccessRate(Metric):
     flipped: Tensor
     attacked: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, ignore_index: int | None = None) -> None:
         super().__init__()
+        self.ignore_index = ignore_index
+        keep_apart(self, ignore_index=ignore_index)
         self.add_state("flipped", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("attacked", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -43,7 +52,7 @@ class AttackSuccessRate(Metric):
             logits_adv: logits [b k] of the adversarial examples.
             y: labels [b].
         """
-        correct = is_correct(logits, y)
+        correct = is_correct(logits, y) & counted(y, logits, self.ignore_index)
         self.attacked += correct.sum()
         self.flipped += (correct & ~is_correct(logits_adv, y)).sum()
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_robust.metrics.functional import is_correct
+from lightning_robust.metrics.settings import counted, keep_apart
 
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428,
@@ -50,11 +51,13 @@ class CorruptionError(Metric):
 
     Args:
         groups: every (corruption, severity) that is measured; ("clean", 0) stands for uncorrupted samples.
-        reference: error in [0, 1] of the reference for each corruption, the mean over the same severities, and for
+        reference: error in (0, 1] of the reference for each corruption, the mean over the same severities, and for
             "clean" if it is known: `ALEXNET_ERRORS` for ImageNet-C with its fifteen corruptions at severities 1 to 5.
+        ignore_index: label of the samples that do not count; None counts all.
 
     Raises:
-        ValueError: for repeated groups, groups without a corruption, or a reference that lacks a corruption.
+        ValueError: for repeated groups, groups without a corruption, a reference that lacks a corruption or has no
+            error under one; when updated, for labels of another shape than [b].
 
     Example:
         >>> metric = CorruptionError([("fog", 1), ("fog", 2)], reference={"fog": 0.5})
@@ -76,8 +79,14 @@ class CorruptionError(Metric):
     wrong: Tensor
     total: Tensor
 
-    def __init__(self, groups: Sequence[tuple[str, int]], reference: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        groups: Sequence[tuple[str, int]],
+        reference: Mapping[str, float] | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
         super().__init__()
+        self.ignore_index = ignore_index
         self.groups = list(groups)
         self.corruptions = list(dict.fromkeys(name for name, severity in self.groups if severity > 0))
         if len(set(self.groups)) < len(self.groups) or not self.corruptions:
@@ -87,7 +96,14 @@ class CorruptionError(Metric):
         missing = [name for name in self.corruptions if reference is not None and name not in reference]
         if missing:
             raise ValueError(f"The reference has no error for {', '.join(missing)}.")
+        zero = [name for name in self.corruptions if reference is not None and not reference[name] > 0]
+        if zero:
+            raise ValueError(
+                f"The reference makes no error under {', '.join(zero)}, and mCE divides by it: leave the corruption or "
+                "the reference out."
+            )
         self.reference = None if reference is None else dict(reference)
+        keep_apart(self, groups=self.groups, ignore_index=ignore_index)
         self.add_state("wrong", torch.zeros(len(self.groups), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros(len(self.groups), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -106,7 +122,8 @@ class CorruptionError(Metric):
             if group not in self.groups:
                 raise ValueError(f"{group} is none of the groups that are measured: {self.groups}.")
             group = torch.full_like(y, self.groups.index(group))
-        wrong = ~is_correct(logits, y)
+        counts = counted(y, logits, self.ignore_index)
+        wrong, group = ~is_correct(logits, y)[counts], group[counts].long()
         self.wrong += torch.bincount(group[wrong], minlength=len(self.groups))
         self.total += torch.bincount(group, minlength=len(self.groups))
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_robust.metrics.functional import effective_margin
+from lightning_robust.metrics.settings import counted, keep_apart
 from lightning_robust.types import Net
 
 
@@ -16,6 +17,10 @@ class EffectiveMargin(Metric):
     Args:
         candidates: number of classes compared with the label, those with the highest logits; each takes one backward
             pass. All others by default.
+        ignore_index: label of the samples that do not count; None counts all.
+
+    Raises:
+        ValueError: when updated, for labels of another shape than [b].
 
     Example:
         >>> net = torch.nn.Flatten()
@@ -32,9 +37,11 @@ class EffectiveMargin(Metric):
     margin: Tensor
     total: Tensor
 
-    def __init__(self, candidates: int | None = None) -> None:
+    def __init__(self, candidates: int | None = None, ignore_index: int | None = None) -> None:
         super().__init__()
         self.candidates = candidates
+        self.ignore_index = ignore_index
+        keep_apart(self, candidates=candidates, ignore_index=ignore_index)
         self.add_state("margin", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -46,6 +53,11 @@ class EffectiveMargin(Metric):
             x: images [b c h w] in [0, 1].
             y: labels [b].
         """
+        counts = counted(y, x, self.ignore_index)
+        if self.ignore_index is not None or not len(x):
+            x, y = x[counts], y[counts]
+            if not len(x):
+                return
         self.margin += effective_margin(net, x, y, self.candidates).double().sum()
         self.total += len(y)
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_robust.losses import mean_logit, runners_up
+from lightning_robust.metrics.settings import counted
 from lightning_robust.runtime.gradients import detached, input_gradient
 from lightning_robust.runtime.modes import attack_mode
 from lightning_robust.types import Net
@@ -22,11 +23,14 @@ def is_correct(logits: Float[Tensor, "b k"], y: Int[Tensor, "b"]) -> Bool[Tensor
     Returns:
         A mask [b].
 
+    Raises:
+        ValueError: for labels of another shape.
+
     Example:
         >>> is_correct(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
         tensor([ True, False])
     """
-    return logits.argmax(1) == y
+    return counted(y, logits, None) & (logits.argmax(1) == y)
 
 
 def effective_margin(

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_robust.metrics.settings import keep_apart
 from lightning_robust.threat import Norm, Threat
 
 
 class PerturbationNorm(Metric):
     """Mean and maximum norm of the perturbations.
 
-    `compute` returns a dict with "mean" and "max".
+    `compute` returns a dict with "mean" and "max", both NaN where no sample was seen.
 
     Args:
         norm: "linf", "l2" or "l1".
@@ -34,6 +35,7 @@ class PerturbationNorm(Metric):
     def __init__(self, norm: Norm = "linf") -> None:
         super().__init__()
         self.threat = Threat(norm)
+        keep_apart(self, norm=norm)
         self.add_state("size", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("largest", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max")
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
@@ -45,6 +47,8 @@ class PerturbationNorm(Metric):
             x_adv: perturbed images [b c h w].
             x: their originals [b c h w].
         """
+        if not len(x):
+            return
         distance = self.threat.distance(x_adv.double(), x.double())
         self.size += distance.sum()
         self.largest = torch.maximum(self.largest, distance.max())
@@ -52,4 +56,5 @@ class PerturbationNorm(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean and the maximum norm."""
-        return {"mean": self.size / self.total, "max": self.largest}
+        largest = torch.where(self.total > 0, self.largest, torch.nan)
+        return {"mean": self.size / self.total, "max": largest}

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_robust.metrics.functional import is_correct
+from lightning_robust.metrics.settings import counted, keep_apart
 
 
 class RobustAccuracy(Metric):
@@ -19,9 +20,11 @@ class RobustAccuracy(Metric):
 
     Args:
         attacks: names of the attacks.
+        ignore_index: label of the samples that do not count; None counts all.
 
     Raises:
-        ValueError: for a repeated name, or one that is "clean", "worst" or "n".
+        ValueError: for a repeated name, or one that is "clean", "worst" or "n"; when updated, for labels of another
+            shape than [b].
 
     Example:
         >>> metric = RobustAccuracy(["pgd"])
@@ -43,11 +46,13 @@ class RobustAccuracy(Metric):
     correct: Tensor
     total: Tensor
 
-    def __init__(self, attacks: Sequence[str]) -> None:
+    def __init__(self, attacks: Sequence[str], ignore_index: int | None = None) -> None:
         super().__init__()
         self.names = ["clean", *attacks, "worst"]
         if len(set(self.names)) < len(self.names) or "n" in attacks:
             raise ValueError(f"Attacks need distinct names other than clean, worst and n, got {list(attacks)}.")
+        self.ignore_index = ignore_index
+        keep_apart(self, ignore_index=ignore_index)
         self.add_state("correct", torch.zeros(len(self.names), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -65,9 +70,10 @@ class RobustAccuracy(Metric):
         attacks = self.names[1:-1]
         if set(logits_adv) != set(attacks):
             raise ValueError(f"Expected logits of the attacks {attacks}, got {sorted(logits_adv)}.")
-        right = torch.stack([is_correct(logits, y), *(is_correct(logits_adv[name], y) for name in attacks)])
+        counts = counted(y, logits, self.ignore_index)
+        right = counts & torch.stack([is_correct(logits, y), *(is_correct(logits_adv[name], y) for name in attacks)])
         self.correct += torch.cat([right.sum(1), right.all(0).sum()[None]])
-        self.total += len(y)
+        self.total += counts.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Return the accuracies in [0, 1] by name."""

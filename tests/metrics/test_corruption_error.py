@@ -1,12 +1,15 @@
 """The corruption error against a hand computation, a definition written another way, in batches and on ranks."""
 
+import json
 import pickle
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
+from lightning_robust.evaluation.corruption_report import corruption_report
 from lightning_robust.metrics import ALEXNET_ERRORS, COMMON_CORRUPTIONS, CorruptionError
 from tests.helpers.ddp import process_group, run_ddp
 
@@ -165,3 +168,40 @@ def test_a_reference_without_a_corruption_is_refused() -> None:
 def test_a_group_that_was_not_announced_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\('fog', 3\) is none of the groups"):
         CorruptionError(GROUPS).update(*answers(1, 1), ("fog", 3))
+
+
+def test_a_reference_without_errors_is_refused() -> None:
+    with pytest.raises(ValueError, match="makes no error under fog, and mCE divides by it: leave the corruption or"):
+        CorruptionError([("fog", 1), ("snow", 1)], reference={"fog": 0.0, "snow": 0.5})
+
+
+def test_a_reference_no_worse_than_on_clean_images_has_no_relative_error() -> None:
+    metric = CorruptionError([("clean", 0), ("fog", 1)], reference={"fog": 0.5, "clean": 0.5})
+    logits, y = torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])
+    for group in metric.groups:
+        metric.update(logits, y, group)
+    errors = {name: float(value) for name, value in metric.compute().items()}
+    report = corruption_report(metric.counts(), errors, metric.reference, {})
+    assert report["relative_mce"] is None
+    assert json.loads(json.dumps(report, allow_nan=False))["mce"] == 1.0
+
+
+def test_groups_in_another_order_keep_their_own_counts() -> None:
+    y = torch.tensor([0, 1, 1])
+    logits = torch.tensor([[2.0, 1.0]] * 3)
+    orders = [("fog", 1), ("snow", 1)], [("snow", 1), ("fog", 1)]
+    metrics = MetricCollection({name: CorruptionError(groups) for name, groups in zip("ab", orders, strict=True)})
+    for group in orders[0]:
+        metrics.update(logits, y, group)
+        metrics.update(logits[:1], y[:1], ("fog", 1))
+    got = {name: float(value) for name, value in metrics.compute().items()}
+    assert got["a_fog"] == got["b_fog"] == pytest.approx(2 / 5)
+    assert got["a_snow"] == got["b_snow"] == pytest.approx(2 / 3)
+
+
+def test_ignored_labels_do_not_count() -> None:
+    logits, y = torch.tensor([[2.0, 1.0]] * 4), torch.tensor([0, 1, -1, -1])
+    metric = CorruptionError([("fog", 1)], ignore_index=-1)
+    metric.update(logits, y, ("fog", 1))
+    assert metric.counts() == {("fog", 1): (1, 2)}
+    assert float(metric.compute()["fog"]) == 0.5

@@ -1,5 +1,6 @@
 """Every metric against a definition written another way, in batches, on ranks, pickled and reset."""
 
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_robust.metrics import AttackSuccessRate, EffectiveMargin, PerturbationNorm, RobustAccuracy
@@ -33,6 +34,8 @@ def sample(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
         "b": torch.randn(n, 4, generator=g),
     }
 
+
+NORMS = ("linf", "l2", "l1")
 
 # name -> (metric, how a batch is handed to it)
 CASES: dict[str, tuple[Callable[[], Metric], Callable[[Any, dict[str, torch.Tensor]], None]]] = {
@@ -193,3 +196,92 @@ def test_perturbation_norm_by_hand(norm: Any, sizes: list[float]) -> None:
     got = metric.compute()
     assert float(got["mean"]) == pytest.approx(sum(sizes) / 2)
     assert float(got["max"]) == pytest.approx(max(sizes))
+
+
+def test_no_two_metrics_of_a_collection_share_what_they_count() -> None:
+    """Pairs of one metric with other settings, which agree on the first batch, against each alone."""
+    s = sample(11)
+    first = {**part(s, slice(3)), "x_adv": s["x"][:3]}  # no perturbation, and the clean logits under every attack
+    first["a"] = first["b"] = first["logits"]
+    first["y"] = first["logits"].argmax(1)
+    makers: dict[str, tuple[Callable[[], Metric], Callable[[Any, dict[str, torch.Tensor]], None]]] = {
+        **{f"norm {norm}": (lambda norm=norm: PerturbationNorm(norm), CASES["perturbation_norm"][1]) for norm in NORMS},
+        **{
+            f"{name} {ignored}": (lambda kind=kind, ignored=ignored: kind(ignore_index=ignored), feed)
+            for ignored in (None, -1, 2)
+            for name, kind, feed in (
+                ("rate", AttackSuccessRate, CASES["attack_success_rate"][1]),
+                ("accuracy", lambda **given: RobustAccuracy(["a", "b"], **given), CASES["robust_accuracy"][1]),
+                ("margin", EffectiveMargin, CASES["effective_margin"][1]),
+                ("margin of one", lambda **given: EffectiveMargin(1, **given), CASES["effective_margin"][1]),
+            )
+        },
+    }
+    for one, other in itertools.combinations(makers, 2):
+        (make, feed), (make_other, feed_other) = makers[one], makers[other]
+        if feed is not feed_other:
+            continue  # not updated with the same arguments
+        together = MetricCollection({"one": make(), "other": make_other()})
+        for part_of in (first, s):
+            feed(together, part_of)
+        alone = {}
+        for name, maker in {"one": make, "other": make_other}.items():
+            metric = maker()
+            for part_of in (first, s):
+                feed(metric, part_of)
+            alone[name] = metric.compute()
+        flat = {
+            f"{name}{f'_{key}' if key else ''}": value
+            for name, values in alone.items()
+            for key, value in (values if isinstance(values, dict) else {"": values}).items()
+        }
+        got = {name: float(value) for name, value in together.compute().items()}
+        assert got == pytest.approx({name: float(value) for name, value in flat.items()}, nan_ok=True), (one, other)
+
+
+@every_metric
+def test_an_empty_batch_changes_nothing(make: Any, feed: Any) -> None:
+    s, metric = sample(11), make()
+    feed(metric, part(s, slice(0)))
+    feed(metric, s)
+    feed(metric, part(s, slice(0)))
+    torch.testing.assert_close(metric.compute(), whole(make, feed, s))
+
+
+@every_metric
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")  # torchmetrics says so
+@pytest.mark.parametrize("empty", [False, True])
+def test_what_no_sample_tells_is_nan(make: Any, feed: Any, empty: bool) -> None:
+    metric = make()
+    if empty:
+        feed(metric, part(sample(3), slice(0)))
+    value = metric.compute()
+    assert all(v.isnan() for v in (value.values() if isinstance(value, dict) else [value]))
+
+
+@pytest.mark.parametrize("name", ["robust_accuracy", "attack_success_rate", "effective_margin"])
+@pytest.mark.parametrize(
+    "change", [lambda y: y[:, None], lambda y: nn.functional.one_hot(y, 4).float(), lambda y: y[1:]]
+)
+def test_labels_of_another_shape_are_refused(name: str, change: Any) -> None:
+    make, feed = CASES[name]
+    s = sample(5)
+    with pytest.raises(ValueError, match=r"Labels must be class numbers \[b\] of 5 samples, got .*: squeeze them"):
+        feed(make(), {**s, "y": change(s["y"])})
+
+
+@pytest.mark.parametrize("ignored", [2, -100])
+def test_ignored_labels_do_not_count(ignored: int) -> None:
+    s = sample(40)
+    s["y"][::3] = ignored
+    counts = s["y"] != ignored
+    rest = {name: value[counts] for name, value in s.items()}
+    for kind, name in (
+        (lambda **given: RobustAccuracy(["a", "b"], **given), "robust_accuracy"),
+        (AttackSuccessRate, "attack_success_rate"),
+        (EffectiveMargin, "effective_margin"),
+    ):
+        feed = CASES[name][1]
+        torch.testing.assert_close(
+            whole(lambda kind=kind: kind(ignore_index=ignored), feed, s), whole(kind, feed, rest)
+        )

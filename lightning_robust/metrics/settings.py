@@ -1,0 +1,50 @@
+"""Metrics whose settings keep their counts apart, and samples that they leave out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def keep_apart(metric: Metric, **settings: Any) -> None:
+    """Keep a metric from sharing its state with one of other settings in a `MetricCollection`.
+
+    A collection lets metrics share one state whose states have the same names and are equal after the first batch, and
+    from then on updates the first of them alone. An empty state, named after the settings, tells them apart.
+
+    Args:
+        metric: the metric.
+        settings: what decides how it is updated.
+
+    Example:
+        >>> from torchmetrics import MetricCollection
+        >>> from lightning_robust.metrics import PerturbationNorm
+        >>> norms = MetricCollection({"linf": PerturbationNorm("linf"), "l2": PerturbationNorm("l2")})
+        >>> x = torch.zeros(1, 1, 1, 2)
+        >>> norms.update(x, x)  # both are 0
+        >>> norms.update(x + 1, x)
+        >>> {name: round(float(value), 4) for name, value in norms.compute().items() if "max" in name}
+        {'l2_max': 1.4142, 'linf_max': 1.0}
+    """
+    told = ",".join(f"{name}={value}" for name, value in settings.items())
+    metric.add_state(f"of {told}".replace(".", "_"), torch.zeros(()), dist_reduce_fx="sum")
+
+
+def counted(y: Tensor, logits: Tensor, ignore_index: int | None) -> Tensor:
+    """Mark the samples [b] whose labels are not to be ignored.
+
+    Args:
+        y: labels [b].
+        logits: logits [b k] of the same samples.
+        ignore_index: the label of samples to leave out; None leaves out none.
+
+    Raises:
+        ValueError: for labels of another shape.
+    """
+    if y.dim() != 1 or len(y) != len(logits) or y.is_floating_point():
+        raise ValueError(
+            f"Labels must be class numbers [b] of {len(logits)} samples, got {y.dtype} of shape {tuple(y.shape)}: "
+            "squeeze them, or take the arg max of probabilities."
+        )
+    return torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
