@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_robust.losses import at_least_fp32, runners_up
-from lightning_robust.runtime.gradients import input_gradients
+from lightning_robust.runtime.gradients import input_gradient, input_gradients
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.threat import Norm, norms
 from lightning_robust.types import Net
@@ -33,10 +33,11 @@ def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm:
         others = runners_up(logits, y, wanted) if isinstance(wanted, int) else wanted
         return logits.gather(1, others) - logits.gather(1, y[:, None])
 
+    if isinstance(wanted, Tensor) and wanted.shape[1] == 1:  # one backward pass, so compiled nets need not run eagerly
+        grad, value = input_gradient(lambda z: leads(z)[:, 0], x)
+        return grad.flatten(1), -value
     grads, values = input_gradients(leads, x)
     grads = grads.flatten(2)
-    if grads.shape[1] == 1:
-        return grads[:, 0], -values[:, 0]
     slopes = norms(grads, _DUAL[norm]).clamp_min(torch.finfo(x.dtype).tiny)
     each, nearest = torch.arange(len(x), device=x.device), (values.abs() / slopes).argmin(1)
     return grads[each, nearest], -values[each, nearest]

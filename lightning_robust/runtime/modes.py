@@ -10,9 +10,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_robust.runtime.batch_norms import fast_bn_backward
+from lightning_robust.runtime.gradients import eagerly
 from lightning_robust.runtime.modules_of import modules_of, parts_of
 from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.recorded_graphs import refuse_recorded_training
 from lightning_robust.types import Net
 
 AttackBN: TypeAlias = Literal["eval", "batch", "train"]
@@ -34,7 +36,7 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
         bn: "eval", "batch" or "train", see `AttackBN`.
 
     Raises:
-        ValueError: for an unknown `bn`.
+        ValueError: for an unknown `bn`, and for a graph that was recorded in training mode.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
@@ -48,12 +50,15 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
         raise ValueError(f"Unknown attack_bn {bn!r}: choose one of eval, batch, train.")
     parts = parts_of(net)
     modules = [part for part in parts if isinstance(part, nn.Module)]
-    modes = [(module, module.training) for module in modules]
+    if bn == "eval":
+        refuse_recorded_training(modules)
+    modes = [(module, module.training) for module in modules if hasattr(module, "training")]  # not if frozen by jit
     # every batch norm, SyncBatchNorm included, derives from _BatchNorm
     tracking = [(module, module.track_running_stats) for module in modules if isinstance(module, _BatchNorm)]
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
+    trainable = [p for p in trainable if not p.is_inference()]  # whose flag cannot be set again
     try:
-        for module in modules:
+        for module, _ in modes:
             module.training = bn != "eval"
         for norm, tracks in tracking:
             norm.track_running_stats = tracks and bn != "batch"
@@ -161,7 +166,7 @@ def twice_differentiable(net: nn.Module, x: Tensor) -> Iterator[None]:
         for module, _ in modes:
             module.training = False
         # fused attention has no second derivative: https://github.com/pytorch/pytorch/issues/116350
-        with full_precision(x), torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):
+        with full_precision(x), eagerly(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         for module, training in modes:

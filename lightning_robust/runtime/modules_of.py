@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _LIBRARIES = ("torch", "torchvision", "numpy")  # their functions hold no user's net
@@ -58,6 +59,8 @@ def _inside(part: Any, names: frozenset[str]) -> Iterator[tuple[Any, frozenset[s
     if isinstance(part, MethodType):
         names = _names(part.__func__)
         found = (part.__self__, part.__func__)
+    elif isinstance(part, torch.ScriptMethod):
+        found = (torch.jit._recursive.wrap_cpp_module(part.owner),)  # type: ignore[no-untyped-call]
     elif isinstance(part, functools.partial):
         found = (part.func, *part.args, *part.keywords.values())
     elif isinstance(part, FunctionType):

@@ -5,7 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_robust.runtime.modules_of import modules_of
 from lightning_robust.types import Net
+
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 def logits_of(output: Any) -> Tensor:
@@ -59,7 +62,24 @@ class LogitsNet(nn.Module):
     def __init__(self, net: Net) -> None:
         super().__init__()
         self.net = net
+        self._differentiable = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the net's logits [b k]."""
+        """Return the net's logits [b k].
+
+        Raises:
+            ValueError: for a quantised net, if x requires a gradient.
+        """
+        if x.requires_grad and not self._differentiable:
+            self._refuse_quantised()
+            self._differentiable = True
         return logits_of(self.net(x))
+
+    def _refuse_quantised(self) -> None:
+        """Refuse quantised layers: torch would give the gradient through them as zero."""
+        for module in modules_of(self.net):
+            if type(module).__module__.startswith(_QUANTISED):
+                raise ValueError(
+                    f"The net is quantised ({type(module).__name__}), and no gradient passes such layers: attack it "
+                    "before it is quantised, or use Square, which takes none."
+                )
