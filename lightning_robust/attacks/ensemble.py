@@ -78,7 +78,7 @@ class Ensemble(Attack):
     def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
         """Run each stage on what stands; what no attack breaks is returned as it is."""
         size = self.batch_size or max(len(x), 1)
-        net = PadSmallBatches(net)
+        net = PadSmallBatches(net, self.batch_size)
         x_adv = x.clone()
         with room_for(size):
             left = _standing(net, x, target, torch.arange(len(x), device=x.device), size)

@@ -158,7 +158,7 @@ class Evaluation:
         self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, stage: Stage, device: torch.device
     ) -> None:
         """Run one stage on the samples at these rows, and write down what it found."""
-        net = PadSmallBatches(net)
+        net = PadSmallBatches(net, self.batch_size)
         threat = stage.attack.threat
         x, y, index = (column[rows].to(device) for column in (samples.x, samples.y, samples.index))
         rng = SampleRNG(self.seed, index)

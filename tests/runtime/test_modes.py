@@ -259,8 +259,16 @@ class TestSteady:
         (grad,) = torch.autograd.grad(cross_entropy(logits, torch.zeros(len(x), dtype=torch.long)).sum(), x)
         return logits.detach(), grad
 
-    @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 31])
-    def test_a_sample_has_the_same_bits_in_any_batch(self, n):
+    @pytest.mark.parametrize("threads", [1, 2])
+    @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 12, 15, 16, 17, 31])
+    def test_a_sample_has_the_same_bits_in_any_batch(self, n, threads):
+        torch.set_num_threads(threads)
+        try:
+            self.same_bits(n)
+        finally:
+            torch.set_num_threads(1)
+
+    def same_bits(self, n):
         whole, whole_grad = self.logits_and_gradient(torch.arange(32))
         rows = torch.arange(31, -1, -1)[:n]
         part, part_grad = self.logits_and_gradient(rows)
