@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.types import Net
 
 
@@ -15,7 +16,7 @@ class PadSmallBatches(nn.Module):
     torch 2.14), on two threads in all but the widest dense layer, whose last bits depend on the batch at any size.
 
     Args:
-        net: images [b c h w] to logits [b k].
+        net: images [b c h w] to logits [b k], or to what holds them.
         most: images that fit into memory at a time; no batch is padded beyond.
     """
 
@@ -30,5 +31,5 @@ class PadSmallBatches(nn.Module):
         """Return the net's logits [b k] of the images alone, without the padding."""
         b = len(x)
         if not 0 < b < self.least:
-            return self.net(x)
-        return self.net(torch.cat([x, x[:1].detach().expand(self.least - b, *x.shape[1:])]))[:b]
+            return logits_of(self.net(x))
+        return logits_of(self.net(torch.cat([x, x[:1].detach().expand(self.least - b, *x.shape[1:])])))[:b]

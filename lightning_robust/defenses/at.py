@@ -30,5 +30,5 @@ class AT(Defense):
 
     def loss(self, batch: Batch, views: Views) -> Losses:
         """Return `CE(f(x'), y)` of each sample, times its weight if there is a reweighting."""
-        logits = self.net(views.adv)
+        logits = self.logits(views.adv)
         return Losses(self.weigh(cross_entropy(logits, batch.y), logits, batch.y), {}, logits)

@@ -29,6 +29,7 @@ from lightning_robust.parts.regularizers import Regularizer
 from lightning_robust.parts.reweighting import Reweighting
 from lightning_robust.parts.weight_perturbation import WeightPerturbation
 from lightning_robust.runtime.modes import AttackBN, disable_inference_mode, frozen_running_stats, logits_no_grad
+from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.precision import half_precision
 from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
 from lightning_robust.threat import Threat
@@ -48,7 +49,8 @@ class Defense(LightningModule, ABC):
     cross-entropy. Called on images, a defense is the plain classifier.
 
     Args:
-        net: images [b c h w] in [0, 1] to logits [b k]; it normalises its input itself.
+        net: images [b c h w] in [0, 1] to logits [b k], or to an object, mapping or tuple that holds them (auxiliary
+            heads are not trained); it normalises its input itself.
         attack: the training attack: threat, steps, step size. PGD-10 at linf 8/255 by default. Its threat is also that
             of evaluation attacks without one.
         attack_bn: how the net's batch norms run during the attack: "eval" (running statistics), "batch" (the batch's
@@ -84,7 +86,7 @@ class Defense(LightningModule, ABC):
         >>> from lightning_robust.models import SmallConvNet
         >>> class CleanAndAdversarial(Defense):
         ...     def loss(self, batch, views):
-        ...         logits, logits_adv = self.net(batch.x), self.net(views.adv)
+        ...         logits, logits_adv = self.logits(batch.x), self.logits(views.adv)
         ...         total = cross_entropy(logits, batch.y) + cross_entropy(logits_adv, batch.y)
         ...         return Losses(total, {}, logits_adv)
         >>> model = CleanAndAdversarial(SmallConvNet(in_channels=1, num_classes=10), attack=PGD(steps=2))
@@ -170,7 +172,7 @@ class Defense(LightningModule, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, views: Views) -> Losses:
-        """Return what the method minimises, one value per sample, from forward passes in training mode.
+        """Return what the method minimises, one value per sample, from `self.logits` in training mode.
 
         A weight perturbation calls it several times in a step: it keeps no state, and draws no random numbers but those
         of the net. The first step checks this, and the shapes.
@@ -210,8 +212,11 @@ class Defense(LightningModule, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the net's logits [b k] of images [b c h w] in [0, 1]."""
-        logits: Tensor = self.net(x)
-        return logits
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the net's logits [b k] of images [b c h w], found in whatever it returns in its present mode."""
+        return logits_of(self.net(x))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Craft examples, perturb the weights if asked, and return the mean loss."""

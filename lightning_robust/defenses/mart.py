@@ -49,8 +49,8 @@ class MART(Defense):
 
     def loss(self, batch: Batch, views: Views) -> Losses:
         """Return `BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))` of each sample."""
-        logits = self.net(batch.x)
-        logits_adv = self.net(views.adv)
+        logits = self.logits(batch.x)
+        logits_adv = self.logits(views.adv)
         p, p_adv = (F.softmax(at_least_fp32(z), dim=1) for z in (logits, logits_adv))
         kl = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(1)
         robust = kl * (1.0000001 - p.gather(1, batch.y[:, None])[:, 0])

@@ -95,9 +95,9 @@ class ST(Defense):
         """
         assert views.col is not None
         with frozen_running_stats(self.net):
-            logits_col = self.net(views.col)
-        logits = self.net(batch.x)
-        logits_adv = self.net(views.adv)
+            logits_col = self.logits(views.col)
+        logits = self.logits(batch.x)
+        logits_adv = self.logits(views.adv)
         stacked: Tensor = torch.stack([logits, logits_col, logits_adv])
         up, low = Extremes.of(stacked, batch.y).pick(stacked)
         natural = cross_entropy(logits, batch.y)

@@ -71,9 +71,9 @@ class TRADES(Defense):
 
     def loss(self, batch: Batch, views: Views) -> Losses:
         """Return `CE(f(x), y) + beta KL(f(x) || f(x'))` of each sample."""
-        logits = self.net(batch.x)
-        logits_adv = self.net(views.adv)
-        reference = self.net(batch.x) if self.clean_forwards == 2 else logits
+        logits = self.logits(batch.x)
+        logits_adv = self.logits(views.adv)
+        reference = self.logits(batch.x) if self.clean_forwards == 2 else logits
         natural = cross_entropy(logits, batch.y)
         robust = self.weigh(kl_divergence(logits_adv, reference), logits_adv, batch.y)
         return Losses(natural + self.beta * robust, {"natural": natural, "robust": robust}, logits_adv)

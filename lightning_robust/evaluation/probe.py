@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
@@ -25,7 +26,7 @@ class WithGradient(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the net's logits [b k]."""
-        return self.net(x) + 0 * x.flatten(1)[:, :1]
+        return logits_of(self.net(x)) + 0 * x.flatten(1)[:, :1]
 
 
 @dataclass

@@ -10,6 +10,7 @@ from lightning_robust.losses import mean_logit, runners_up
 from lightning_robust.metrics.settings import counted
 from lightning_robust.runtime.gradients import detached, input_gradient
 from lightning_robust.runtime.modes import attack_mode
+from lightning_robust.runtime.outputs import LogitsNet
 from lightning_robust.types import Net
 
 
@@ -56,6 +57,7 @@ def effective_margin(
 
     Paper: effective margin regularization (arXiv 2210.05118) penalises the denominator, the effective weight norm.
     """
+    net = LogitsNet(net)
     with attack_mode(net):
         x, y = detached(x), detached(y)
         with torch.no_grad():
@@ -84,6 +86,7 @@ def effective_weight_norm(net: Net, x: Float[Tensor, "b ..."], temperature: floa
 
     Paper: effective margin regularization (arXiv 2210.05118) penalises its square.
     """
+    net = LogitsNet(net)
     with attack_mode(net):
         gradient, _ = input_gradient(lambda z: mean_logit(net(z), temperature), detached(x))
     norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_robust.losses import cross_entropy, mean_logit
 from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.runtime.modes import twice_differentiable
+from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.ranks import world_size
 from lightning_robust.schedules import StepDecay
 from lightning_robust.types import Batch, Views
@@ -133,5 +134,5 @@ class InputGradient(Regularizer):
 def _squared_gradient_norm(net: nn.Module, x: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
     """Return `||grad_x value(net(x))||_2^2` of each sample [b], differentiable with respect to the weights."""
     with twice_differentiable(net, x):
-        gradient, _ = input_gradient(lambda z: value(net(z)), x, create_graph=True)
+        gradient, _ = input_gradient(lambda z: value(logits_of(net(z))), x, create_graph=True)
         return gradient.square().flatten(1).sum(1)

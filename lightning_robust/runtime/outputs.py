@@ -41,7 +41,7 @@ def logits_of(output: Any) -> Tensor:
     keys = f" with the keys {list(output)}" if isinstance(output, Mapping) else ""
     raise TypeError(
         f"The net must return logits [b k], or an object, mapping or tuple that holds them as `logits` or first, but "
-        f"it returned a {type(output).__name__}{keys}: wrap it."
+        f"it returned a {type(output).__name__}{keys}: wrap it, for example in lightning_robust.NetAdapter."
     )
 
 

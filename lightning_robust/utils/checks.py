@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_robust.utils.logits_shape import check_logits_shape
+
 
 def check_images(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
     """Raise unless the images are floating-point, free of NaN and inside [lower, upper].
@@ -102,8 +104,7 @@ def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"The net must give one tensor of logits [b k], got a {type(logits).__name__}: wrap it.")
-    if logits.dim() != 2 or len(logits) != len(y):
-        raise ValueError(f"The net must give logits [b k] for {len(y)} images, got shape {tuple(logits.shape)}.")
+    check_logits_shape(logits, len(y))
     k = logits.shape[1]
     if num_classes is not None and k != num_classes:
         raise ValueError(f"The net gives {k} logits but the data has {num_classes} classes: set the net's width to it.")
@@ -134,8 +135,7 @@ def check_attacked_logits(logits: Tensor, n: int, y: Tensor | None) -> None:
         ...
         ValueError: The net must give logits [b k] for 4 images, got shape (2, 3).
     """
-    if logits.dim() != 2 or len(logits) != n:
-        raise ValueError(f"The net must give logits [b k] for {n} images, got shape {tuple(logits.shape)}.")
+    check_logits_shape(logits, n)
     if y is not None:
         check_labels(y, logits.shape[1])
     if (logits.isnan() | logits.isposinf()).any():
