@@ -121,10 +121,15 @@ def checksums(x: Tensor, y: Tensor) -> Tensor:
         >>> checksums(x, y).unique().numel()
         2
     """
-    bits = x.detach().cpu().double().contiguous().flatten(1).view(torch.int64)
-    place = torch.arange(bits.shape[1], dtype=torch.int64) * 2 + 1
-    mixed: Tensor = ((bits ^ (bits >> 29)) * (place * 0x5851F42D4C957F2D)).sum(1) + y.cpu() * 0x14057B7EF767814F
-    return mixed
+    if not len(x):
+        return torch.zeros(0, dtype=torch.int64)
+    images = x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
+    digests = [
+        hashlib.sha1(image, usedforsecurity=False).digest()[:8] + label.to_bytes(8, "little", signed=True)
+        for image, label in zip(images, y.tolist(), strict=True)
+    ]
+    mixed = [hashlib.sha1(digest, usedforsecurity=False).digest()[:8] for digest in digests]
+    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in mixed])
 
 
 def fingerprint(net: nn.Module, settings: Mapping[str, Any]) -> str:
