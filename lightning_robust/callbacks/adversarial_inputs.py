@@ -4,15 +4,20 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.callbacks.any_module import AnyModule
+from lightning_robust.callbacks.any_module import AnyModule, select
+from lightning_robust.evaluation.aims import refuse_targeted
 from lightning_robust.runtime.modes import AttackBN, logits_no_grad
-from lightning_robust.runtime.rng import global_seed, training_rng
+from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
 from lightning_robust.types import Batch
 from lightning_robust.utils.checks import check_labels, check_logits
+
+CHOICE = 2610
+"""Identifies the random stream by which a share of a batch is chosen; the value is arbitrary."""
 
 
 class AdversarialInputs(AnyModule):
@@ -25,17 +30,24 @@ class AdversarialInputs(AnyModule):
     Args:
         attack: crafts the images, on cross-entropy.
         attack_bn: how the module's batch norms run during the attack: "eval", "batch" or "train".
+        share: part of each batch that becomes adversarial, in (0, 1], rounded to whole samples. Which samples is drawn
+            anew in each step; the others, and those with the label `ignore_index`, stay as they are.
         kwargs: how batches are read and the module is called, see `AnyModule`. With `read_batch`, the images are put
             to where `image_key` says.
 
     Raises:
         TypeError: for a batch without images and labels.
-        ValueError: on the first batch, for images outside the threat's box or outputs that are not logits.
+        ValueError: for a targeted attack, or a share out of range; on the first batch, for images outside the threat's
+            box or outputs that are not logits.
     """
 
-    def __init__(self, attack: Attack, attack_bn: AttackBN = "eval", **kwargs: Any) -> None:
+    def __init__(self, attack: Attack, attack_bn: AttackBN = "eval", share: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        refuse_targeted({"attack": attack})
+        if not 0 < share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {share}.")
         self.attack = attack
+        self.share = share
         self.attack_bn = attack_bn
         self._undo: Callable[[], None] | None = None
 
@@ -55,7 +67,7 @@ class AdversarialInputs(AnyModule):
             rng = training_rng(
                 global_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx, trainer.global_rank, given
             )
-            x_adv = self.attack(net, given.x, given.y, bn=self.attack_bn, rng=rng)
+            x_adv = self._attacked(net, given, rng)
             return step(self.replaced(pl_module, batch, x_adv), *args, **kwargs)
 
         def undo() -> None:
@@ -74,7 +86,22 @@ class AdversarialInputs(AnyModule):
         """Give the module its own `training_step` back."""
         self.teardown(trainer, pl_module, "fit")
 
+    def _attacked(self, net: nn.Module, batch: Batch, rng: SampleRNG) -> Tensor:
+        """Return the images of a batch, those that are chosen for it as adversarial examples."""
+        if self.share == 1 and self.ignore_index is None:
+            return self.attack(net, batch.x, batch.y, bn=self.attack_bn, rng=rng)
+        counts = self.counts(batch.y)
+        n = len(counts) if self.ignore_index is None else int(counts.sum())
+        place = rng.fork(CHOICE).uniform(torch.empty(len(counts), 1, device=counts.device))[:, 0]
+        rows = place.masked_fill(~counts, 1.0).argsort()[: round(self.share * n)].sort().values
+        if not len(rows):
+            return batch.x
+        x, y = batch.x[rows], batch.y[rows]
+        return batch.x.index_copy(0, rows, self.attack(net, x, y, bn=self.attack_bn, rng=rng[rows]))
+
     def _check(self, net: nn.Module, batch: Batch) -> None:
         self.check_pixels(batch.x, self.attack.threat.lower, self.attack.threat.upper)
-        check_labels(batch.y)
-        check_logits(logits_no_grad(net, batch.x), batch.y)
+        counting = select(batch, self.counts(batch.y))
+        if len(counting.y):
+            check_labels(counting.y)
+            check_logits(logits_no_grad(net, counting.x), counting.y)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from lightning import Callback
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ class AnyModule(Callback):
         mean: of each channel, in pixels in [0, 1], where images arrive normalised by `(x - mean) / std`. The module is
             called on such images; radii and figures stay in pixels.
         std: standard deviation of each channel, > 0; together with `mean`.
+        ignore_index: label of samples that are left out; by default none are.
 
     Raises:
         ValueError: for only one of `mean` and `std`, or a std that is not > 0.
@@ -44,10 +46,11 @@ class AnyModule(Callback):
         forward: Callable[[nn.Module, Tensor], Any] | str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
         self.reader = BatchReader(image_key, label_key, index_key, read_batch)
-        self.forward, self.mean, self.std = forward, mean, std
+        self.forward, self.mean, self.std, self.ignore_index = forward, mean, std, ignore_index
         NetAdapter(nn.Identity(), mean=mean, std=std)  # refuses what cannot be
         self._adapter: NetAdapter | None = None
 
@@ -76,6 +79,10 @@ class AnyModule(Callback):
         net = self.net(module)
         return self.reader.replaced(batch, net.from_pixels(x) if isinstance(net, NetAdapter) else x)
 
+    def counts(self, y: Tensor) -> Tensor:
+        """Mark the samples [b] that are not to be left out."""
+        return torch.ones_like(y, dtype=torch.bool) if self.ignore_index is None else y != self.ignore_index
+
     def check_pixels(self, x: Tensor, lower: float, upper: float) -> None:
         """Raise unless images are pixels in the box, and name the settings for those that are normalised."""
         try:
@@ -86,3 +93,8 @@ class AnyModule(Callback):
             known = "mean and std, which were given, do not undo their normalisation"
             remedy = known if self.mean else f"or give {type(self).__name__} their mean and std, if they are normalised"
             raise ValueError(f"{str(error).removesuffix('.')}, {remedy}.") from None
+
+
+def select(batch: Batch, which: Tensor) -> Batch:
+    """Return some of the samples of a batch, by a mask or by positions in it."""
+    return Batch(*(None if part is None else part[which] for part in batch))  # type: ignore[arg-type]

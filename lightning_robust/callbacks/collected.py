@@ -38,6 +38,8 @@ class Collected:
     def collect(self, batch: Batch, position: Tensor, logits: Tensor, keep: Tensor, shown: int) -> None:
         """Add those samples of a batch that `keep` [b] marks; the first `shown` of the dataset will be drawn."""
         self.largest = max(self.largest, len(batch.x))
+        if self.batches:
+            _refuse_sizes([self.batches[0].x.shape[1:], batch.x.shape[1:]])
         self.indexed = batch.index is not None or (self.positions is not None and self.positions.meaningful)
         samples = Samples(
             index=position if batch.index is None else batch.index,
@@ -50,12 +52,23 @@ class Collected:
         self.batches.append(samples.map(Tensor.cpu)[keep.cpu()])
 
     def settle(self) -> None:
-        """Join the batches, and refuse samples that stand there twice; all ranks call it together."""
+        """Join the batches, and refuse samples that stand there twice; all ranks call it together.
+
+        Raises:
+            ValueError: if there are none, or images of several sizes.
+        """
+        if not sum(gather_objects(sum(map(len, self.batches)))):
+            raise ValueError("There is no sample to evaluate: the data loader gives none, or none that counts.")
+        _refuse_sizes(
+            [shape for part in gather_objects([batch.x.shape[1:] for batch in self.batches[:1]]) for shape in part]
+        )
         self.samples = Samples.collect(self.batches)
         refuse_repeats(self.samples.index)
 
-    def drawn(self, name: str) -> Examples:
-        """Return the samples to draw under this attack, in the order of their index."""
+    def drawn(self, name: str) -> Examples | None:
+        """Return the samples to draw under this attack, in the order of their index; None if there are none."""
+        if not self.examples[name]:
+            return None
         place = {int(index): i for i, index in enumerate(self.found.index)}
         pairs = sorted(self.examples[name].items())
         rows = torch.tensor([place[index] for index, _ in pairs])
@@ -69,3 +82,12 @@ class Collected:
         mine = {name: {i: pair for i, pair in pairs.items() if i in here} for name, pairs in found.items()}
         parts = gather_objects(mine)
         self.examples = {name: {i: pair for part in parts for i, pair in part[name].items()} for name in found}
+
+
+def _refuse_sizes(shapes: list[Any]) -> None:
+    if len(set(shapes)) > 1:
+        first, other = list(dict.fromkeys(map(tuple, shapes)))[:2]
+        raise ValueError(
+            f"The images are of several sizes, {first} and {other}, but attacks pool samples of different batches: "
+            "resize them to one."
+        )

@@ -89,6 +89,7 @@ class CorruptionAccuracy(AnyModule):
                 "CorruptionAccuracy knows a sample's corruption by its position: do not shuffle, wrap the dataset in "
                 "lightning_robust.data.Indexed, or set index_key to where batches hold positions."
             )
+        keep &= self.counts(given.y)
         with full_precision(given.x):
             logits = logits_no_grad(self.net(pl_module), given.x)
         numbers = torch.tensor([self._error.groups.index(group) for group in corruptions.groups], device=index.device)

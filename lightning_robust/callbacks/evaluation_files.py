@@ -1,6 +1,6 @@
 """What an evaluation of one data loader leaves: its report, its samples, its figures and its table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning import Trainer
@@ -36,9 +36,12 @@ class EvaluationFiles:
         """Draw a few samples under each attack."""
         report = loader.report
         for name, attack in self.attacks.items():
+            drawn = loader.drawn(name)
+            if drawn is None or drawn.x.dim() != 4:  # vectors, series and volumes are no pictures
+                continue
             correct = report["attacks"][name]["correct"]
             title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
-            self._save(adversarial_grid(loader.drawn(name), title), name)
+            self._save(adversarial_grid(drawn, title), name)
 
     def write(self, loader: Collected) -> None:
         """Write the report and the samples."""
@@ -59,3 +62,20 @@ class EvaluationFiles:
 
     def _save(self, figure: Figure, name: str) -> None:
         save_figure(self.trainer, figure, f"{self.prefix}{self.stage}-{name}{self.suffix}", self.directory)
+
+
+def refuse_names(names: Sequence[str]) -> None:
+    """Raise for names of attacks and evaluations under which results would be lost or written over others.
+
+    Args:
+        names: parts of the names of files and of logged numbers.
+
+    Raises:
+        ValueError: for a name with a slash, or one that a figure has already.
+    """
+    for name in names:
+        if "/" in name or "\\" in name or name in ("radius", "classes"):
+            raise ValueError(
+                f"Names of attacks and evaluations become parts of file names, beside figures called radius and "
+                f"classes: choose another one than {name!r}, without slashes."
+            )

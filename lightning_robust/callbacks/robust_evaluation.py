@@ -9,13 +9,15 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_robust.attacks.base import Attack
+from lightning_robust.callbacks.any_module import select
 from lightning_robust.callbacks.best_report import BestReport
 from lightning_robust.callbacks.collected import Collected
-from lightning_robust.callbacks.evaluation_files import EvaluationFiles
+from lightning_robust.callbacks.evaluation_files import EvaluationFiles, refuse_names
 from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.callbacks.unfinished import go_on
 from lightning_robust.callbacks.unsound_evaluation import examine_first, refuse_doubts
+from lightning_robust.evaluation.aims import refuse_targeted
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
 from lightning_robust.evaluation.positions import Positions
 from lightning_robust.evaluation.report import evaluated_in, robustness
@@ -64,11 +66,13 @@ class RobustEvaluation(BestReport):
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
         name: tells several evaluations in one trainer apart: the names of its files begin with `<name>-`, and its
             results are logged as `val/<name>/<attack>_acc`. At most one may go without.
+        loaders: the numbers of the data loaders to evaluate on; by default all. Names carry a number where several are.
         kwargs: how batches are read and the module is called, see `AnyModule`.
 
     Raises:
-        ValueError: for attack names that clash; during the run, for samples that a loader repeats, images outside the
-            threat's box, outputs that are not logits, or examples outside the threat model.
+        ValueError: for attack names that clash or cannot stand in names of files, or a targeted attack; during the run,
+            for samples that a loader repeats, images outside the threat's box or of several sizes, outputs that are
+            not logits, or examples outside the threat model.
         UnsoundEvaluation: under `strict`.
     """
 
@@ -87,6 +91,7 @@ class RobustEvaluation(BestReport):
         figure_samples: int = 8,
         figure_every_n_epochs: int = 10,
         name: str | None = None,
+        loaders: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, **kwargs)
@@ -105,8 +110,11 @@ class RobustEvaluation(BestReport):
         self.fit_samples, self.seed, self.batch_size, self.precision = fit_samples, seed, batch_size, precision
         self.check_samples, self.strict, self.state_dir = check_samples, strict, state_dir
         self.figure_samples, self.figure_every_n_epochs = figure_samples, figure_every_n_epochs
-        for names in (self.attacks, self.fit_attacks):
-            RobustAccuracy(list(names))  # refuses names that clash
+        self.loaders = loaders
+        for these in (self.attacks, self.fit_attacks):
+            RobustAccuracy(list(these))  # refuses names that clash
+            refuse_targeted(these)
+        refuse_names([*([] if self.name is None else [self.name]), *self.attacks, *self.fit_attacks])
         self._loaders: dict[int, Collected] = {}
         self._evaluated = self._told_of_order = False
         self._running: dict[str, Attack] = {}  # the attacks of this run, under their threats
@@ -135,6 +143,10 @@ class RobustEvaluation(BestReport):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the samples of the last epoch."""
         self._loaders, self._evaluated = {}, False
+        loop: Any = trainer._evaluation_loop
+        n = len(loop._combined_loader.flattened)
+        if self.loaders is not None and not all(0 <= i < n for i in self.loaders):
+            raise ValueError(f"There are {n} data loaders, numbered from 0, but loaders is {self.loaders}.")
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -148,39 +160,10 @@ class RobustEvaluation(BestReport):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the batch, and attack all of them after the last one."""
-        net, batch = self.net(pl_module), self.read(pl_module, batch)
-        if dataloader_idx not in self._loaders:
-            self._loaders[dataloader_idx] = Collected(Positions(trainer, dataloader_idx))
-        loader = self._loaders[dataloader_idx]
-        assert loader.positions is not None
-        position, keep = loader.positions.next(len(batch.x), batch.x.device)
-        for box in {(attack.threat.lower, attack.threat.upper) for attack in self._running.values()}:
-            self.check_pixels(batch.x, *box)
-        check_labels(batch.y)
-        if trainer.sanity_checking and batch_idx:
-            return
-        start = time.perf_counter()
-        with full_precision(batch.x):
-            logits = logits_no_grad(net, batch.x)
-        if not batch_idx:
-            check_logits(logits, batch.y)
-        if trainer.sanity_checking:
-            return
-        if self.fit_samples is not None and trainer.state.fn == "fit":
-            keep &= position < self.fit_samples
-        if not self._running:  # clean accuracy alone: the images are not needed again
-            batch = batch._replace(x=batch.x[:, :0])
-        loader.collect(batch, position, logits, keep, self.figure_samples)
-        if not (loader.indexed or self._told_of_order):
-            self._told_of_order = True
-            rank_zero_info(
-                "warning: the data loader has an order of its own, so it is not known where its samples stand in the "
-                "dataset: samples.csv leaves their index empty, and their random numbers follow that order. Wrap the "
-                "dataset in lightning_robust.data.Indexed, or set index_key."
-            )
-        loader.seconds += time.perf_counter() - start
+        if self.loaders is None or dataloader_idx in self.loaders:
+            self._collect(trainer, pl_module, batch, batch_idx, dataloader_idx)
         # not at the epoch's end: there weight averaging may have taken its weights back already
-        if trainer._evaluation_loop.batch_progress.is_last_batch:
+        if trainer._evaluation_loop.batch_progress.is_last_batch and not trainer.sanity_checking:
             self._evaluate(trainer, pl_module)
 
     on_test_batch_end = on_validation_batch_end
@@ -222,12 +205,49 @@ class RobustEvaluation(BestReport):
 
     on_test_end = on_validation_end
 
+    def _collect(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int, number: int) -> None:
+        """Check a batch of a data loader, classify it, and keep it to be attacked."""
+        net, batch = self.net(module), self.read(module, batch)
+        loader = self._loaders.setdefault(number, Collected(Positions(trainer, number)))
+        assert loader.positions is not None
+        position, keep = loader.positions.next(len(batch.x), batch.x.device)
+        if self.ignore_index is not None:
+            counts = self.counts(batch.y)
+            batch, position, keep = select(batch, counts), position[counts], keep[counts]
+            if not len(batch.x):
+                return
+        for box in {(attack.threat.lower, attack.threat.upper) for attack in self._running.values()}:
+            self.check_pixels(batch.x, *box)
+        check_labels(batch.y)
+        if trainer.sanity_checking and batch_idx:
+            return
+        start = time.perf_counter()
+        with full_precision(batch.x):
+            logits = logits_no_grad(net, batch.x)
+        if not loader.batches:
+            check_logits(logits, batch.y)
+        if trainer.sanity_checking:
+            return
+        if self.fit_samples is not None and trainer.state.fn == "fit":
+            keep &= position < self.fit_samples
+        if not self._running:  # clean accuracy alone: the images are not needed again
+            batch = batch._replace(x=batch.x.flatten(1)[:, :0])
+        loader.collect(batch, position, logits, keep, self.figure_samples)
+        if not (loader.indexed or self._told_of_order):
+            self._told_of_order = True
+            rank_zero_info(
+                "warning: the data loader has an order of its own, so it is not known where its samples stand in the "
+                "dataset: samples.csv leaves their index empty, and their random numbers follow that order. Wrap the "
+                "dataset in lightning_robust.data.Indexed, or set index_key."
+            )
+        loader.seconds += time.perf_counter() - start
+
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         """Attack the samples that were collected, and gather the results on all ranks."""
         self._evaluated = True
         net, device = self.net(module), module.device
         fitting = trainer.state.fn == "fit"
-        for i in range(max(gather_objects(max(self._loaders, default=-1))) + 1):
+        for i in sorted({i for part in gather_objects(list(self._loaders)) for i in part}):
             loader = self._loaders.setdefault(i, Collected())
             attacks = self._running
             size = self.batch_size or max(gather_objects(loader.largest))
@@ -250,7 +270,13 @@ class RobustEvaluation(BestReport):
     def _asked(self) -> dict[str, Any]:
         """Return what tells an unfinished evaluation from another one of the same net, besides its attacks."""
         forward = getattr(self.forward, "__qualname__", self.forward)
-        return {"name": self.name, "forward": forward, "mean": self.mean, "std": self.std}
+        return {
+            "name": self.name,
+            "forward": forward,
+            "mean": self.mean,
+            "std": self.std,
+            "ignore_index": self.ignore_index,
+        }
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
         settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}

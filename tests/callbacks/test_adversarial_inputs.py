@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_robust.attacks import PGD
-from lightning_robust.callbacks import AdversarialInputs
+from lightning_robust.callbacks import AdversarialInputs, AttackStrength
 from lightning_robust.runtime.rng import derive_seed
+from lightning_robust.schedules import Linear, PiecewiseConstant
 from lightning_robust.threat import Threat
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.foreign import ForeignModule, images, loader
@@ -261,3 +262,64 @@ def test_samples_of_one_domain_start_from_different_noise() -> None:
     )
     noise = torch.stack(seen)
     assert torch.cdist(noise, noise).fill_diagonal_(torch.inf).min() > 0.05
+
+
+class Recorder(ForeignModule):
+    """Keeps the images that it trains on, and leaves out the label -1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body[4].p = 0.0
+        self.seen: list[Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen.append(batch[0])
+        return nn.functional.cross_entropy(self(batch[0]), batch[1], ignore_index=-1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize(("share", "ignored"), [(0.5, 0), (0.3, 0), (1.0, 5), (0.5, 5), (0.01, 0), (1.0, 20)])
+def test_a_share_of_each_batch_and_no_ignored_sample_becomes_adversarial(share: float, ignored: int) -> None:
+    x, y = images(20).tensors
+    y[:ignored] = -1
+    module = Recorder()
+    callback = AdversarialInputs(ATTACK, share=share, ignore_index=-1 if ignored else None)
+    data = DataLoader(torch.utils.data.TensorDataset(x, y), 10)
+    quiet_trainer(max_epochs=2, callbacks=[callback]).fit(module, data)
+
+    reference = Recorder()
+    chosen = []
+    for seen, rows in zip(module.seen, [slice(10), slice(10, 20)] * 2, strict=True):
+        kept = y[rows] != -1
+        changed = (seen != x[rows]).flatten(1).any(1)
+        assert int(changed.sum()) == round(share * int(kept.sum()))
+        assert not changed[~kept].any()
+        if changed.any():  # in evaluation mode a sample's example does not depend on the others
+            expected = ATTACK(reference, x[rows][changed], y[rows][changed])
+            torch.testing.assert_close(seen[changed], expected, rtol=0, atol=1e-6)
+        reference.train()(seen)  # moves the running statistics, as the step did
+        chosen.append(changed.tolist())
+    if 0.1 < share < 1:
+        assert len({tuple(rows) for rows in chosen}) > 1
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got"):
+        AdversarialInputs(ATTACK, share=share)
+
+
+@pytest.mark.parametrize("first", ["strength", "inputs"])
+def test_attack_strength_sets_its_attack(first: str) -> None:
+    inputs = AdversarialInputs(PGD(Threat(eps=0.2), steps=4, start="none"))
+    strength = AttackStrength(Linear(0.0, 0.2, 2), PiecewiseConstant([1, 4], [1]))
+    module = Recorder()
+    x = images(8).tensors[0]
+    trainer = quiet_trainer(max_epochs=3, callbacks=[strength, inputs] if first == "strength" else [inputs, strength])
+    trainer.fit(module, loader(8, 8))
+    moved = [float((seen - x).abs().max()) for seen in module.seen]
+    assert moved == pytest.approx([0.0, 0.1, 0.2], abs=1e-6)
+    assert (inputs.attack.threat.eps, inputs.attack.steps) == (0.2, 4)
+    assert "attack" not in vars(module)
