@@ -12,7 +12,7 @@ def processes(accelerator: Any, devices: Any, num_nodes: int) -> int:
     if devices in ("auto", -1, "-1"):
         each = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 1
     elif isinstance(devices, str):
-        each = len(devices.split(",")) if "," in devices else int(devices)
+        each = len(devices.split(",")) if "," in devices else int(devices) if devices.isdecimal() else 1
     else:
         each = devices if isinstance(devices, int) else len(devices)
     return max(each, 1) * num_nodes

@@ -13,7 +13,9 @@ _SCRAPS = ("config.yaml", "hparams.yaml", "events.out.tfevents.*")
 
 
 @contextmanager
-def leaves_nothing_if_it_fails(folder: Path, has_results: Callable[[], bool]) -> Iterator[None]:
+def leaves_nothing_if_it_fails(
+    folder: Path, has_results: Callable[[], bool], is_void: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Remove the run's folder, and those above it, if the block made them and ended with an error before any result.
 
     A folder that was there before stays, as does one that holds any file besides what every start writes.
@@ -21,12 +23,13 @@ def leaves_nothing_if_it_fails(folder: Path, has_results: Callable[[], bool]) ->
     Args:
         folder: the run's.
         has_results: whether training has come further than its start.
+        is_void: whether what was found so far is of no use, as the run can never go on; checkpoints are kept.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
     except BaseException:
-        if made and not rank() and not has_results() and _holds_scraps_alone(folder):
+        if made and not rank() and ((not has_results() and _holds_scraps_alone(folder)) or is_void()):
             shutil.rmtree(folder, ignore_errors=True)
             for path in made[1:]:
                 _remove_if_empty(path)

@@ -1,7 +1,7 @@
 """`lightning-robust plan`: how long a recipe will take on this machine, measured by a few of its steps."""
 
-import resource
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ class Plan:
         attack_share: share of a step that the attack takes.
         images_per_second: images a second in training, on all devices together.
         fit: seconds of the whole fit, with its validations.
-        memory: peak memory in MiB, of a GPU or of the process.
+        memory: peak memory in MiB, of a GPU or of the process; None where the system does not tell.
         attacks: seconds of each attack on the test set, an upper bound.
     """
 
@@ -41,7 +41,7 @@ class Plan:
     attack_share: float
     images_per_second: float
     fit: float
-    memory: float
+    memory: float | None
     attacks: dict[str, float]
 
     @property
@@ -57,7 +57,8 @@ class Plan:
         table.add_column("takes", justify="right")
         table.add_row("a training step", f"{1000 * self.step:.1f} ms, {self.attack_share:.0%} of it the attack")
         table.add_row("images a second", f"{self.images_per_second:.1f}")
-        table.add_row("peak memory", f"{self.memory:.0f} MiB")
+        if self.memory is not None:
+            table.add_row("peak memory", f"{self.memory:.0f} MiB")
         for name, seconds in {"fit": self.fit, **{f"test: {k}": v for k, v in self.attacks.items()}}.items():
             table.add_row(name, duration(seconds))
         for n in devices:
@@ -182,8 +183,13 @@ def _batches(limit: int | float, n: int) -> int:
     return int(n * limit) if isinstance(limit, float) and limit <= 1 else min(n, int(limit))
 
 
-def _peak_memory() -> float:
-    """Return the peak memory in MiB: of the GPU if there is one, else of the process."""
+def _peak_memory() -> float | None:
+    """Return the peak memory in MiB: of the GPU if there is one, else of the process; None if nobody knows."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB

@@ -18,7 +18,7 @@ def recipe_list(args: Sequence[str]) -> None:
         ValueError: if there is no such recipe.
     """
     parser = argparse.ArgumentParser(
-        "lightning-robust recipes", description="List the recipes that come with the package."
+        "lightning-robust recipes", description="List the recipes that come with the package.", allow_abbrev=False
     )
     parser.add_argument(
         "words", nargs="*", metavar="WORD", help="list those with these words in name, paper, data or net"

@@ -3,22 +3,26 @@
 import dis
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_robust.cli.devices import rank
+from lightning_robust.utils.messages import one_line
 
 TRACEBACK = "LIGHTNING_ROBUST_TRACEBACK"
 """Environment variable that brings tracebacks back, as `--traceback` does."""
 
 _OURS = (ValueError, TypeError, OSError, ImportError)
 _OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 _TOLD = "lightning_robust/refused"  # key under which the rank that tells a refusal lets the others know
 
 
@@ -30,7 +34,9 @@ def is_refusal(error: BaseException) -> bool:
     * as a ValueError, TypeError, OSError or ImportError by a `raise` statement of this package, or of any class's
       constructor: it does not take a setting. The same types out of any other instruction (`None + 1`) or function, and
       all other types (AssertionError, IndexError) are bugs, of this package or of code that a config names;
-    * by Lightning as a MisconfigurationException;
+    * in the same way, in a process that loads images: torch raises its error again, with its traceback as text;
+    * by Lightning as a MisconfigurationException, or by a `raise` statement of its own as one of these types or a
+      RuntimeError;
     * by the operating system about a file that it will not read or write: no permission, no space, a file in the way;
     * with an `exit_status` of its own.
     """
@@ -38,11 +44,13 @@ def is_refusal(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         return True
-    return isinstance(error, _OURS) and _raised_on_purpose(error)
+    if _IN_WORKER.match(str(error)):
+        return _raised_on_purpose_in_worker(str(error))
+    return isinstance(error, (*_OURS, RuntimeError)) and _raised_on_purpose(error)
 
 
 def _raised_on_purpose(error: BaseException) -> bool:
-    """Whether the deepest frame is in this package or a constructor, and stopped at a `raise` statement."""
+    """Whether the deepest frame stopped at a `raise` statement, and whose code it is allows this type of error."""
     trace = error.__traceback__
     if trace is None:
         return False
@@ -50,8 +58,27 @@ def _raised_on_purpose(error: BaseException) -> bool:
         trace = trace.tb_next
     frame = trace.tb_frame
     instruction = dis.opname[frame.f_code.co_code[trace.tb_lasti]]
-    is_ours = str(frame.f_globals.get("__name__", "")).startswith("lightning_robust.")
-    return instruction == "RAISE_VARARGS" and (is_ours or frame.f_code.co_name == "__init__")
+    module = str(frame.f_globals.get("__name__", ""))
+    if instruction != "RAISE_VARARGS":
+        return False
+    if module.startswith("lightning."):
+        return True
+    is_ours = module.startswith("lightning_robust.") or frame.f_code.co_name == "__init__"
+    return is_ours and isinstance(error, _OURS)
+
+
+def _raised_on_purpose_in_worker(told: str) -> bool:
+    """Whether the last frame of a traceback in text is a `raise` statement of this package."""
+    frames = re.findall(r'^  File "(.+)", line .+\n    (.*)$', told, re.MULTILINE)
+    return bool(frames) and "lightning_robust" in Path(frames[-1][0]).parts and frames[-1][1].startswith("raise ")
+
+
+def sentence(error: BaseException) -> str:
+    """Return what a refusal says, in one line."""
+    told = str(error)
+    if _IN_WORKER.match(told):
+        told = told.strip().splitlines()[-1].partition(": ")[2]
+    return one_line(told)
 
 
 def wants_traceback() -> bool:
@@ -86,9 +113,9 @@ def _tell(error: Exception) -> None:
     """
     if not _has_met():  # until they have met, all ranks do the same
         if not rank():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
     elif not rank() or not _was_told(timedelta(seconds=5)):
-        print(f"error{f' on rank {rank()}' if rank() else ''}: {error}", file=sys.stderr, flush=True)
+        print(f"error{f' on rank {rank()}' if rank() else ''}: {sentence(error)}", file=sys.stderr, flush=True)
         _store().set(_TOLD, "1")
 
 

@@ -1,13 +1,16 @@
 """The commands that run a trainer: `lightning-robust fit|validate|test|predict|plan --config <recipe>`."""
 
+import sys
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import torch.distributed
-from lightning import Trainer
+from jsonargparse import Namespace
+from lightning import Callback, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,11 +22,14 @@ from lightning_robust.callbacks.best_report import best_saver
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.cli.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
 from lightning_robust.cli.config_file import ConfigFile
-from lightning_robust.cli.devices import fitting_ddp, processes
+from lightning_robust.cli.devices import fitting_ddp, processes, rank
 from lightning_robust.cli.failed_start import leaves_nothing_if_it_fails
 from lightning_robust.cli.loggers import run_loggers
+from lightning_robust.cli.monitors import check_monitors, is_unknown_monitor
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.plan import RobustTrainer
+from lightning_robust.cli.predictions import Predictions
+from lightning_robust.cli.radii import check_radii
 from lightning_robust.cli.run_name import job_name, run_name
 from lightning_robust.cli.save_config import SaveRunConfig
 from lightning_robust.cli.terminal import calm, how_to_test, with_terminal
@@ -31,6 +37,7 @@ from lightning_robust.cli.usage import version_text
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
 from lightning_robust.defenses.accumulation import most_batches
+from lightning_robust.utils.messages import describe_error
 
 
 class RobustCLI(LightningCLI):
@@ -45,6 +52,8 @@ class RobustCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
+        first = (sys.argv[1:] if args is None else args)[:1]
+        self._commands = {name: skip for name, skip in self.subcommands().items() if [name] == first}
         with tempfile.TemporaryDirectory() as self._scratch:
             super().__init__(
                 Defense,
@@ -70,6 +79,12 @@ class RobustCLI(LightningCLI):
         """Return Lightning's subcommands, and `plan`."""
         return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
 
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Add the command that was asked for, or all if none stands first: each takes a third of a second."""
+        everything = self.subcommands()
+        self.subcommands = lambda: self._commands or everything  # type: ignore[method-assign]
+        super()._add_subcommands(parser, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Give evaluation and checkpointing their own sections in a config."""
         parser.add_lightning_class_args(RobustEvaluation, "evaluation")
@@ -87,18 +102,30 @@ class RobustCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check that the checkpoint is there; unlike Lightning, let the config win over what the file stored."""
         command = self.config.get("subcommand")
-        if command in (None, "plan"):
+        if command is None:
+            return
+        for section in ("trainer", "evaluation", "checkpoint"):
+            if not isinstance(given := self.config[command][section], Namespace):
+                self.parser.error(f"The section {section} must hold settings, got {given!r}.")
+        if command == "plan":
             return
         path = self.config[command].get("ckpt_path")
         # Lightning would unpickle anything from a URL: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
         if self.config[command].get("weights_only") is None:
             self.config[command]["weights_only"] = True
+        elif not self.config[command]["weights_only"] and path and _is_address(path):
+            self.parser.error(
+                f"`--weights_only false` would let {path} run any code: download the file, look at where it comes "
+                "from, and give its path."
+            )
         if path == "last" and (job_name() is None or command != "fit"):
             self.parser.error(
                 "`--ckpt_path last` is for `fit` in a job that restarts under its own name (SLURM, torchrun): name the "
                 "file."
             )
-        if path and path not in ("best", "last", "hpc", "registry") and "://" not in path and not Path(path).exists():
+        if path == "best":
+            self.parser.error("`--ckpt_path best` is known to the run that saved it alone: name the file.")
+        if path and path not in ("last", "hpc") and not _is_address(path) and not Path(path).expanduser().exists():
             self.parser.error(
                 f"There is no checkpoint {path!r}. Give --ckpt_path the file that `fit` named at its end."
             )
@@ -114,7 +141,8 @@ class RobustCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with a folder of its own."""
-        given = self._get(self.config_init, "trainer")
+        given, evaluation = (self._get(self.config_init, section) for section in ("trainer", "evaluation"))
+        check_radii(self.model, evaluation)
         root = Path(given["default_root_dir"] or "runs").expanduser()
         place = Path(root, type(self.datamodule).__name__, type(self.model).__name__)
         run = self._run_name(place)
@@ -122,19 +150,28 @@ class RobustCLI(LightningCLI):
         if planning:
             place = Path(self._scratch)
             kwargs.update(enable_progress_bar=False, enable_model_summary=False)
-        kwargs |= with_terminal({**given, **kwargs})
+        bare = given["barebones"]
+        if bare:
+            kwargs["log_every_n_steps"] = None  # a recipe's, which Lightning refuses there
+        else:
+            kwargs |= with_terminal({**given, **kwargs})
+        added = kwargs.get("callbacks", given["callbacks"]) or []
+        callbacks = [added] if isinstance(added, Callback) else list(added)
         folder = place / run
         kwargs["default_root_dir"] = str(folder)
-        evaluation = self._get(self.config_init, "evaluation")
         evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
         n = processes(given["accelerator"], given["devices"], given["num_nodes"])
         if given["strategy"] == "auto" and n > 1:
-            kwargs["strategy"] = fitting_ddp(most_batches(given["accumulate_grad_batches"], kwargs["callbacks"]))
-        if not given["fast_dev_run"]:
+            kwargs["strategy"] = fitting_ddp(most_batches(given["accumulate_grad_batches"], callbacks))
+        if not given["fast_dev_run"] and not bare:
             kwargs["logger"] = run_loggers(None if planning else given["logger"], folder)
+        if self.subcommand == "predict":
+            kwargs["callbacks"] = [*callbacks, Predictions()]
         best = self._get(self.config_init, "checkpoint")
         last = best.save_last is True
         best.save_last = None if last else best.save_last
+        if bare or given["enable_checkpointing"] is False:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
         trainer: Any = super().instantiate_trainer(**kwargs)
         trainer.run_folder = folder
         # the best checkpoint is what the config's own section says: it comes before others that were added
@@ -144,23 +181,40 @@ class RobustCLI(LightningCLI):
                 checkpoint.dirpath = str(folder / "checkpoints")
         if last and trainer.checkpoint_callbacks:
             trainer.callbacks.append(LastCheckpoint(best))
+        if self.subcommand == "fit":
+            schedule = self.config[self.subcommand].get("model.init_args.scheduler.init_args.monitor")
+            check_monitors(trainer, self.model, schedule)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return cast(Trainer, trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; a start that fails leaves no folder."""
-        trainer = self.trainer
-        with leaves_nothing_if_it_fails(Path(trainer.default_root_dir), lambda: trainer.global_step > 0):
+        trainer, folder, void = self.trainer, Path(self.trainer.default_root_dir), False
+        with leaves_nothing_if_it_fails(folder, lambda: trainer.global_step > 0, lambda: void):
+            self._make(folder)
             try:
                 super()._run_subcommand(subcommand)
-            except RuntimeError as error:
+            except (MisconfigurationException, RuntimeError) as error:
+                void = is_unknown_monitor(error) and not any(folder.rglob("*.ckpt"))
                 if "Error(s) in loading state_dict" not in str(error):
                     raise
                 detail = str(error).splitlines()[1].strip().rstrip(".")
                 raise ValueError(
                     f"The checkpoint's weights do not fit the config's net ({detail}): use the config.yaml of its run."
                 ) from error
+
+    def _make(self, folder: Path) -> None:
+        """Make the run's folder, so that one that cannot be written is refused before the work is done."""
+        if rank() or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"The run's folder {folder} cannot be made ({describe_error(error)}) Give another "
+                "--trainer.default_root_dir."
+            ) from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Return the arguments of the trainer's method; a job that restarts resumes from its newest checkpoint."""
@@ -175,6 +229,11 @@ class RobustCLI(LightningCLI):
 
     before_test = before_validate
 
+    def before_predict(self) -> None:
+        """Keep no logits in memory: `Predictions` writes what is left of them."""
+        if self.config_init[self.subcommand]["return_predictions"] is None:
+            self.config_init[self.subcommand]["return_predictions"] = False
+
     def after_fit(self) -> None:
         """Say where the best checkpoint lies and how to test it."""
         best, config = best_saver(self.trainer), run_folder(self.trainer) / "config.yaml"
@@ -188,6 +247,11 @@ class RobustCLI(LightningCLI):
         return run_name(str(self.subcommand), place, config.get("ckpt_path"), lambda: parser.dump(config))
 
 
+def _is_address(path: str) -> bool:
+    """Whether a checkpoint would be fetched, rather than read from a file of this machine."""
+    return "://" in path or path == "registry" or path.startswith("registry:")
+
+
 def run(args: list[str] | None) -> None:
     """Run `fit`, `validate`, `test`, `predict` or `plan`.
 
@@ -199,6 +263,8 @@ def run(args: list[str] | None) -> None:
         warnings.filterwarnings("ignore", message="(Experiment logs|Checkpoint) directory .* exists and is not empty")
         # `test` has a folder of its own and saves no checkpoints
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
+        # without logging, the numbers of a defense and of the evaluation go nowhere
+        warnings.filterwarnings("ignore", message=r"You are trying to `self.log\(\)` but `Trainer\(barebones")
         # Lightning's own use of torch: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         RobustCLI(args)

@@ -20,9 +20,11 @@ class SaveRunConfig(SaveConfigCallback):
         """Write the config into the run's folder."""
         if self.already_saved or not trainer.is_global_zero:
             return
-        path = run_folder(trainer) / self.config_filename
+        path, config = run_folder(trainer) / self.config_filename, self.config.clone()
+        if "weights_only" in config:  # that a checkpoint is trusted is said on the command line alone
+            config["weights_only"] = True
         with atomic_write(path) as beside:
-            self.parser.save(self.config, beside, skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(config, beside, skip_none=False, overwrite=True, multifile=False)
             if path.exists() and path.read_bytes() != beside.read_bytes():
                 set_aside(path)
         self.already_saved = True

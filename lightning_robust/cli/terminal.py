@@ -67,9 +67,16 @@ def with_terminal(trainer: Mapping[str, Any]) -> dict[str, Any]:
 def how_to_test(config: Path, checkpoint: Path) -> str:
     """Give the lines for the shell that test a checkpoint, short enough for a terminal where the folders allow it."""
     run = config.parent
-    inside = checkpoint.relative_to(run) if checkpoint.is_relative_to(run) else None
-    file = shlex.quote(str(checkpoint)) if inside is None else f'"$run/{inside}"'
-    return f'run={shlex.quote(str(run))}\nlightning-robust test --config "$run/{config.name}" \\\n  --ckpt_path {file}'
+    settings, weights = _within(run, config), _within(run, checkpoint)
+    return f"run={shlex.quote(str(run))}\nlightning-robust test --config {settings} \\\n  --ckpt_path {weights}"
+
+
+def _within(run: Path, path: Path) -> str:
+    """Write a path for the shell, by its variable `run` where it lies in that folder."""
+    if not path.is_relative_to(run):
+        return shlex.quote(str(path))
+    inside = str(path.relative_to(run))
+    return f'"$run/{inside}"' if shlex.quote(inside) == inside else f'"$run"/{shlex.quote(inside)}'
 
 
 class _Messages(logging.Handler):

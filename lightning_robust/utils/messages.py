@@ -19,8 +19,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("mobile", ["resnet18", "vgg11"])
         '; there are resnet18, vgg11.'
     """
-    known = sorted(set(known))
-    if close := difflib.get_close_matches(name, known, n=1):
+    known = sorted(set(known) - {name})  # it was typed, so it is not what was meant
+    begun = [other for other in known if len(name) > 2 and other.startswith(name)]  # an abbreviation
+    if close := begun or difflib.get_close_matches(name, known, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; there are {', '.join(known) or 'none'}." if len(known) <= 150 else "."
 
@@ -34,6 +35,16 @@ def describe_error(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0].rstrip('.')}."
+
+
+def one_line(text: object) -> str:
+    """Return a text in one line, with a ? for each character that a terminal may take for a command.
+
+    Example:
+        >>> one_line("no such file:\\n  \\x1b[2Ja")
+        'no such file: ?[2Ja'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
 
 
 def duration(seconds: float, digits: int = 1) -> str:

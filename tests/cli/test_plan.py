@@ -1,5 +1,7 @@
 """What a recipe is said to take, by a clock that only the recipe's own parts move."""
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import lightning_robust.cli.stopwatch
 from lightning_robust.attacks import FAB, PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.cli.main import main
-from lightning_robust.cli.plan import RobustTrainer
+from lightning_robust.cli.plan import Plan, RobustTrainer, _peak_memory
 from lightning_robust.cli.stopwatch import attack_seconds
 from lightning_robust.data import CIFAR10
 from lightning_robust.defenses import AT
@@ -198,3 +200,20 @@ def test_the_command_prints_a_table_and_leaves_nothing(
     for row in ("a training step", "images a second", "peak memory", "fit", "test: pgd50", "on 4 devices"):
         assert row in printed
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["a checkpoint of another run"]
+
+
+def test_memory_is_told_in_mebibytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS counts bytes, Linux kibibytes; Windows has no `resource`, and starts without it."""
+    fake = types.SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: types.SimpleNamespace(ru_maxrss=3 * 2**30))
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    for platform, expected in (("darwin", 3 * 2**10), ("linux", 3 * 2**20)):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert _peak_memory() == expected
+    monkeypatch.setitem(sys.modules, "resource", None)  # importing it raises ImportError
+    assert _peak_memory() is None
+    plan = Plan(1, 1, 1, 1.0, 0.5, 1.0, 1.0, None, {})
+    assert "peak memory" not in list(plan.table([1]).columns[0].cells)
+    source = Path(lightning_robust.cli.stopwatch.__file__).parents[1]
+    starts = [line for path in source.rglob("*.py") for line in path.read_text().splitlines() if line.startswith("imp")]
+    assert "import resource" not in starts
+    assert "import fcntl" not in starts

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
 from lightning_robust.utils.batch_reader import as_batch
 from lightning_robust.utils.checks import check_images, check_labels
+from tests.cli.test_checkpoints import small_disk  # noqa: F401
 from tests.helpers.command_line import refusal
 from tests.helpers.launch import finish_refused, launch, named
 
@@ -130,6 +132,85 @@ def test_weights_of_another_net_are_told(folder: Path, capsys: pytest.CaptureFix
     told = refusal(capsys, "test", *FIT[1:-1], "--model.init_args.net.init_args.width=5", f"--ckpt_path={last}")
     assert told.startswith("error: The checkpoint's weights do not fit the config's net (size mismatch for net.")
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_checkpoint_of_another_method_is_refused_by_every_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same net, whose weights would fit."""
+    main(["fit", "--config=digits/trades", *FIT[2:], "--model.attack.steps=1"])
+    (last,) = folder.rglob("last.ckpt")
+    before = sorted(folder.rglob("*"))
+    for command, recipe in (("fit", "at"), ("validate", "at"), ("test", "at"), ("test", "mart"), ("predict", "mart")):
+        told = refusal(capsys, command, f"--config=digits/{recipe}", *FIT[2:], f"--ckpt_path={last}")
+        assert f"This checkpoint was written by TRADES, not by {recipe.upper()}: use the config" in told
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--checkpoint.monitor=train/lss"], "could not find the monitored key in the returned metrics: ['val/loss'"),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/lss"],
+            "Early stopping conditioned on metric `train/lss` which is not available.",
+        ),
+    ],
+)
+def test_a_monitor_that_is_missed_after_an_epoch_is_one_sentence(
+    args: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refusal(capsys, *FIT, *args)
+    assert not (folder / "runs").exists() or "EarlyStopping" in args[0]  # which looks once a checkpoint was saved
+
+
+class Unreadable(Digits):
+    """The first image is refused where it is loaded."""
+
+    def train_data(self, augment: bool) -> Any:
+        return Broken(super().train_data(augment))
+
+
+class Broken:
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, i: int) -> Any:
+        check_images(self.whole[i][0] * 255)
+
+
+class Failing(Broken):
+    def __getitem__(self, i: int) -> Any:
+        return [][i]
+
+
+class Faulty(Digits):
+    def train_data(self, augment: bool) -> Any:
+        return Failing(super().train_data(augment))
+
+
+def test_what_a_loading_process_refuses_is_one_sentence_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workers = ["--data.num_workers=1", "--trainer.num_sanity_val_steps=0", "--data.val_size=64"]
+    told = refusal(capsys, *FIT, *workers, "--data=tests.cli.test_refusals.Unreadable")
+    assert re.match(r"error: Images must lie in \[0, 1\] but range over \[0, 2\d\d.*\]: leave normalisation", told)
+    with pytest.raises(IndexError):
+        main([*FIT, *workers, "--data=tests.cli.test_refusals.Faulty"])
+    assert not (folder / "runs").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_is_whole(
+    folder: Path,
+    small_disk: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wide = ["--model.net.width=64", f"--trainer.default_root_dir={small_disk}"]
+    told = refusal(capsys, *FIT[:-1], *wide)
+    assert re.search(r"The checkpoint .*\.ckpt was not written .*Is the disk full\?|No space left on device", told)
+    for path in small_disk.rglob("*.ckpt"):
+        assert "state_dict" in torch.load(path, weights_only=True)
 
 
 def test_a_bug_shows_its_traceback_and_leaves_nothing_either(folder: Path) -> None:

@@ -1,0 +1,160 @@
+"""Plausible mistakes on the command line: each is one right sentence with status 2, and leaves nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_robust.cli.main import main
+from tests.cli.test_cli import folder  # noqa: F401
+from tests.helpers.command_line import refusal
+
+FIT = ["fit", "--config=digits/at", "--trainer.accelerator=cpu"]
+NETS = "IAATWideResNet, Normalize, PreActResNet, Pretrained, RobustBenchModel, SmallConvNet, TimmModel, Torchvision"
+OPTIONS = "there are checkpoint, ckpt_path, config, data, evaluation, help, model"
+Refused = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        # names of classes: the candidates are those that the setting's type allows
+        (["--model.net=SmallConvNt"], "model.net: there is no class 'SmallConvNt'; did you mean 'SmallConvNet'?"),
+        (["--model.net=Vgg"], f"model.net: there is no class 'Vgg'; there are {NETS}"),
+        (["--model.net=PGD"], f"model.net: 'PGD' cannot stand here; there are {NETS}"),
+        (["--model.net=lightning_robust.PGD"], f"model.net: 'PGD' cannot stand here; there are {NETS}"),
+        (["--model.net=nope.Net"], "model.net: there is no class 'nope.Net' (No module named 'nope'); there are IAAT"),
+        (["--model.net=mine.yaml"], "model.net: there is no file 'mine.yaml'."),
+        (["--model.attack=PDG"], "model.attack: there is no class 'PDG'; did you mean 'PGD'?"),
+        (["--model.attack=APGD"], "model.attack: 'APGD' cannot stand here; there are Collaborative, PGD"),
+        (["--evaluation.attacks.x=AutoAtack"], "there is no class 'AutoAtack'; did you mean 'AutoAttack'?"),
+        (["--evaluation.fit_attacks.x=SmallConvNet"], "'SmallConvNet' cannot stand here; there are APGD, AutoAttack,"),
+        (["--model.regularizers+=Foo"], "there is no class 'Foo'; there are EffectiveWeightNorm, InputGradient."),
+        (["--model.optimizer=SGDD"], "model.optimizer: there is no class 'SGDD'; did you mean 'SGD'?"),
+        (["--trainer.callbacks+=RadiusHistogramm"], "did you mean 'RadiusHistogram'?"),
+        (["--trainer.logger=CSVLog"], "trainer.logger: there is no class 'CSVLog'; did you mean 'CSVLogger'?"),
+        (["--data=CIFAR"], "data: there is no class 'CIFAR'; did you mean 'CIFAR10'?"),
+        # values: all that can stand there
+        (["--model.attack.steps=ten"], "model.attack.steps: expected an integer, got 'ten'."),
+        (["--model.attack_bn=evil"], "model.attack_bn: expected eval, batch or train, got 'evil'."),
+        (["--trainer.max_epochs=ten"], "trainer.max_epochs: expected an integer or null, got 'ten'."),
+        (["--trainer.precision=fp16"], "trainer.precision: expected 64, 32, 16, transformer-engine, "),
+        (["--trainer.precision=fp16"], "32-true, 64-true, bf16 or null, got 'fp16'."),
+        (["--evaluation.attacks=3"], "evaluation.attacks: expected a mapping of names to values, got '3'."),
+        (["--trainer.devices=all"], "`devices` selected with `CPUAccelerator` should be an int > 0."),
+        # names of settings
+        (["--model.attack.eps=8/255"], "model.attack: PGD has no setting 'eps'; did you mean 'threat.eps'?"),
+        (["--model.eps=8/255"], "model: AT has no setting 'eps'; did you mean 'attack.threat.eps'?"),
+        (["--trainer.maxepochs=3"], "trainer has no setting 'maxepochs'; did you mean 'max_epochs'?"),
+        (["--epochs=3"], f"there is no option 'epochs'; {OPTIONS}"),
+        (["--seed_everthing=3"], "there is no option 'seed_everthing'; did you mean 'seed_everything'?"),
+        (["--modle.attack.steps=3"], "there is no section 'modle'; did you mean 'model'?"),
+        # abbreviations
+        (["--trainer.max_ep=3"], "trainer has no setting 'max_ep'; did you mean 'max_epochs'?"),
+        (["--seed=3"], "there is no option 'seed'; did you mean 'seed_everything'?"),
+        (["--ckpt=a"], "there is no option 'ckpt'; did you mean 'ckpt_path'?"),
+        # radii in levels of 255
+        (["--model.attack.threat.eps=8"], "model.attack.threat.eps: the linf radius 8 is wider than the pixels' range"),
+        (["--evaluation.threat.eps=4"], "evaluation.threat.eps: the linf radius 4 is wider than the pixels' range [0,"),
+        (["--evaluation.fit_attacks.pgd10.threat.eps=2"], "for 2 of 255 levels write 2/255."),
+        # what a run waits for
+        (["--checkpoint.monitor=val/worst"], "ModelCheckpoint monitors 'val/worst', which this run does not log; did"),
+        (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/los"], "did you mean 'val/loss'?"),
+        (
+            ["--model.scheduler=ReduceLROnPlateau", "--model.scheduler.monitor=val/x_acc"],
+            "The learning-rate schedule mo",
+        ),
+        # checkpoints and folders
+        (["--ckpt_path=best"], "`--ckpt_path best` is known to the run that saved it alone: name the file."),
+        (["--ckpt_path=hpc"], '`.fit(ckpt_path="hpc")` is set but no HPC checkpoint was found.'),
+        (["--ckpt_path=."], ". cannot be read as a checkpoint (IsADirectoryError"),
+        (["--ckpt_path=s3://bucket/a.ckpt"], "s3://bucket/a.ckpt cannot be read as a checkpoint (ImportError"),
+        (["--trainer.default_root_dir=/proc/version"], "The run's folder /proc/version/Digits/AT/fit-"),
+        (["--trainer.default_root_dir=/proc/x"], "Give another --trainer.default_root_dir."),
+    ],
+)
+def test_a_mistake_is_one_right_sentence(args: list[str], told: str, folder: Path, capsys: Refused) -> None:  # noqa: F811
+    sentence = refusal(capsys, *FIT, *args)
+    assert told in sentence
+    typed = [arg.rpartition("=")[2] for arg in args]
+    assert not any(f"did you mean {word!r}" in sentence for word in typed)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["fit"], "the following arguments are required: fit.evaluation.attacks, fit.data, fit.model"),
+        (
+            ["fit", "digits/at"],
+            "'digits/at' stands alone: write settings as --name value, and a recipe as --config",
+        ),
+        (["fit", "--config"], "argument -c/--config: expected one argument"),
+        (["fitt"], "There is no command 'fitt'; did you mean 'fit'?"),
+        (["test", "--config=digits/at", "--ckpt_path=last"], "name the file."),
+        (["export", "--ckpt=a", "--folder=b"], "there is no option 'ckpt'; did you mean 'ckpt_path'?"),
+        (["recipes", "--sho", "digits/at"], "unrecognized arguments: --sho"),
+    ],
+)
+def test_so_is_one_in_the_command_itself(args: list[str], told: str, folder: Path, capsys: Refused) -> None:  # noqa: F811
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seed_everything: 0\nmodel: [1,\ndata: 2\n", "line 4: did not find expected ',' or ']' while parsing a flow"),
+        ("model:\n\tclass_path: AT\n", "line 2: found character that cannot start any token"),
+        ("model: AT: 3\n", "line 1: mapping values are not allowed in this context"),
+        ("model: &a {b: *a}\n", "line 1: the value is part of itself"),
+        ("model: !!python/object/apply:os.system ['touch pwned']\n", "line 1: could not determine a constructor"),
+        ("just words\n", "holds a value, not settings such as `seed_everything: 0`."),
+        ("- 1\n- 2\n", "holds a list, not settings"),
+        ("# nothing\n", "holds nothing, not settings"),
+        ("trainer: 3\n", "error: The section trainer must hold settings, got 3."),
+        ("seed_everything: 1\ntrainer: {max_epochs: 3}\nseed_everything: 2\n", "line 3: 'seed_everything' stands here"),
+        ("trainer:\n  max_epochs: 3\n  devices: 1\n  max_epochs: 4\n", "(first on line 2): leave one out."),
+        ("trainer: {max_epoch: 3}\n", "error: trainer has no setting 'max_epoch'; did you mean 'max_epochs'?"),
+        ("modle: {class_path: AT}\n", "error: there is no section 'modle'; did you mean 'model'?"),
+        ("modle: AT\n", "error: there is no option 'modle'; did you mean 'model'?"),
+        ("model: {class_pth: AT}\n", "error: model: AT has no setting 'class_pth'; did you mean 'class_path'?"),
+        ("weights_only: false\n", "mine/a.yaml sets weights_only to false, with which a checkpoint can run any code"),
+    ],
+)
+def test_a_file_is_told_with_name_line_and_reason(text: str, told: str, folder: Path, capsys: Refused) -> None:  # noqa: F811
+    Path("mine").mkdir()
+    Path("mine/a.yaml").write_text(text)
+    sentence = refusal(capsys, *FIT, "--config=mine/a.yaml")
+    assert told in sentence
+    assert sentence.startswith("error: mine/a.yaml") or told.startswith("error: ")
+    assert [str(path) for path in sorted(Path().rglob("*"))] == ["mine", "mine/a.yaml"]
+
+
+def test_a_file_of_bytes_is_no_config(folder: Path, capsys: Refused) -> None:  # noqa: F811
+    Path("last.ckpt").write_bytes(bytes(range(256)))
+    assert "error: last.ckpt cannot be read as a config (UnicodeDecodeError" in refusal(
+        capsys, "fit", "--config=last.ckpt"
+    )
+
+
+@pytest.mark.parametrize("setting", ["--model=part.yaml", "--model.net=part.yaml", "--evaluation=part.yaml"])
+def test_parts_in_files_are_read_as_strictly(setting: str, folder: Path, capsys: Refused) -> None:  # noqa: F811
+    Path("part.yaml").write_text("class_path: AT\ninit_args: {a: 1}\nclass_path: MART\n")
+    assert "line 3: 'class_path' stands here for the second time" in refusal(capsys, *FIT, setting)
+    Path("part.yaml").write_text("class_path: AT\ninit_args: [\n")
+    assert "line 3: did not find expected node content" in refusal(capsys, *FIT, setting)
+
+
+def test_only_the_command_line_lets_a_checkpoint_run_code(folder: Path, capsys: Refused) -> None:  # noqa: F811
+    """Nor does it for a file that is fetched, whatever says where."""
+    for text in ("{weights_only: false}", "{weights_only: no}", "weights_only: off\nseed_everything: 1"):
+        assert "sets weights_only to false" in refusal(capsys, *FIT, f"--config={text}")
+    assert "sets weights_only to false" in refusal(capsys, "--config={fit: {weights_only: false}}", "fit")
+    Path("a.yaml").write_text("ckpt_path: http://127.0.0.1:9/a.ckpt\n")
+    for address in ("--ckpt_path=http://127.0.0.1:9/a.ckpt", "--ckpt_path=s3://bucket/a", "--config=a.yaml"):
+        told = refusal(capsys, "test", *FIT[1:], address, "--weights_only=false")
+        assert "`--weights_only false` would let" in told
+        assert "run any code: download the file" in told
