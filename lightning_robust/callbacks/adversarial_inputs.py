@@ -64,9 +64,8 @@ class AdversarialInputs(AnyModule):
             if not checked:
                 self._check(net, given)
                 checked = True
-            rng = training_rng(
-                global_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx, trainer.global_rank, given
-            )
+            place = (trainer.current_epoch, trainer.fit_loop.batch_idx, trainer.global_rank)
+            rng = training_rng(global_seed(), *place, Batch(given.x, given.y))
             x_adv = self._attacked(net, given, rng)
             return step(self.replaced(pl_module, batch, x_adv), *args, **kwargs)
 

@@ -79,6 +79,11 @@ class AnyModule(Callback):
         net = self.net(module)
         return self.reader.replaced(batch, net.from_pixels(x) if isinstance(net, NetAdapter) else x)
 
+    def way_of_reading(self) -> dict[str, Any]:
+        """Return what decides how a module is called and which samples count, as plain data."""
+        settings = {name: getattr(self, name) for name in ("mean", "std", "ignore_index")}
+        return {**settings, "forward": getattr(self.forward, "__qualname__", self.forward)}
+
     def counts(self, y: Tensor) -> Tensor:
         """Mark the samples [b] that are not to be left out."""
         return torch.ones_like(y, dtype=torch.bool) if self.ignore_index is None else y != self.ignore_index

@@ -1,6 +1,5 @@
 """Robust accuracy of any LightningModule, in Lightning's own evaluation loops."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,28 +8,25 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.callbacks.any_module import select
-from lightning_robust.callbacks.best_report import BestReport
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.callbacks.evaluation_files import EvaluationFiles, refuse_names
 from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.callbacks.run_folder import run_folder
+from lightning_robust.callbacks.sample_collector import SampleCollector
 from lightning_robust.callbacks.unfinished import go_on
 from lightning_robust.callbacks.unsound_evaluation import examine_first, refuse_doubts
 from lightning_robust.evaluation.aims import refuse_targeted
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
-from lightning_robust.evaluation.positions import Positions
 from lightning_robust.evaluation.report import evaluated_in, robustness
 from lightning_robust.evaluation.threats import mismatch, short_of_radius, training_threat, under_threat
 from lightning_robust.metrics import RobustAccuracy
-from lightning_robust.runtime.modes import disable_inference_mode, logits_no_grad
-from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.modes import disable_inference_mode
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.threat import Threat
-from lightning_robust.utils.checks import check_labels, check_logits, check_precision
+from lightning_robust.utils.checks import check_precision
 
 
-class RobustEvaluation(BestReport):
+class RobustEvaluation(SampleCollector):
     """Attacks the module in fit's validation, in `validate` and in `test`, and reports robust accuracy.
 
     Works on any LightningModule from images [b c h w] to logits [b k]. Modes, gradients and flags of the module are
@@ -94,30 +90,24 @@ class RobustEvaluation(BestReport):
         loaders: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, **kwargs)
-        for name, count in {"check_samples": check_samples, "figure_samples": figure_samples}.items():
-            if count < 0:
-                raise ValueError(f"{name} must be at least 0, got {count}.")
-        for name, value in {"fit_samples": fit_samples, "batch_size": batch_size}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        super().__init__(name, loaders, fit_samples, figure_samples, **kwargs)
+        if check_samples < 0:
+            raise ValueError(f"check_samples must be at least 0, got {check_samples}.")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         if figure_every_n_epochs < 1:
             raise ValueError(f"figure_every_n_epochs must be at least 1, got {figure_every_n_epochs}.")
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"Unknown precision {precision!r}: choose fp32 or bf16.")
         self.attacks, self.threat = attacks, threat
         self.fit_attacks = attacks if fit_attacks is None else fit_attacks
-        self.fit_samples, self.seed, self.batch_size, self.precision = fit_samples, seed, batch_size, precision
+        self.seed, self.batch_size, self.precision = seed, batch_size, precision
         self.check_samples, self.strict, self.state_dir = check_samples, strict, state_dir
-        self.figure_samples, self.figure_every_n_epochs = figure_samples, figure_every_n_epochs
-        self.loaders = loaders
+        self.figure_every_n_epochs = figure_every_n_epochs
         for these in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(these))  # refuses names that clash
             refuse_targeted(these)
         refuse_names([*([] if self.name is None else [self.name]), *self.attacks, *self.fit_attacks])
-        self._loaders: dict[int, Collected] = {}
-        self._evaluated = self._told_of_order = False
-        self._running: dict[str, Attack] = {}  # the attacks of this run, under their threats
         self._trained_at: str | None = None
 
     @property
@@ -139,34 +129,6 @@ class RobustEvaluation(BestReport):
         super().setup(trainer, pl_module, stage)
         check_precision(str(trainer.precision))
         disable_inference_mode(trainer)
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the samples of the last epoch."""
-        self._loaders, self._evaluated = {}, False
-        loop: Any = trainer._evaluation_loop
-        n = len(loop._combined_loader.flattened)
-        if self.loaders is not None and not all(0 <= i < n for i in self.loaders):
-            raise ValueError(f"There are {n} data loaders, numbered from 0, but loaders is {self.loaders}.")
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Collect the batch, and attack all of them after the last one."""
-        if self.loaders is None or dataloader_idx in self.loaders:
-            self._collect(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        # not at the epoch's end: there weight averaging may have taken its weights back already
-        if trainer._evaluation_loop.batch_progress.is_last_batch and not trainer.sanity_checking:
-            self._evaluate(trainer, pl_module)
-
-    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracies, write the report and draw the figures."""
@@ -205,43 +167,6 @@ class RobustEvaluation(BestReport):
 
     on_test_end = on_validation_end
 
-    def _collect(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int, number: int) -> None:
-        """Check a batch of a data loader, classify it, and keep it to be attacked."""
-        net, batch = self.net(module), self.read(module, batch)
-        loader = self._loaders.setdefault(number, Collected(Positions(trainer, number)))
-        assert loader.positions is not None
-        position, keep = loader.positions.next(len(batch.x), batch.x.device)
-        if self.ignore_index is not None:
-            counts = self.counts(batch.y)
-            batch, position, keep = select(batch, counts), position[counts], keep[counts]
-            if not len(batch.x):
-                return
-        for box in {(attack.threat.lower, attack.threat.upper) for attack in self._running.values()}:
-            self.check_pixels(batch.x, *box)
-        check_labels(batch.y)
-        if trainer.sanity_checking and batch_idx:
-            return
-        start = time.perf_counter()
-        with full_precision(batch.x):
-            logits = logits_no_grad(net, batch.x)
-        if not loader.batches:
-            check_logits(logits, batch.y)
-        if trainer.sanity_checking:
-            return
-        if self.fit_samples is not None and trainer.state.fn == "fit":
-            keep &= position < self.fit_samples
-        if not self._running:  # clean accuracy alone: the images are not needed again
-            batch = batch._replace(x=batch.x.flatten(1)[:, :0])
-        loader.collect(batch, position, logits, keep, self.figure_samples)
-        if not (loader.indexed or self._told_of_order):
-            self._told_of_order = True
-            rank_zero_info(
-                "warning: the data loader has an order of its own, so it is not known where its samples stand in the "
-                "dataset: samples.csv leaves their index empty, and their random numbers follow that order. Wrap the "
-                "dataset in lightning_robust.data.Indexed, or set index_key."
-            )
-        loader.seconds += time.perf_counter() - start
-
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         """Attack the samples that were collected, and gather the results on all ranks."""
         self._evaluated = True
@@ -256,7 +181,7 @@ class RobustEvaluation(BestReport):
             run.prepare(loader.samples)
             save: Callable[[], None] = lambda: None  # noqa: E731
             if not fitting:
-                save = go_on(trainer, net, loader, run, i, self.state_dir, self._asked())
+                save = go_on(trainer, net, loader, run, i, self.state_dir, {"name": self.name, **self.way_of_reading()})
             run.run(net, loader.samples, device, save, evaluation_progress(trainer))
             loader.found = loader.samples.gather()
             loader.gather_examples(run.examples)
@@ -266,17 +191,6 @@ class RobustEvaluation(BestReport):
             checks = examine_first(trainer, net, device, loader, run, examined) if examined else []
             loader.report = robustness(loader.found, attacks, seconds, checks, self._about(trainer))
             del loader.samples  # the images are not needed any more
-
-    def _asked(self) -> dict[str, Any]:
-        """Return what tells an unfinished evaluation from another one of the same net, besides its attacks."""
-        forward = getattr(self.forward, "__qualname__", self.forward)
-        return {
-            "name": self.name,
-            "forward": forward,
-            "mean": self.mean,
-            "std": self.std,
-            "ignore_index": self.ignore_index,
-        }
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
         settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}

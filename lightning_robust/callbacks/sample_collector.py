@@ -1,0 +1,121 @@
+"""Collecting the samples of Lightning's evaluation loops until all of them are known."""
+
+import time
+from abc import abstractmethod
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_robust.attacks.base import Attack
+from lightning_robust.callbacks.any_module import select
+from lightning_robust.callbacks.best_report import BestReport
+from lightning_robust.callbacks.collected import Collected
+from lightning_robust.evaluation.positions import Positions
+from lightning_robust.runtime.modes import logits_no_grad
+from lightning_robust.runtime.precision import full_precision
+from lightning_robust.utils.checks import check_labels, check_logits
+
+
+class SampleCollector(BestReport):
+    """Checks, classifies and keeps the samples of the evaluation loop, and hands over after its last batch.
+
+    Args:
+        name: see `BestReport`.
+        loaders: the numbers of the data loaders to collect from; by default all.
+        fit_samples: in the validation inside fit, keep only this many samples of each; by default all.
+        figure_samples: how many will be drawn.
+        kwargs: see `AnyModule`.
+
+    Raises:
+        ValueError: for numbers that are negative; in the loop, for bad input, or a loader that is not there.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        loaders: list[int] | None = None,
+        fit_samples: int | None = None,
+        figure_samples: int = 8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, **kwargs)
+        if fit_samples is not None and fit_samples < 1:
+            raise ValueError(f"fit_samples must be at least 1, got {fit_samples}.")
+        if figure_samples < 0:
+            raise ValueError(f"figure_samples must be at least 0, got {figure_samples}.")
+        self.loaders, self.fit_samples, self.figure_samples = loaders, fit_samples, figure_samples
+        self._loaders: dict[int, Collected] = {}
+        self._running: dict[str, Attack] = {}  # the attacks of this run, under their threats
+        self._evaluated = self._told_of_order = False
+
+    @abstractmethod
+    def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
+        """Evaluate what was collected; all ranks call it together."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the samples of the last epoch."""
+        self._loaders, self._evaluated = {}, False
+        loop: Any = trainer._evaluation_loop
+        n = len(loop._combined_loader.flattened)
+        if self.loaders is not None and not all(0 <= i < n for i in self.loaders):
+            raise ValueError(f"There are {n} data loaders, numbered from 0, but loaders is {self.loaders}.")
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the batch, and evaluate all of them after the last one."""
+        if self.loaders is None or dataloader_idx in self.loaders:
+            self._collect(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        # not at the epoch's end: there weight averaging may have taken its weights back already
+        if trainer._evaluation_loop.batch_progress.is_last_batch and not trainer.sanity_checking:
+            self._evaluate(trainer, pl_module)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def _collect(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int, number: int) -> None:
+        """Check a batch of a data loader, classify it, and keep it to be attacked."""
+        net, batch = self.net(module), self.read(module, batch)
+        if number not in self._loaders:
+            self._loaders[number] = Collected(Positions(trainer, number))
+        loader = self._loaders[number]
+        assert loader.positions is not None
+        position, keep = loader.positions.next(len(batch.x), batch.x.device)
+        if self.ignore_index is not None:
+            counts = self.counts(batch.y)
+            batch, position, keep = select(batch, counts), position[counts], keep[counts]
+            if not len(batch.x):
+                return
+        for box in {(attack.threat.lower, attack.threat.upper) for attack in self._running.values()}:
+            self.check_pixels(batch.x, *box)
+        check_labels(batch.y)
+        if trainer.sanity_checking and batch_idx:
+            return
+        start = time.perf_counter()
+        with full_precision(batch.x):
+            logits = logits_no_grad(net, batch.x)
+        if not loader.batches:
+            check_logits(logits, batch.y)
+        if trainer.sanity_checking:
+            return
+        if self.fit_samples is not None and trainer.state.fn == "fit":
+            keep &= position < self.fit_samples
+        if not self._running:  # clean accuracy alone: the images are not needed again
+            batch = batch._replace(x=batch.x.flatten(1)[:, :0])
+        loader.collect(batch, position, logits, keep, self.figure_samples)
+        loader.seconds += time.perf_counter() - start
+        if not (loader.indexed or self._told_of_order):
+            self._told_of_order = True
+            rank_zero_info(
+                "warning: the data loader has an order of its own, so it is not known where its samples stand in the "
+                "dataset: samples.csv leaves their index empty, and their random numbers follow that order. Wrap the "
+                "dataset in lightning_robust.data.Indexed, or set index_key."
+            )
