@@ -14,8 +14,9 @@ from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.callbacks.sample_collector import SampleCollector
 from lightning_robust.callbacks.unfinished import go_on
-from lightning_robust.callbacks.unsound_evaluation import examine_first, refuse_doubts
+from lightning_robust.callbacks.unsound_evaluation import examine_run, refuse_doubts
 from lightning_robust.evaluation.aims import refuse_targeted
+from lightning_robust.evaluation.clean_check import clean_accuracy
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
 from lightning_robust.evaluation.report import evaluated_in, robustness
 from lightning_robust.evaluation.threats import mismatch, short_of_radius, training_threat, under_threat
@@ -143,9 +144,12 @@ class RobustEvaluation(SampleCollector):
             several = len(self._loaders) > 1
             reports = {f"-{i}" if several else "": loader.report for i, loader in sorted(self._loaders.items())}
             self.keep(trainer, reports)
+        logged = {} if trainer.state.fn == "fit" else dict(trainer.callback_metrics)  # by the module itself
         for i, loader in sorted(self._loaders.items()):
             suffix = f"/dataloader_idx_{i}" if len(self._loaders) > 1 else ""
             told = loader.report
+            if told["checks"]:
+                told["checks"].append(clean_accuracy(told, logged, suffix)._asdict())
             rows = {"clean": told["clean"], **told["attacks"], "worst": told["worst"]}
             for name, row in rows.items():
                 value = torch.tensor(row["accuracy"], device=pl_module.device)
@@ -188,7 +192,7 @@ class RobustEvaluation(SampleCollector):
             told = gather_objects({"clean": loader.seconds, **run.seconds})
             seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
             examined = self.check_samples if attacks and not fitting else 0
-            checks = examine_first(trainer, net, device, loader, run, examined) if examined else []
+            checks = examine_run(trainer, net, device, loader, run, examined) if examined else []
             loader.report = robustness(loader.found, attacks, seconds, checks, self._about(trainer))
             del loader.samples  # the images are not needed any more
 

@@ -10,9 +10,8 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.evaluate import Evaluation
-from lightning_robust.evaluation.soundness import examine
+from lightning_robust.evaluation.soundness import examine_all
 from lightning_robust.runtime.ranks import gather_objects
-from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Net
 
 
@@ -23,10 +22,10 @@ class UnsoundEvaluation(RuntimeError):
     """With which the command line ends."""
 
 
-def examine_first(
+def examine_run(
     trainer: Trainer, net: Net, device: torch.device, loader: Collected, run: Evaluation, n: int
 ) -> list[Check]:
-    """Check an evaluation on the first samples of the first rank that has any; all ranks call it together.
+    """Check an evaluation on samples spaced evenly over the data set; all ranks call it together.
 
     Args:
         trainer: in its evaluation loop.
@@ -36,15 +35,9 @@ def examine_first(
         run: the evaluation.
         n: number of samples to check it on.
     """
-    found: list[Check] = []
-    holders = [rank for rank, held in enumerate(gather_objects(len(loader.samples))) if held]
-    if trainer.global_rank in holders[:1]:
-        samples, some = loader.samples, slice(n)
-        x, y, index = (column[some].to(device) for column in (samples.x, samples.y, samples.index))
-        alike = first_threat(run.attacks)
-        standing = samples.robust(alike)[some].to(device)
-        found = examine(net, x, y, alike, loader.found, standing, SampleRNG(run.seed, index), run.batch_size)
-    return [check for part in gather_objects(found) for check in part]
+    alike, here = first_threat(run.attacks), trainer.is_global_zero
+    found = examine_all(net, loader.samples, loader.found, alike, n, run.seed, run.batch_size, device, here)
+    return gather_objects(found)[0]  # type: ignore[no-any-return]
 
 
 def first_threat(attacks: Mapping[str, Attack]) -> dict[str, Attack]:

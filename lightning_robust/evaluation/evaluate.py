@@ -1,6 +1,7 @@
 """The evaluation of robust accuracy: attacks samples stage after stage, each stage only those that still stand."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, TypeAlias
@@ -15,6 +16,7 @@ from lightning_robust.evaluation.dealing import deal
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.stages import Stage, named_stages
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
+from lightning_robust.evaluation.with_gradient import WithGradient, passes_gradient
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.runtime.ranks import gather_objects
@@ -24,6 +26,12 @@ from lightning_robust.types import Net
 from lightning_robust.utils.checks import check_examples
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
+
+
+NO_GRADIENT = (
+    "The net passes on no gradient to its input (is there a detach, no_grad or argmax on the way?): attacks that take "
+    "gradients find nothing, and robust accuracy means nothing."
+)
 
 
 class Watch(Protocol):
@@ -165,7 +173,13 @@ class Evaluation:
         if self.attacks[name].stages:
             rng = rng.fork(number)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"), room_for(self.batch_size):
-            x_adv = stage.search(net, x, y, rng=rng)
+            try:
+                x_adv = stage.search(net, x, y, rng=rng)
+            except (RuntimeError, TypeError, ValueError):
+                if not stage.attack.gradients or passes_gradient(net, x):
+                    raise
+                warnings.warn(NO_GRADIENT, stacklevel=2)
+                x_adv = stage.search(WithGradient(net), x, y, rng=rng)
         with full_precision(x):
             predicted = logits_no_grad(net, x_adv).argmax(1)
         size = threat.distance(x_adv.double(), x.double())

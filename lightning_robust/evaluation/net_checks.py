@@ -1,5 +1,6 @@
 """Checks of a net and its input: signs that it was not evaluated as it is meant to be used."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,7 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.probe import Probe
 from lightning_robust.evaluation.stages import named_stages
+from lightning_robust.runtime.modes import logits_no_grad, samples_are_independent
 from lightning_robust.runtime.modules_of import modules_of
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
@@ -51,6 +53,28 @@ def random_outputs(probe: Probe, logits: Tensor, attacks: Mapping[str, Attack]) 
     )
 
 
+def independence(net: Net, probe: Probe, logits: Tensor, random: bool) -> Check:
+    """Check whether a sample's logits depend on the other samples of its batch.
+
+    Args:
+        net: the net as it is used.
+        probe: the net and the samples.
+        logits: the logits [b k], from batches of the probe's size.
+        random: whether the logits differ from pass to pass; then they tell nothing here.
+    """
+    size = min(probe.batch_size, len(probe))
+    other = size // 2 if size > 3 else 2 * size
+    parts = torch.tensor_split(probe.x, math.ceil(len(probe) / other))  # none is much smaller than the others
+    changed = torch.cat([logits_no_grad(probe.net, part) for part in parts])
+    share = float(((changed - logits).abs().amax(1) > 1e-3 * logits.abs().max()).float().mean())
+    share = 0.0 if random else share
+    if share or not samples_are_independent(net):
+        why = f"those of {share:.0%} did" if share else "its batch norms have no running statistics"
+        told = f"A sample's logits change with the batch it is in ({why}): so does the accuracy with the batch size."
+        return Check("independent", "warn", told)
+    return Check("independent", "pass", "A sample's logits do not depend on the other samples of its batch.")
+
+
 def probabilities(logits: Tensor) -> Check:
     """Check whether the outputs [b k] look like probabilities."""
     if logits.shape[1] > 1 and bool((logits >= 0).all()) and bool((logits <= 1).all()):
@@ -62,7 +86,7 @@ def probabilities(logits: Tensor) -> Check:
 
 
 def inputs(x: Tensor, threat: Threat) -> Check:
-    """Check whether the images [b c h w] use the threat's box."""
+    """Check whether the images [b ...] use the threat's box."""
     low, high = (float(v) for v in torch.aminmax(x))
     told = f"The images range over [{low:.4g}, {high:.4g}] in the box [{threat.lower:g}, {threat.upper:g}]"
     if low < threat.lower - 1e-6 or high > threat.upper + 1e-6:

@@ -3,30 +3,14 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.runs import room_for
 from lightning_robust.runtime.modes import logits_no_grad
-from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
-
-
-class WithGradient(nn.Module):
-    """Wraps a net so that its input gradient is zero where it has none at all; so attacks can run on it.
-
-    Args:
-        net: images [b c h w] to logits [b k].
-    """
-
-    def __init__(self, net: Net) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the net's logits [b k]."""
-        return logits_of(self.net(x)) + 0 * x.flatten(1)[:, :1]
 
 
 @dataclass
@@ -35,7 +19,7 @@ class Probe:
 
     Args:
         net: maps images to logits.
-        x: clean images [b c h w].
+        x: clean images [b ...].
         y: labels [b].
         threat: the perturbations allowed.
         rng: random numbers of each sample.
@@ -66,10 +50,15 @@ class Probe:
         """Compute the logits [b k] on the clean images."""
         return torch.cat([logits_no_grad(self.net, part.x) for part in self.batches])
 
+    def moved(self, attack: Attack) -> "Probe":
+        """Replace the images by the examples that an attack makes."""
+        with room_for(self.batch_size):
+            examples = [attack(part.net, part.x, part.y, rng=part.rng) for part in self.batches if len(part)]
+        return replace(self, x=torch.cat(examples)) if examples else self
+
     def attacked(self, attack: Attack) -> Tensor:
         """Compute the logits [b k] on the examples that an attack makes."""
-        examples = (attack(part.net, part.x, part.y, rng=part.rng) for part in self.batches)
-        return torch.cat([logits_no_grad(self.net, x_adv) for x_adv in examples])
+        return self.moved(attack).logits
 
     def standing(self, attack: Attack) -> Tensor:
         """Mark the samples [b] that withstand an attack."""

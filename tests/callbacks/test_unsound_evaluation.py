@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_robust.attacks import APGD, PGD
+from lightning_robust.attacks import APGD, PGD, AutoAttack
 from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
 from lightning_robust.threat import Threat
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
@@ -54,10 +54,11 @@ def checks(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("stage", ["validate", "test"])
 @pytest.mark.slow
 def test_a_sound_evaluation_passes_strictly(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(strict=True)])
+    attacks = {"rapid": AutoAttack(Threat(eps=0.12), "rapid")}
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(attacks=attacks, strict=True)])
     getattr(trainer, stage)(Sound(), data(), verbose=False)
     found = checks(tmp_path)
-    assert len(found) == 9
+    assert len(found) == 11
     assert set(found.values()) == {"pass"}
     assert "warn" not in capsys.readouterr().out
 
@@ -70,7 +71,7 @@ def test_strict_ends_with_an_error_once_everything_is_written(stage: str, tmp_pa
         default_root_dir=tmp_path,
         callbacks=[evaluation(strict=True, figure_samples=2)],
     )
-    with pytest.raises(UnsoundEvaluation, match=r"not to be trusted: The cross-entropy's .* exactly zero .* Square"):
+    with pytest.raises(UnsoundEvaluation, match=r"not to be trusted: The input gradient .* exactly zero .* Square"):
         getattr(trainer, stage)(Sound(quantised=True), data(), verbose=False)
     run, name = tmp_path / "run", {"validate": "val"}.get(stage, stage)
     assert {name for name, status in checks(run).items() if status != "pass"} == {
@@ -86,7 +87,8 @@ def test_strict_ends_with_an_error_once_everything_is_written(stage: str, tmp_pa
 def test_without_strict_the_table_is_followed_by_the_doubts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
     trainer.test(Sound(quantised=True), data(16), verbose=False)
-    assert "fail: The cross-entropy's input gradient is exactly zero" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "fail: The input gradient of the cross-entropy and the margin and the difference of logits ratio is" in told
 
 
 def test_no_checks_if_none_are_asked_for(tmp_path: Path) -> None:
@@ -112,6 +114,47 @@ def test_only_so_many_samples_are_probed(tmp_path: Path) -> None:
     assert next(check for check in told if check["name"] == "huge_radius")["sentence"].startswith("0 of 5 samples")
 
 
+class Logging(Sound):
+    """Normalises the images in its steps, where `forward` leaves it to them, and logs its accuracy."""
+
+    def __init__(self, name: str, in_steps: bool, factor: float = 1.0) -> None:
+        super().__init__()
+        self.name, self.in_steps, self.factor = name, in_steps, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Expects twice the image, less 1, where steps normalise."""
+        return self.net((x + 1) / 2 if self.in_steps else x)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        logits = self(2 * x - 1 if self.in_steps else x)
+        self.log(self.name, self.factor * (logits.argmax(1) == y).float().mean(), batch_size=len(y))
+
+    test_step = validation_step
+
+
+@pytest.mark.parametrize(
+    ("name", "in_steps", "factor", "status", "told"),
+    [
+        ("test_acc", True, 1.0, "warn", "do its steps normalise the images?"),
+        ("Accuracy", True, 100.0, "warn", "do its steps normalise the images?"),
+        ("test_acc", False, 1.0, "pass", "test_acc = 0.9375"),
+        ("acc/percent", False, 100.0, "pass", "acc/percent = 0.9375"),
+        ("adv_acc", True, 1.0, "pass", "logged no accuracy"),
+        ("loss", True, 1.0, "pass", "logged no accuracy"),
+    ],
+)
+def test_the_clean_accuracy_is_held_against_the_modules_own(
+    name: str, in_steps: bool, factor: float, status: str, told: str, tmp_path: Path
+) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(check_samples=1)])
+    trainer.test(Logging(name, in_steps, factor), data(64), verbose=False)
+    found = json.loads((tmp_path / "robustness.json").read_text())["checks"]
+    (check,) = [check for check in found if check["name"] == "clean"]
+    assert check["status"] == status
+    assert told in check["sentence"]
+
+
 def test_a_module_that_stays_in_training_mode(tmp_path: Path) -> None:
     class Staying(Sound):
         def on_test_model_eval(self) -> None:
@@ -124,7 +167,7 @@ def test_a_module_that_stays_in_training_mode(tmp_path: Path) -> None:
 
 # Lightning's advice to evaluate on one device: https://github.com/Lightning-AI/pytorch-lightning/issues/12862
 @pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
-def test_two_ranks_agree(tmp_path: Path) -> None:
+def test_two_ranks_agree_with_each_other_and_with_one(tmp_path: Path) -> None:
     trained_net(robust=False)  # once, for both
 
     def on(rank: int) -> Any:
@@ -137,6 +180,10 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
     first, second = run_ddp(on)
     assert first == second
     assert checks(tmp_path)["gradients"] == "fail"
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(strict=True, check_samples=6)])
+    with pytest.raises(UnsoundEvaluation) as alone:
+        trainer.test(Sound(quantised=True), data(16), verbose=False)
+    assert str(alone.value) == first
 
 
 def test_the_checks_leave_the_global_random_numbers_alone(tmp_path: Path) -> None:

@@ -222,7 +222,9 @@ def test_strict_ends_with_a_status_of_its_own(folder: Path, capsys: pytest.Captu
         assert stop.value.code == 3
         told = capsys.readouterr().err.splitlines()
         assert told[0].startswith("Loaded model weights")
-        assert [line.startswith("error: The evaluation is not to be trusted: Auto-PGD") for line in told[1:]] == [True]
+        assert [
+            line.startswith("error: The evaluation is not to be trusted: Targeted Auto-PGD") for line in told[1:]
+        ] == [True]
         assert len(list(folder.glob("runs/Digits/Standard/test-*/samples.csv"))) == 2
 
 

@@ -1,0 +1,52 @@
+"""The check of strength: whether a stronger attack breaks what withstood the evaluation."""
+
+from lightning_robust.attacks.apgd import APGD
+from lightning_robust.attacks.base import Attack
+from lightning_robust.evaluation.check import Check, judged
+from lightning_robust.threat import Norm, Threat
+
+TARGETS = 9
+"""The number of classes to which the attack that probes a net leads each sample, as in AutoAttack."""
+
+STEPS = 20
+"""Its steps towards each; on digits they find all but 2 of 64 of what AutoAttack does, at a fifth of its cost."""
+
+MORE_STEPS = 50
+"""Its steps where the result is close, and on samples that an attack without gradients broke."""
+
+TOLERANCE: dict[Norm, float] = {"linf": 0.1, "l2": 0.1, "l1": 0.15}
+"""By how much of all samples an accuracy may be too high and still pass."""
+
+TOO_HIGH = 0.25
+"""From where on it is no warning but a failure."""
+
+
+def reference(threat: Threat, steps: int = STEPS) -> Attack:
+    """Return the attack that an evaluation is held against: targeted Auto-PGD on the difference of logits ratio.
+
+    What it finds depends neither on the scale of the logits nor on their shift, where cross-entropy saturates.
+    """
+    return APGD(threat, targets=TARGETS, steps=steps)
+
+
+def is_close(broken: int, n: int, norm: Norm) -> bool:
+    """Return whether so many of n samples broken are tolerated, but with a few more they might not be.
+
+    Example:
+        >>> is_close(2, 64, "linf"), is_close(6, 64, "linf"), is_close(8, 64, "linf")
+        (False, True, False)
+    """
+    return TOLERANCE[norm] / 2 < broken / n <= TOLERANCE[norm]
+
+
+def strength(broken: int, n: int, norm: Norm) -> Check:
+    """Check whether a strong attack broke many of n samples after they had withstood the evaluation.
+
+    Args:
+        broken: how many withstood the evaluation, but not the attack of `reference`.
+        n: the number of all samples that were probed.
+        norm: the threat's, which decides what is tolerated.
+    """
+    told = f"Targeted Auto-PGD broke {broken} of {n} samples that had withstood the evaluation"
+    weak = f"{told}: its attacks are too weak, and its accuracy is too high. Use AutoAttack."
+    return judged("strength", broken / n, max(TOLERANCE[norm], 1 / n), TOO_HIGH, f"{told}.", weak)
