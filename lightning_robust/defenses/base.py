@@ -1,5 +1,6 @@
 """The base of all defenses: the training step into which a method puts how it crafts and what it minimises."""
 
+import inspect
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -21,6 +22,14 @@ from lightning_robust.defenses.hyper_parameters import log_hyper_parameters
 from lightning_robust.defenses.loss_contract import check_losses, check_repeats
 from lightning_robust.defenses.perturbed_weights import PerturbedWeights
 from lightning_robust.defenses.rate_scaling import rate_factor, rescale_checkpoint
+from lightning_robust.defenses.stored_arguments import (
+    constructor_arguments,
+    or_not_stored,
+    plain_settings,
+    rebuilt,
+    refuse_missing,
+    stored,
+)
 from lightning_robust.defenses.strategies import check_strategy
 from lightning_robust.evaluation.positions import Positions
 from lightning_robust.losses import cross_entropy
@@ -95,17 +104,6 @@ class Defense(LightningModule, ABC):
         torch.Size([4])
     """
 
-    _hook_parts = (
-        "net",
-        "attack",
-        "reweighting",
-        "regularizers",
-        "weight_perturbation",
-        "optimizer",
-        "scheduler",
-        "read_batch",
-    )
-
     def __init__(
         self,
         net: nn.Module,
@@ -128,6 +126,14 @@ class Defense(LightningModule, ABC):
         read_batch: Callable[[Any], Batch] | None = None,
     ) -> None:
         super().__init__()
+        constructors = constructor_arguments(inspect.currentframe(), self)
+        refuse_missing(constructors[-1])
+        # the command line stores its plain config, with all that is needed to build the parts again
+        under_cli = _given_hyperparameters.get() is not None
+        given = {name: value for name, value in constructors[-1].items() if value is not _DEFAULTS["optimizer"]}
+        self.save_hyperparameters(*([] if under_cli else [stored(given)]), logger=False)
+        self._settings = plain_settings(constructors)
+        attack = rebuilt(attack)
         if not any(True for _ in net.parameters()):
             raise ValueError(f"{type(net).__name__} has no parameters: there is nothing to train or defend.")
         if attack is not None and attack.targeted and attack.random_targets is None:
@@ -137,19 +143,17 @@ class Defense(LightningModule, ABC):
             )
         if attack_precision not in (None, "bf16"):
             raise ValueError(f"attack_precision must be bf16 or left out, got {attack_precision!r}.")
-        # the command line stores its plain config; from Python only plain values can be stored safely
-        under_cli = _given_hyperparameters.get() is not None
-        self.save_hyperparameters(ignore=None if under_cli else self._hook_parts, logger=False)
         self.net = net
         self.attack = attack or PGD()
         self.attack_bn = attack_bn
         self.attack_precision = attack_precision
-        self.reweightings = _several(reweighting)
-        self.regularizers = tuple(regularizers)
-        self.weight_perturbations = _several(weight_perturbation)
+        self.reweightings = _several(rebuilt(reweighting))
+        self.regularizers = tuple(rebuilt(regularizers))
+        self.weight_perturbations = _several(rebuilt(weight_perturbation))
         self.reader = BatchReader(image_key, label_key, index_key, read_batch)
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        # the default is not kept: a function within another cannot be sent to the processes of ddp_spawn
+        self._optimizer = None if optimizer is _DEFAULTS["optimizer"] else or_not_stored("optimizer", optimizer)
+        self._scheduler = or_not_stored("scheduler", scheduler)
         self._interval = scheduler_interval
         self._base_batch_size = base_batch_size
         self._compile = compile
@@ -295,7 +299,7 @@ class Defense(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over the parameters that train, and its schedule."""
-        optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
+        optimizer = (self._optimizer or _DEFAULTS["optimizer"])(p for p in self.parameters() if p.requires_grad)
         if self._base_batch_size is not None:
             factor = rate_factor(self.trainer, self._base_batch_size)
             for group in optimizer.param_groups:
@@ -375,6 +379,9 @@ class Defense(LightningModule, ABC):
             check_logits(logits, batch.y, getattr(getattr(self.trainer, "datamodule", None), "num_classes", None))
             self._checked.add(stage)
         return batch
+
+
+_DEFAULTS = Defense.__init__.__kwdefaults__ or {}
 
 
 def _several(given: Any) -> tuple[Any, ...]:

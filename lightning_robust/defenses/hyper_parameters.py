@@ -17,7 +17,7 @@ SHOWN = ("val/clean_acc", "val/worst_acc")
 
 def hyper_parameters(defense: Any) -> Flat:
     """Return a defense's method, net and training attack, and the settings of its own: 'method', 'eps', 'beta', ..."""
-    found = {name: value for name, value in defense.hparams.items() if not name.startswith("_")}
+    found: dict[str, Any] = dict(defense._settings)
     found |= {"method": type(defense).__name__, "net": type(defense.net).__name__}
     found["parameters"] = sum(parameter.numel() for parameter in defense.net.parameters())
     parts = {

@@ -81,7 +81,10 @@ class EffectiveWeightNorm(Regularizer):
     ) -> None:
         if weight < 0 or not temperature > 0:
             raise ValueError(f"weight must be >= 0 and temperature > 0, got {weight} and {temperature}.")
-        self.weight = StepDecay(weight, milestones, decay)
+        self.weight = weight
+        self.milestones = tuple(milestones)
+        self.decay = decay
+        self._schedule = StepDecay(weight, milestones, decay)
         self.temperature = temperature
         self.images = images
         self.reduction = reduction
@@ -89,7 +92,7 @@ class EffectiveWeightNorm(Regularizer):
     def __call__(self, net: nn.Module, batch: Batch, views: Views, epoch: int) -> Tensor:
         """Return the weighted penalty [b] of each sample."""
         x = views.adv if self.images == "adversarial" else batch.x
-        weight = self.weight(epoch) / (len(x) * world_size() if self.reduction == "authors" else 1)
+        weight = self._schedule(epoch) / (len(x) * world_size() if self.reduction == "authors" else 1)
         return weight * _squared_gradient_norm(net, x, lambda logits: mean_logit(logits, self.temperature))
 
 

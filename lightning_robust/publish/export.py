@@ -132,11 +132,13 @@ def _net(checkpoint: Mapping[str, Any], weights: dict[str, Tensor]) -> tuple[dic
 
 
 def _threat(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What it was trained against, if the command line stored it."""
+    """What it was trained against, if it is stored."""
     stored = checkpoint.get("hyper_parameters", {})
     if checkpoint["defense"] == "Standard" or "attack" not in stored:
         return None
-    attack = stored["attack"] or {}
+    attack = stored["attack"] or {"init_args": {}}
+    if "init_args" not in attack and "class_path" not in attack:  # of a class that is not stored
+        return None
     return dict(attack.get("init_args", {}).get("threat") or vars(PGD().threat))
 
 

@@ -532,7 +532,7 @@ def test_a_checkpoint_holds_plain_data_and_restores_the_settings(tmp_path: Path)
     path = saved(defense, tmp_path)
     stored = torch.load(path, weights_only=True)
     assert stored["hyper_parameters"]["attack_bn"] == "batch"
-    back = AT.load_from_checkpoint(path, net=plain_net(seed=7), weights_only=True)
+    back = AT.load_from_checkpoint(path, net=plain_net(seed=7), regularizers=[Pull(1.0)], weights_only=True)
     assert (back.hparams.attack_bn, back.hparams.scheduler_interval) == ("batch", "step")
     assert back.attack_bn == "batch"
     torch.testing.assert_close(weights(back), weights(defense), rtol=0, atol=0)
