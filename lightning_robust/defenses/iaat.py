@@ -178,8 +178,14 @@ class IAAT(AT):
 
     def on_train_start(self) -> None:
         """Hold a radius for every sample of the training set."""
-        loader: Any = self.trainer.train_dataloader
-        self.radii.prepare(len(loader.dataset), self.device)
+        dataset: Any = getattr(self.trainer.train_dataloader, "dataset", None)
+        if not hasattr(dataset, "__len__"):
+            raise ValueError(
+                "IAAT remembers a radius for every training sample: it needs one training data loader over a dataset "
+                f"with a length, but got a {type(self.trainer.train_dataloader).__name__} over "
+                f"{'no one dataset' if dataset is None else f'a {type(dataset).__name__}'}."
+            )
+        self.radii.prepare(len(dataset), self.device)
 
     def on_train_epoch_end(self) -> None:
         """Exchange the radii, and log their quantiles."""

@@ -20,11 +20,20 @@ class Positions:
     Args:
         trainer: in its evaluation loop.
         i: which of its loaders.
+
+    Raises:
+        ValueError: for several loaders that are drawn from at once, whose shorter ones may repeat.
     """
 
     def __init__(self, trainer: Trainer, i: int) -> None:
         loop: Any = trainer._evaluation_loop
-        self.loader = loop._combined_loader.flattened[i]
+        several: Any = loop._combined_loader
+        if len(several.flattened) > 1 and several._mode != "sequential":
+            raise ValueError(
+                f"Evaluation draws from {len(several.flattened)} data loaders at once (CombinedLoader in mode "
+                f"{several._mode!r}): give the trainer a list of them, which it goes through one after the other."
+            )
+        self.loader = several.flattened[i]
         self.sampler: Any = getattr(self.loader, "sampler", None)
         self.dealt = not isinstance(self.sampler, (SequentialSampler, RandomSampler))
         dealt: Any = self.sampler if isinstance(self.sampler, DistributedSampler) else None

@@ -169,13 +169,8 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _usual(batch: Any, names: Sequence[str]) -> str | None:
-    """Return the one of these names that a batch has, if it is one."""
-    if isinstance(batch, Mapping):
-        known = [name for name in names if name in batch]
-    elif isinstance(batch, (tuple, list)):
-        known = [name for name in names if name in getattr(batch, "_fields", ())]
-    else:
-        known = [name for name in names if hasattr(batch, name)]
+    """Return the one of these names under which a batch has a tensor, if it is one."""
+    known = [name for name in names if isinstance(_found(batch, name), Tensor)]
     return known[0] if len(known) == 1 else None
 
 

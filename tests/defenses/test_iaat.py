@@ -396,3 +396,21 @@ def test_positions_under_a_key_are_those_of_indexed() -> None:
         found.append(defense.radii.values)
     assert torch.equal(*found)
     assert len(found[0].unique()) > 1
+
+
+class Endless(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(Indexed(images(4)))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (lambda: DataLoader(Endless(), 2), "but got a DataLoader over a Endless"),
+        (lambda: [DataLoader(Indexed(images(4)), 2), DataLoader(Indexed(images(4)), 2)], "but got a list over no one"),
+        (lambda: {"a": DataLoader(Indexed(images(4)), 2)}, "but got a dict over no one dataset"),
+    ],
+)
+def test_other_training_loaders_are_refused(data: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=f"it needs one training data loader over a dataset with a length, {told}"):
+        quiet_trainer(max_epochs=1).fit(made(), data())

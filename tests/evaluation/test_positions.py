@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler, TensorDataset
 
@@ -183,3 +184,16 @@ def test_two_ranks_log_the_means_of_a_plain_loop(n: int) -> None:
     expected["val/effective_margin"] = float(torch.cat(every).mean())
     for logged in run_ddp(on):
         assert {name: logged[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["max_size", "max_size_cycle", "min_size"])
+def test_loaders_that_are_drawn_from_at_once_are_refused(mode: Any, tmp_path: Path) -> None:
+    class Two(ForeignModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    evaluation = RobustEvaluation({}, image_key="a.0", label_key="a.1")
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation])
+    both = CombinedLoader({"a": loader(4, 2), "b": loader(8, 2)}, mode)
+    with pytest.raises(ValueError, match=f"draws from 2 data loaders at once .*'{mode}'.*: give the trainer a list"):
+        trainer.test(Two(), both, verbose=False)

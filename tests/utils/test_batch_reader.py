@@ -73,6 +73,7 @@ FORMS: dict[str, tuple[Any, dict[str, Any], Callable[[Any], Tensor]]] = {
     "dict": ({"image": X, "label": Y, "path": ["a", "b"]}, {}, lambda b: b["image"]),
     "ordered dict": (OrderedDict(pixel_values=X, labels=Y), {}, lambda b: b["pixel_values"]),
     "dict with keys": ({"a": X, "b": Y, "c": INDEX}, {"image_key": "a", "label_key": "b"}, lambda b: b["a"]),
+    "dict of a dataset": ({"image": ["png"], "x": X, "label": Y, "labels": ["a", "b"]}, {}, lambda b: b["x"]),
     "dict with two images": ({"image": X, "x": OTHER, "y": Y}, {"image_key": "image"}, lambda b: b["image"]),
     "UserDict": (Features(pixel_values=X, labels=Y), {}, lambda b: b["pixel_values"]),
     "dataclass": (Plain(X, Y), {"image_key": "pixels"}, lambda b: b.pixels),
