@@ -10,8 +10,9 @@ from torch import nn
 
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.evaluation.evaluate import Evaluation
+from lightning_robust.evaluation.fingerprint import fingerprint
 from lightning_robust.evaluation.report import describe
-from lightning_robust.evaluation.state import State, fingerprint
+from lightning_robust.evaluation.state import State
 from lightning_robust.runtime.ranks import gather_objects
 
 
@@ -41,6 +42,7 @@ def go_on(
     attacks = {name: describe(attack) for name, attack in run.attacks.items()}
     stage = "test" if trainer.testing else "validate"
     settings = {"stage": stage, "attacks": attacks, "seed": run.seed, "precision": run.precision, **about}
+    settings["exactly"] = run.attacks  # with the tensors and functions that a description only names
     name = gather_objects(fingerprint(net, settings))[0]  # batch norms of other ranks may have seen other samples
     folder = Path(state_dir or Path(trainer.default_root_dir, "unfinished"), f"{name}-{number}")
     state = loader.state = State(folder)

@@ -1,5 +1,6 @@
 """Checkpoints that are never left half written, and the last checkpoint of a run."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, *args, **kwargs)
         except FileNotFoundError:
             raise
+        except pickle.UnpicklingError:  # torch's own message says how to let the file run its code
+            raise ValueError(
+                f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run "
+                "code. Give another one of the run, or start without."
+            ) from None
         except Exception as error:  # what is no checkpoint at all makes the reader fail in any way
             raise ValueError(
                 f"{path} cannot be read as a checkpoint ({describe_error(error)}) Give another one of the run, or "

@@ -21,6 +21,8 @@ def run_loggers(asked: Logger | Iterable[Logger] | bool | None, folder: Path) ->
     """
     if not rank():
         set_aside(folder / "metrics.csv")
+        if (folder / "hparams.yaml").is_symlink():  # which the loggers would write through
+            set_aside(folder / "hparams.yaml")
     csv = CSVLogger(str(folder.parent), name="", version=folder.name)
     if isinstance(asked, Logger):
         return [asked, csv]

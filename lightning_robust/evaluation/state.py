@@ -2,20 +2,20 @@
 
 import contextlib
 import hashlib
-import json
-import os
 import warnings
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.verdicts import Verdicts
-from lightning_robust.utils.files import atomic_write
+from lightning_robust.utils.files import atomic_write, unique_name
+
+FORMAT = 2
+"""Of the files: one that was written in another is not read."""
 
 
 class State:
@@ -26,7 +26,10 @@ class State:
 
     Args:
         folder: a folder of this evaluation's own. Its name should contain the `fingerprint` of all that must not
-            change in between.
+            change in between. What others have put there is left alone.
+
+    Raises:
+        ValueError: for a folder that is a link.
 
     Example:
         >>> import tempfile, torch
@@ -36,11 +39,11 @@ class State:
         >>> samples.verdicts["pgd"] = Verdicts.initial(label)
         >>> folder = Path(tempfile.mkdtemp(), "unfinished")
         >>> samples.verdicts["pgd"].done[0] = 1
-        >>> State(folder).save(samples, {"examples": {}})
+        >>> State(folder).save(samples, {"examples": {}, "seconds": {}})
         >>> samples.verdicts["pgd"].done[0] = 0
         >>> state = State(folder)
         >>> state.restore(samples)
-        [{'examples': {}}]
+        [{'examples': {}, 'seconds': {}}]
         >>> samples.verdicts["pgd"].done.tolist()
         [1, 0]
         >>> state.discard()
@@ -49,8 +52,13 @@ class State:
     """
 
     def __init__(self, folder: Path) -> None:
+        if folder.is_symlink():
+            raise ValueError(
+                f"{folder} is a link, but an unfinished evaluation is kept in a folder of its own: remove it, or give "
+                "another state_dir."
+            )
         self.folder = folder
-        self._own = folder / f"{os.getpid()}.pt"
+        self._own = folder / f"{unique_name()}.pt"
         self._files = {self._own}
 
     def restore(self, samples: Samples) -> list[dict[str, Any]]:
@@ -63,15 +71,15 @@ class State:
             The `extra` of each file that was read; none if no sample was known.
 
         Warns:
-            UserWarning: for a file that cannot be read, which is left out.
+            UserWarning: for a file that cannot be read, which is left where it is.
         """
         extras: list[dict[str, Any]] = []
         restored: set[int] = set()
         keys = _keys(samples)
         for path in sorted(self.folder.glob("*.pt")):
-            self._files.add(path)
-            if (content := _read(path)) is None:
+            if (content := _read(path, samples)) is None:
                 continue
+            self._files.add(path)
             saved, extra = content
             extras.append(extra)
             row_of = {key: row for row, key in enumerate(_keys(saved))}
@@ -88,10 +96,11 @@ class State:
 
         Args:
             samples: this rank's samples; their images are not saved.
-            extra: plain data to save with them, with the entry "examples".
+            extra: plain data to save with them, with the entries "examples" and "seconds".
         """
         verdicts = {name: vars(found) for name, found in samples.verdicts.items()}
-        content = {"samples": {**vars(samples.light()), "verdicts": verdicts}, "extra": dict(extra)}
+        saved = {**vars(samples.light()), "verdicts": verdicts}
+        content = {"format": FORMAT, "samples": saved, "extra": dict(extra)}
         try:
             self._write(content)
         except FileNotFoundError:  # another process of the same command has finished and removed the folder
@@ -105,7 +114,8 @@ class State:
             self.folder.rmdir()
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        with atomic_write(self._own) as beside, beside.open("wb") as file:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with atomic_write(self._own, mode=0o600) as beside, beside.open("wb") as file:
             torch.save(content, file)
 
 
@@ -132,25 +142,6 @@ def checksums(x: Tensor, y: Tensor) -> Tensor:
     return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in mixed])
 
 
-def fingerprint(net: nn.Module, settings: Mapping[str, Any]) -> str:
-    """Return twelve hexadecimal digits that identify a net and the settings of an evaluation.
-
-    Args:
-        net: counts with its structure, parameters and buffers.
-        settings: whatever else decides the result, as plain data.
-
-    Example:
-        >>> net = nn.Linear(2, 2)
-        >>> fingerprint(net, {"seed": 0}) == fingerprint(net, {"seed": 1})
-        False
-    """
-    digest = hashlib.sha256((json.dumps(settings, default=str) + repr(net)).encode())
-    for name, value in chain(net.named_parameters(), net.named_buffers()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 def _keys(samples: Samples) -> list[tuple[int, int, int]]:
     """List what a saved sample must have in common with one to be restored."""
     return list(zip(samples.index.tolist(), samples.checksum.tolist(), samples.clean.tolist(), strict=True))
@@ -165,12 +156,44 @@ def _useful(extra: Mapping[str, Any], restored: set[int]) -> dict[str, Any]:
     return {**extra, "examples": examples}
 
 
-def _read(path: Path) -> tuple[Samples, dict[str, Any]] | None:
+def _read(path: Path, samples: Samples) -> tuple[Samples, dict[str, Any]] | None:
+    """Read a file whose layout is that of `samples` and of what `Evaluation.extra` returns; None for any other."""
     try:
+        if path.is_symlink():
+            raise ValueError("a link")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        samples = Samples(**content["samples"])
-        samples.verdicts = {name: Verdicts(**columns) for name, columns in content["samples"]["verdicts"].items()}
-        return samples, content["extra"]
-    except Exception:  # a damaged file can make the reader raise anything
-        warnings.warn(f"{path} cannot be read: what it held of an unfinished evaluation is done again.", stacklevel=2)
+        if content["format"] != FORMAT:
+            raise ValueError("another format")
+        saved = Samples(**{**content["samples"], "verdicts": {}})
+        found = content["samples"]["verdicts"]
+        saved.verdicts = {name: Verdicts(**found[name]) for name in samples.verdicts}
+        _check_columns(saved, samples)
+        return saved, _checked_extra(content["extra"], samples)
+    except Exception:  # a damaged or foreign file can make the reader raise anything
+        warnings.warn(
+            f"{path} cannot be read: what it may hold of an unfinished evaluation is done again, and it stays there.",
+            stacklevel=3,
+        )
         return None
+
+
+def _check_columns(saved: Samples, samples: Samples) -> None:
+    """Raise unless each column has one value for each sample, of the type that it should have."""
+    for theirs, ours in zip(saved.light().tensors(), samples.light().tensors(), strict=True):
+        if theirs.dtype != ours.dtype or theirs.shape[:1] != saved.index.shape or theirs.dim() != ours.dim():
+            raise ValueError("a column of another type or length")
+    if any((verdicts.broken >= verdicts.done.clamp_min(0)).any() for verdicts in saved.verdicts.values()):
+        raise ValueError("a sample broken by a stage that it was not through")
+
+
+def _checked_extra(extra: Any, samples: Samples) -> dict[str, Any]:
+    """Return the seconds by stage, and the examples by attack and index, or raise."""
+    seconds = {str(stage): float(value) for stage, value in extra["seconds"].items()}
+    examples = {name: dict(extra["examples"][name]) for name in extra["examples"]}
+    if not examples.keys() <= samples.verdicts.keys():
+        raise ValueError("examples of another attack")
+    for pairs in examples.values():
+        for index, pair in pairs.items():
+            if not isinstance(index, int) or len(pair) != 2 or pair.shape[1:] != samples.x.shape[1:]:
+                raise ValueError("an example of another size")
+    return {"examples": examples, "seconds": seconds}

@@ -1,8 +1,11 @@
 """Checkpoints survive kills and full disks."""
 
 import os
+import re
 import shutil
 import subprocess
+import time
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -82,8 +85,11 @@ def test_a_kill_leaves_the_checkpoint_before_and_the_next_save_cleans_up(tmp_pat
 
     with pytest.raises(AssertionError, match="9"):
         run_ddp(killed, 1)
-    assert len(list(tmp_path.iterdir())) == 2
+    (left,) = set(tmp_path.iterdir()) - {path}
     assert len(saver.load_checkpoint(path, weights_only=True)["x"]) == 7
+    saver.save_checkpoint(content(8), path)
+    assert left.exists()  # for all that is known, another process is writing it
+    os.utime(left, (time.time() - 1000,) * 2)
     saver.save_checkpoint(content(8), path)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -97,6 +103,27 @@ def test_what_is_no_checkpoint_is_told(junk: bytes, tmp_path: Path) -> None:
             AtomicCheckpointIO().load_checkpoint(path, weights_only=weights_only)
     with pytest.raises(FileNotFoundError):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
+
+
+class Payload:
+    """Runs code where a pickle of it is loaded."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.place,))
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_code_in_a_checkpoint_is_refused_without_advice_to_run_it(form: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": Payload(tmp_path / "pwned")}, path, _use_new_zipfile_serialization=form)
+    with pytest.raises(ValueError, match="it is damaged, or holds more than tensors and plain values") as error:
+        AtomicCheckpointIO().load_checkpoint(path, weights_only=True)
+    told = "".join(traceback.format_exception(error.value))
+    assert not re.search(r"weights_only.{0,20}False|add_safe_globals|trust", told)
+    assert not (tmp_path / "pwned").exists()
 
 
 def fit(folder: Path, net: Any, resume: Path | None = None, **settings: Any) -> Any:

@@ -1,0 +1,183 @@
+"""What is foreign in the folder of an unfinished evaluation is left alone; its name is made of what decides."""
+
+import functools
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_robust.attacks import PGD
+from lightning_robust.evaluation import fingerprint as module
+from lightning_robust.evaluation.fingerprint import fingerprint
+from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.state import State
+from lightning_robust.evaluation.verdicts import Verdicts
+from lightning_robust.threat import Threat
+from tests.cli.test_checkpoints import Payload
+
+SECONDS: dict[str, Any] = {"examples": {"pgd": {}}, "seconds": {}}
+
+
+def samples(n: int = 4) -> Samples:
+    index = torch.arange(n)
+    found = Samples(index, index % 2, index % 2, index * 7, index < 1, torch.rand(n, 1, 4, 4))
+    found.verdicts["pgd"] = Verdicts.initial(found.clean)
+    return found
+
+
+def saved(folder: Path, **changes: Any) -> Path:
+    """A file as an evaluation leaves it, with some parts replaced."""
+    whole = samples()
+    whole.verdicts["pgd"].done[:] = 1
+    State(folder).save(whole, SECONDS)
+    (path,) = folder.glob("*.pt")
+    content = torch.load(path, weights_only=True)
+    for key, value in changes.items():
+        *above, last = key.split("__")
+        functools.reduce(dict.__getitem__, above, content)[last] = value
+    torch.save(content, path)
+    return path
+
+
+def test_an_untouched_file_is_read(tmp_path: Path) -> None:
+    path, fresh = saved(tmp_path / "a"), samples()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert len(State(path.parent).restore(fresh)) == 1
+    assert fresh.verdicts["pgd"].done.tolist() == [1] * 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 1},
+        {"format": None},
+        {"samples": []},
+        {"samples__verdicts": {}},
+        {"samples__verdicts": {"other": {}}},
+        {"samples__verdicts__pgd": {"done": torch.zeros(4)}},
+        {"samples__verdicts__pgd__done": torch.zeros(3, dtype=torch.int32)},
+        {"samples__verdicts__pgd__done": torch.ones(4)},
+        {"samples__verdicts__pgd__broken": torch.full((4,), 5, dtype=torch.int32)},
+        {"samples__index": torch.arange(9)},
+        {"samples__index": "many"},
+        {"samples__clean": torch.zeros(4, 2, dtype=torch.int64)},
+        {"samples__more": 3},
+        {"extra": {}},
+        {"extra": [1]},
+        {"extra__examples": {}, "extra__seconds": None},
+        {"extra__examples": {"other": {}}},
+        {"extra__examples": {"pgd": {0: torch.zeros(2, 3, 4, 4)}}},
+        {"extra__examples": {"pgd": {"a": torch.zeros(2, 1, 4, 4)}}},
+        {"extra__seconds": {"pgd": "long"}},
+    ],
+)
+def test_foreign_content_is_unreadable_and_stays(changes: dict[str, Any], tmp_path: Path) -> None:
+    path, fresh = saved(tmp_path / "a", **changes), samples()
+    before, state = path.read_bytes(), State(path.parent)
+    with pytest.warns(UserWarning, match=r"cannot be read: .* is done again, and it stays there\.$"):
+        assert state.restore(fresh) == []
+    assert not fresh.verdicts["pgd"].done.any()
+    state.save(fresh, SECONDS)
+    state.discard()
+    assert path.read_bytes() == before
+
+
+def test_code_and_links_are_not_followed(tmp_path: Path) -> None:
+    theirs = saved(tmp_path / "theirs")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    torch.save(Payload(tmp_path / "pwned"), folder / "a.pt")
+    (folder / "b.pt").symlink_to(theirs)
+    fresh, state = samples(), State(folder)
+    with pytest.warns(UserWarning, match="cannot be read") as told:
+        assert state.restore(fresh) == []
+    assert len(told) == 2
+    state.discard()
+    assert theirs.exists()
+    assert (folder / "b.pt").is_symlink()
+    assert not (tmp_path / "pwned").exists()
+    (tmp_path / "link").symlink_to(theirs.parent)
+    with pytest.raises(ValueError, match="is a link, but an unfinished evaluation is kept in a folder of its own"):
+        State(tmp_path / "link")
+
+
+def test_containers_with_one_process_number_save_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    one, other = State(tmp_path), State(tmp_path)
+    for state in (one, other):
+        state.save(samples(), SECONDS)
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    one.discard()
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+
+
+def scaled(factor: float) -> Any:
+    return lambda x: x * factor
+
+
+class Scaled(nn.Module):
+    """Its settings are in no buffer, parameter or `repr`."""
+
+    def __init__(self, factor: float = 1.0, function: Any = torch.relu) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        nn.init.ones_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        self.factor = factor
+        self.function = function
+
+    def extra_repr(self) -> str:
+        return str(object())
+
+
+class Drawn(PGD):
+    def __init__(self, weight: torch.Tensor, objective: Any = None) -> None:
+        super().__init__(Threat(eps=0.1))
+        self.weight, self.objective = weight, objective
+
+
+CASES: dict[str, Any] = {
+    "net": lambda: (Scaled(), {}),
+    "factor": lambda: (Scaled(2.0), {}),
+    "lambda": lambda: (Scaled(function=scaled(1.0)), {}),
+    "other closure": lambda: (Scaled(function=scaled(2.0)), {}),
+    "partial": lambda: (Scaled(function=functools.partial(scaled, 2.0)), {}),
+    "tensor": lambda: (Scaled(), {"attack": Drawn(torch.zeros(3))}),
+    "other tensor": lambda: (Scaled(), {"attack": Drawn(torch.ones(3))}),
+    "function": lambda: (Scaled(), {"attack": Drawn(torch.ones(3), scaled(1.0))}),
+    "other function": lambda: (Scaled(), {"attack": Drawn(torch.ones(3), scaled(3.0))}),
+    "set": lambda: (Scaled(), {"names": {"a", "b", "c"}}),
+    "nothing in particular": lambda: (Scaled(), {"attack": object()}),
+}
+
+
+def fingerprints() -> dict[str, str]:
+    return {name: fingerprint(*make()) for name, make in CASES.items()}
+
+
+def test_tensors_and_functions_decide_by_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fingerprints()
+    assert len(set(found.values())) == len(CASES)
+    assert fingerprints() == found  # of other objects, at other addresses
+    for package in ("lightning-robust", "torch"):
+        used = {"lightning-robust": "1", "torch": "1", package: "9.9"}
+        monkeypatch.setattr(module, "versions", lambda used=used: used)
+        assert not set(fingerprints().values()) & set(found.values())
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "FORMAT", 99)
+    assert not set(fingerprints().values()) & set(found.values())
+
+
+@pytest.mark.slow
+def test_another_process_finds_the_same() -> None:
+    script = "from tests.evaluation.test_state import fingerprints; print(fingerprints())"
+    environment = {**os.environ, "PYTHONHASHSEED": "77"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(fingerprints())
