@@ -81,21 +81,25 @@ class Ensemble(Attack):
         net = PadSmallBatches(net, self.batch_size)
         x_adv = x.clone()
         with room_for(size):
-            left = _standing(net, x, target, torch.arange(len(x), device=x.device), size)
+            passes = max(getattr(attack, "eot", 1) for attack in self.stages.values())
+            left = _standing(net, x, target, torch.arange(len(x), device=x.device), size, passes)
             for number, attack in enumerate(self.stages.values()):
                 if not len(left):
                     break
                 for some in torch.split(left, attack.fitting(size)):
                     part = replace(call[some], rng=call.rng[some].fork(number))
                     x_adv[some] = attack._perturb(net, x[some], target[some], part)
-                left = _standing(net, x_adv, target, left, size)
+                left = _standing(net, x_adv, target, left, size, passes)
         x_adv[left] = x[left]
         return x_adv
 
 
 @torch.no_grad()
-def _standing(net: Net, x: Tensor, y: Tensor, among: Tensor, size: int) -> Tensor:
-    """Return which of these samples are classified correctly, in fp32."""
+def _standing(net: Net, x: Tensor, y: Tensor, among: Tensor, size: int, passes: int) -> Tensor:
+    """Return which of these samples are classified correctly, in fp32, by the mean logits of so many passes."""
     with full_precision(x):
-        wrong = [misclassified(net, x[some], net(x[some]), y[some]) for some in torch.split(among, size)]
+        wrong = [
+            misclassified(net, x[some], torch.stack([net(x[some]) for _ in range(passes)]).mean(0), y[some])
+            for some in torch.split(among, size)
+        ]
     return among[~torch.cat(wrong)] if len(among) else among

@@ -13,6 +13,7 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.pad_small_batches import PadSmallBatches
 from lightning_robust.attacks.runs import room_for
 from lightning_robust.evaluation.dealing import deal
+from lightning_robust.evaluation.random_nets import is_random, share_right
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.stages import Stage, named_stages
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
@@ -21,7 +22,7 @@ from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.threat import Threat
+from lightning_robust.threat import Threat, per_image
 from lightning_robust.types import Net
 from lightning_robust.utils.checks import check_examples
 
@@ -57,6 +58,10 @@ class Evaluation:
     Only samples that are classified correctly without an attack are attacked. What is found is written into their
     `verdicts`. A sample's random numbers depend only on the seed and its index, so its verdicts depend neither on the
     batch size nor on the number of ranks.
+
+    A net whose logits change from pass to pass is right on an example in a share of the passes alone. Every sample is
+    attacked then, is broken by an example that the net errs on in most of `PASSES` passes, and of several stages' the
+    example with the fewest right passes counts. What is reported is the share of right passes among as many new ones.
 
     Args:
         attacks: the attacks, by the name under which they are reported. The stages of an attack that has some run one
@@ -96,6 +101,8 @@ class Evaluation:
         """The time that each stage took on this rank, by the stage's name."""
         self.examples: dict[str, dict[int, Tensor]] = {name: {} for name in attacks}
         """For each attack the images (x, x_adv) [2 c h w] of the samples to show, by their index."""
+        self.random = False
+        """Whether the net's logits change from pass to pass; known once it runs."""
 
     def prepare(self, samples: Samples) -> None:
         """Set each attack's verdicts to their initial values, and its examples to show to the clean images."""
@@ -133,8 +140,11 @@ class Evaluation:
             watch: follows the progress of the stages.
 
         Raises:
-            ValueError: if an attack's example lies outside its threat model.
+            ValueError: if an attack's example lies outside its threat model, or the net's logits on it are NaN.
         """
+        if self.attacks:
+            with full_precision(samples.x):
+                self.random = any(gather_objects(is_random(net, samples.x[:8].to(device))))
         for name, attack in self.attacks.items():
             for number, stage in enumerate(named_stages(name, attack)):
                 size = stage.attack.fitting(self.batch_size)
@@ -160,7 +170,7 @@ class Evaluation:
     def _open(self, samples: Samples, name: str, number: int) -> Tensor:
         """Mark the samples left to a stage: correct, not broken by this attack, not yet through the stage."""
         verdicts = samples.verdicts[name]
-        return samples.right & verdicts.standing & (verdicts.done <= number)
+        return (samples.right | self.random) & verdicts.standing & (verdicts.done <= number)
 
     def _attack(
         self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, stage: Stage, device: torch.device
@@ -181,7 +191,13 @@ class Evaluation:
                 warnings.warn(NO_GRADIENT, stacklevel=2)
                 x_adv = stage.search(WithGradient(net), x, y, rng=rng)
         with full_precision(x):
-            predicted = logits_no_grad(net, x_adv).argmax(1)
+            logits = logits_no_grad(net, x_adv)
+        if (unclear := logits.isnan().any(1)).any():
+            raise ValueError(
+                f"The net's logits are NaN on the examples that attack {name!r} made of {int(unclear.sum())} samples "
+                f"(positions {', '.join(map(str, index[unclear][:10].tolist()))}): look at its weights."
+            )
+        predicted = logits.argmax(1)
         size = threat.distance(x_adv.double(), x.double())
         wrong = predicted != y
         if stage.nearest:
@@ -190,9 +206,17 @@ class Evaluation:
         else:
             check_examples(x_adv, name, threat.lower, threat.upper)
             _check_size(size, name, threat)
-        done, broken = torch.full_like(y, number + 1), torch.where(wrong, number, STANDING)
-        samples.verdicts[name][rows] = Verdicts(done, broken, predicted, size)
-        for i in torch.nonzero(samples.shown[rows])[:, 0].tolist():
+        done, found = torch.full_like(y, number + 1), torch.ones_like(wrong)
+        verdicts = Verdicts(done, torch.where(wrong, number, STANDING), predicted, size)
+        if self.random:
+            judged = torch.where(per_image(size <= threat.eps * (1 + 1e-5) + 1e-6, x).bool(), x_adv, x)
+            with full_precision(x):
+                verdicts.held, verdicts.accuracy = (share_right(net, judged, y) for _ in range(2))
+            verdicts.broken = torch.where(verdicts.held < 0.5, number, STANDING)
+            found = verdicts.held.cpu() < samples.verdicts[name].held[rows]
+        samples.verdicts[name].done[rows] = number + 1
+        samples.verdicts[name][rows[found.cpu()]] = verdicts[found]
+        for i in torch.nonzero(samples.shown[rows] & found.cpu())[:, 0].tolist():
             self.examples[name][int(index[i])] = torch.stack([x[i], x_adv[i]]).cpu()
 
 

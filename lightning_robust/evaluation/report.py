@@ -8,15 +8,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.evaluation.check import Check
+from lightning_robust.evaluation.random_nets import PASSES
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.stages import named_stages
-from lightning_robust.evaluation.verdicts import STANDING
+from lightning_robust.evaluation.verdicts import STANDING, Verdicts
 from lightning_robust.metrics.functional import wilson_interval
 from lightning_robust.threat import Threat
 from lightning_robust.utils.checks import file_sha256
@@ -37,6 +40,24 @@ def accuracy(correct: int, n: int) -> dict[str, Any]:
         (0.75, [0.3, 0.95])
     """
     return {"accuracy": correct / n, "correct": correct, "confidence_interval": list(wilson_interval(correct, n))}
+
+
+def mean_accuracy(shares: Tensor) -> dict[str, Any]:
+    """Turn the shares of forward passes in which a random net is right on each sample [n] into its accuracy.
+
+    The interval is that of as many samples with a fixed answer each, which vary more.
+
+    Example:
+        >>> mean_accuracy(torch.tensor([1.0, 0.5, 0.0, 0.5]))["accuracy"]
+        0.5
+    """
+    n, right = len(shares), float(shares.double().sum())
+    return {
+        "accuracy": right / n,
+        "correct": round(right, 2),
+        "confidence_interval": list(wilson_interval(right, n)),
+        "passes": PASSES,
+    }
 
 
 def robustness(
@@ -64,14 +85,26 @@ def robustness(
         "threat": vars(threats[0]) if len(threats) == 1 else [vars(threat) for threat in threats],
         "clean": {**accuracy(int(samples.right.sum()), n), "seconds": seconds["clean"]},
         "attacks": {name: _attack(samples, name, attack, seconds) for name, attack in attacks.items()},
-        "worst": accuracy(int(samples.robust().sum()), n),
+        "worst": _worst(samples),
         "checks": [check._asdict() for check in checks],
         "versions": versions(),
     }
 
 
+def _worst(samples: Samples) -> dict[str, Any]:
+    """Give the accuracy where each sample meets, of all attacks, the one that it withstands least."""
+    if not samples.verdicts or not all(_is_random(verdicts) for verdicts in samples.verdicts.values()):
+        return accuracy(int(samples.robust().sum()), len(samples))
+    held, shares = (torch.stack([getattr(v, name) for v in samples.verdicts.values()]) for name in ("held", "accuracy"))
+    return mean_accuracy(shares.gather(0, held.argmin(0, keepdim=True))[0])
+
+
+def _is_random(verdicts: Verdicts) -> bool:
+    return bool(len(verdicts.accuracy)) and not bool(verdicts.accuracy.isnan().any())
+
+
 def _attack(samples: Samples, name: str, attack: Attack, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Describe one attack: the accuracy under it, and after each of its stages."""
+    """Describe one attack: the accuracy under it, and after each of its stages (not of a random net)."""
     right, verdicts = samples.right, samples.verdicts[name]
     sizes = verdicts.size[right & (verdicts.size > 0) & verdicts.size.isfinite()]
     parts = [stage.name for stage in named_stages(name, attack)]
@@ -80,12 +113,13 @@ def _attack(samples: Samples, name: str, attack: Attack, seconds: Mapping[str, f
         {"name": part, **accuracy(correct, len(right)), "seconds": seconds[part]}
         for part, correct in zip(parts, after, strict=True)
     ]
+    random = _is_random(verdicts)
     return {
-        **accuracy(after[-1], len(right)),
+        **(mean_accuracy(verdicts.accuracy) if random else accuracy(after[-1], len(right))),
         "seconds": sum(seconds[part] for part in parts),
         "perturbation": {"mean": float(sizes.mean()), "max": float(sizes.max())} if len(sizes) else None,
         "attack": describe(attack),
-        **({"stages": rows} if attack.stages else {}),
+        **({"stages": rows} if attack.stages and not random else {}),
     }
 
 
@@ -154,6 +188,9 @@ def print_table(report: Mapping[str, Any], title: str) -> None:
     console.print(table(report, title))
     if "trained_at" in report:
         console.print(f"trained at {report['trained_at']}, evaluated at {_threats(report)}", highlight=False)
+    if "passes" in report["worst"]:
+        told = f"a random net: the mean over {report['worst']['passes']} new forward passes on the examples found"
+        console.print(told, highlight=False)
     for check in report["checks"]:
         if check["status"] != "pass":
             style = {"warn": "yellow", "fail": "bold red"}[check["status"]]

@@ -1,7 +1,7 @@
 """What one attack has found about each sample."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,10 @@ class Verdicts:
         broken: the number of the stage that broke it [n], or `STANDING`.
         predicted: the class that the net predicts on the last example made from it [n].
         size: the distance of that example in the threat's norm [n]; inf where a search for the nearest found none.
+        held: of a random net, the share of forward passes in which it was right on the example, by which the example
+            was chosen [n]; inf where there is none yet.
+        accuracy: of a random net, the share of as many further passes in which it was right on that example [n]; NaN
+            where there is none. The choice knows nothing of these passes, so they are an unbiased estimate.
 
     Example:
         >>> import torch
@@ -32,6 +36,14 @@ class Verdicts:
     broken: Tensor
     predicted: Tensor
     size: Tensor
+    held: Tensor = field(default_factory=lambda: torch.empty(0))
+    accuracy: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        """Leave out what is known of random nets alone."""
+        if len(self.held) != len(self.done):
+            self.held = torch.full_like(self.done, torch.inf, dtype=torch.float32)
+            self.accuracy = torch.full_like(self.held, torch.nan)
 
     @classmethod
     def initial(cls, clean: Tensor) -> "Verdicts":

@@ -93,11 +93,11 @@ def effective_weight_norm(net: Net, x: Float[Tensor, "b ..."], temperature: floa
     return norm
 
 
-def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(correct: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Return the Wilson confidence interval of a proportion.
 
     Args:
-        correct: number of successes.
+        correct: number of successes; a sum of shares of trials is possible.
         n: number of trials, > 0.
         z: quantile of the standard normal distribution; the default gives 95 % confidence.
 

@@ -1,0 +1,142 @@
+"""The accuracy reported of a random net is an unbiased estimate of its accuracy on the examples that were found."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_robust.attacks import APGD, FAB, PGD, Attack, AutoAttack, Ensemble
+from lightning_robust.evaluation.evaluate import Evaluation
+from lightning_robust.evaluation.random_nets import PASSES
+from lightning_robust.evaluation.report import robustness, table
+from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.state import checksums
+from lightning_robust.threat import Threat
+
+N = 96
+
+
+class Noisy(nn.Module):
+    """Says 0 with the probability Phi(20 (mean - 0.5)), anew in each pass; with `scale` 0, where the mean is above."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = 20 * (x.flatten(1).mean(1) - 0.5) + self.scale * torch.randn(len(x))
+        return torch.stack([lead, torch.zeros_like(lead)], 1)
+
+    @staticmethod
+    def right(x: Tensor) -> Tensor:
+        """The probability of class 0 [b]."""
+        return (1 + torch.erf(20 * (x.flatten(1).mean(1) - 0.5) / math.sqrt(2))) / 2
+
+
+def evaluated(net: nn.Module, attacks: dict[str, Attack]) -> tuple[Evaluation, Samples, dict[str, Tensor]]:
+    """All samples are of class 0, with means from 0.45 to 0.65; also the examples of each attack."""
+    torch.manual_seed(0)
+    x = torch.linspace(0.45, 0.65, N).view(N, 1, 1, 1).repeat(1, 1, 4, 4)
+    y, index = torch.zeros(N, dtype=torch.int64), torch.arange(N)
+    samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index >= 0, x)
+    evaluation = Evaluation(attacks, batch_size=40)
+    evaluation.prepare(samples)
+    evaluation.run(net, samples, x.device)
+    return evaluation, samples, {k: torch.stack([v[i][1] for i in range(N)]) for k, v in evaluation.examples.items()}
+
+
+RUNS: dict[str, dict[str, Attack]] = {
+    "rand": {
+        "aa": Ensemble({name: APGD(Threat("linf", 0.04), steps=8, loss=name, eot=5) for name in ("ce", "dlr")}),  # type: ignore[arg-type]
+    },
+    "pgd": {"pgd": PGD(Threat("l2", 0.2), steps=3)},
+    "two": {"pgd": PGD(Threat("linf", 0.04), steps=3), "apgd": APGD(Threat("linf", 0.04), steps=3)},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_mean_over_new_passes_is_reported(name: str) -> None:
+    run, samples, examples = evaluated(Noisy(), RUNS[name])
+    assert run.random
+    told = robustness(samples, run.attacks, {**run.seconds, "clean": 0.0}, [], {})
+    deviation = math.sqrt(0.25 / N / PASSES)
+    for attack, x_adv in examples.items():
+        row = told["attacks"][attack]
+        assert row["accuracy"] == pytest.approx(float(Noisy.right(x_adv).mean()), abs=4 * deviation)
+        assert row["accuracy"] == pytest.approx(row["correct"] / N, abs=1e-4)
+        low, high = row["confidence_interval"]
+        assert low < row["accuracy"] < high
+        assert row["passes"] == told["worst"]["passes"] == PASSES
+        # every image moves by 0.04, or 0.2 / 4, in the mean, whatever its first pass said
+        best = float(Noisy.right(samples.x - (0.05 if name == "pgd" else 0.04)).mean())
+        assert row["accuracy"] > best - 4 * deviation
+        assert row["accuracy"] < best + (0.05 if attack == "pgd" else 0.15)  # APGD stops at the first error it sees
+    assert told["worst"]["accuracy"] <= min(row["accuracy"] for row in told["attacks"].values()) + 4 * deviation
+    assert table(told, "title").row_count >= 3
+
+
+def test_one_pass_for_each_stage_would_tell_less() -> None:
+    """The measure that it replaces: a sample counts as broken by the first pass of several that errs."""
+    _, samples, examples = evaluated(Noisy(), RUNS["rand"])
+    once = (Noisy()(samples.x).argmax(1) == 0) & (Noisy()(examples["aa"]).argmax(1) == 0)
+    once &= Noisy()(examples["aa"]).argmax(1) == 0
+    assert float(once.float().mean()) < float(Noisy.right(examples["aa"]).mean()) - 0.1
+
+
+def test_a_search_for_the_nearest_counts_within_the_radius() -> None:
+    run, samples, examples = evaluated(Noisy(), {"fab": FAB(Threat("linf", 0.04), steps=5)})
+    inside = (examples["fab"] - samples.x).flatten(1).abs().amax(1) <= 0.04
+    judged = torch.where(
+        inside[:, None, None, None] & samples.verdicts["fab"].size.isfinite()[:, None, None, None],
+        examples["fab"],
+        samples.x,
+    )
+    told = robustness(samples, run.attacks, {**run.seconds, "clean": 0.0}, [], {})
+    assert told["attacks"]["fab"]["accuracy"] == pytest.approx(float(Noisy.right(judged).mean()), abs=0.05)
+
+
+def test_a_net_that_is_not_random_is_counted_as_ever() -> None:
+    run, samples, _ = evaluated(Noisy(0.0), RUNS["two"])
+    assert not run.random
+    told = robustness(samples, run.attacks, {**run.seconds, "clean": 0.0}, [], {})
+    assert samples.verdicts["pgd"].accuracy.isnan().all()
+    for row in (*told["attacks"].values(), told["worst"]):
+        assert "passes" not in row
+        assert row["correct"] == int((samples.x[:, 0, 0, 0] > 0.54 + 1e-6).sum())
+
+
+def test_the_plain_function_judges_by_as_many_passes_as_it_averages() -> None:
+    """By one pass, a third of these would be returned changed, though the net is right on them in most passes."""
+    torch.manual_seed(0)
+    x = torch.full((30, 1, 4, 4), 0.55)
+    attack = Ensemble({"apgd": APGD(Threat("linf", 0.025), steps=3, eot=20)})
+    x_adv = attack(Noisy(), x, torch.zeros(30, dtype=torch.long))
+    assert torch.equal(x_adv, x)
+
+
+class BrokenAt(nn.Module):
+    """Logits are NaN where the mean is below 0.5, as no clean image's is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = x.flatten(1).mean(1) - 0.5
+        return torch.stack([lead.masked_fill(lead < 0, torch.nan), 0 * lead - 1], 1)
+
+
+@pytest.mark.parametrize("attack", [PGD(Threat("linf", 0.1), steps=2), AutoAttack(Threat("linf", 0.1), "rapid")])
+def test_nan_on_an_example_is_an_error(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the attack, on a CPU; at the last look at its examples, where values are not read on the way."""
+    x = torch.tensor([0.55, 0.9]).view(2, 1, 1, 1).repeat(1, 1, 4, 4)
+    y, index = torch.zeros(2, dtype=torch.int64), torch.tensor([7, 8])
+    for free in (True, False):
+        monkeypatch.setattr("lightning_robust.attacks.base.reading_is_free", lambda x, free=free: free)
+        stages = attack.stages or {"": attack}
+        for stage in stages.values():
+            stage._checked = True
+        samples = Samples(index, y, y, checksums(x, y), index < 0, x)
+        run = Evaluation({"a": attack})
+        run.prepare(samples)
+        with pytest.raises(
+            ValueError, match=r"NaN .*\(positions 0\)" if free else r"'a' made of 1 samples \(positions 7\)"
+        ):
+            run.run(BrokenAt(), samples, x.device)
