@@ -1,4 +1,7 @@
-"""Losses of logits, one value per sample: attacks maximise them, defenses average them."""
+"""Losses of logits, one value per sample: attacks maximise them, defenses average them.
+
+A class whose logit is -inf is masked: values and gradients are those of a net without that class.
+"""
 
 import math
 
@@ -50,8 +53,8 @@ def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tenso
 def dlr(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
     """Return the difference of logits ratio: the margin over the gap between the largest and third largest logit.
 
-    It does not change if the logits are shifted or scaled. With two classes, which have no third logit, it is the
-    margin itself.
+    It does not change if the logits are shifted or scaled. With two classes (that are not masked), which have no third
+    logit, it is the margin itself.
 
     Args:
         logits: logits [b k]; half precision is computed in fp32.
@@ -70,7 +73,7 @@ def dlr(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, 
     if logits.shape[1] < 3:
         return margin(logits, y)
     top = logits.topk(3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+    return margin(logits, y) / _gap(top[:, 0], top[:, 2])
 
 
 def targeted_dlr(
@@ -79,8 +82,8 @@ def targeted_dlr(
     """Return the targeted difference of logits ratio, which grows towards another class than the label.
 
     It is `logits_wanted - logits_y` over the gap between the largest logit and the mean of the third and fourth
-    largest. With three classes or fewer the difference is not divided: lowering the third logit would raise the ratio
-    too.
+    largest. With three classes or fewer (that are not masked) the difference is not divided: lowering the third logit
+    would raise the ratio too.
 
     Args:
         logits: logits [b k]; half precision is computed in fp32.
@@ -101,11 +104,13 @@ def targeted_dlr(
     if logits.shape[1] < 4:
         return gap
     top = logits.topk(4, dim=1).values
-    return gap / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
+    return gap / _gap(top[:, 0], top[:, 2:].mean(1))
 
 
 def runners_up(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], n: int) -> Integer[Tensor, "b m"]:
     """Return the classes with the highest logits other than the label.
+
+    Masked classes are left out as long as there are others: a sample with fewer than n repeats its first one.
 
     Args:
         logits: logits [b k].
@@ -118,9 +123,23 @@ def runners_up(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], n: int) ->
     Example:
         >>> runners_up(torch.tensor([[4.0, 3.0, 2.0, 0.0]]), torch.tensor([1]), n=2)
         tensor([[0, 2]])
+        >>> runners_up(torch.tensor([[4.0, 3.0, 2.0, -torch.inf]]), torch.tensor([1]), n=3)
+        tensor([[0, 2, 0]])
     """
-    others = logits.detach().scatter(1, y.long()[:, None], -torch.inf)
-    return others.topk(min(n, logits.shape[1] - 1), dim=1).indices
+    masked = torch.finfo(logits.dtype).min
+    others = logits.detach().clamp_min(masked).scatter(1, y.long()[:, None], -torch.inf)  # the label comes last
+    highest, classes = others.topk(min(n, logits.shape[1] - 1), dim=1)
+    return torch.where(highest > masked, classes, classes[:, :1])
+
+
+def distinct(classes: Integer[Tensor, "b m"]) -> Integer[Tensor, "b"]:
+    """Return how many classes `runners_up` found for each sample, before it repeated the first.
+
+    Example:
+        >>> distinct(torch.tensor([[0, 2], [0, 0]]))
+        tensor([2, 1])
+    """
+    return 1 + (classes[:, 1:] != classes[:, :1]).sum(1)
 
 
 def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
@@ -143,7 +162,8 @@ def kl_divergence(logits: Float[Tensor, "b k"], reference: Float[Tensor, "b k"])
     reference = at_least_fp32(reference)
     # p itself, not exp(log p): where p and q are close, the last bit decides the sign of the gradient q - p
     p = F.softmax(reference, dim=1)
-    return (p * (F.log_softmax(reference, dim=1) - F.log_softmax(logits, dim=1))).sum(1)
+    ratio = F.log_softmax(reference, dim=1) - F.log_softmax(logits, dim=1)
+    return (p * ratio.masked_fill(reference.isneginf(), 0)).sum(1)
 
 
 def mean_logit(logits: Float[Tensor, "b k"], temperature: float = 1.0) -> Float[Tensor, "b"]:
@@ -164,7 +184,7 @@ def mean_logit(logits: Float[Tensor, "b k"], temperature: float = 1.0) -> Float[
 
     Paper: effective margin regularization (arXiv 2210.05118).
     """
-    return (F.softmax(logits / temperature, dim=1).detach() * logits).sum(1)
+    return (F.softmax(logits / temperature, dim=1).detach() * logits.masked_fill(logits.isneginf(), 0)).sum(1)
 
 
 def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
@@ -212,7 +232,7 @@ def symmetric_kl(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tens
     """
     a, b = at_least_fp32(a), at_least_fp32(b)
     difference = (F.softmax(a, dim=1) - F.softmax(b, dim=1)).detach()
-    return 0.5 * (difference * (a - b)).sum(1)
+    return 0.5 * (difference * (a - b).masked_fill(difference == 0, 0)).sum(1)
 
 
 def js_divergence(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
@@ -229,8 +249,9 @@ def js_divergence(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Ten
         >>> js_divergence(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]]))
         tensor([0.0285])
     """
-    log_a = F.log_softmax(at_least_fp32(a), dim=1)
-    log_b = F.log_softmax(at_least_fp32(b), dim=1)
+    # where its exponential is 0 anyway, a logarithm is kept finite
+    log_a = F.log_softmax(at_least_fp32(a), dim=1).clamp_min(-1e4)
+    log_b = F.log_softmax(at_least_fp32(b), dim=1).clamp_min(-1e4)
     log_m = torch.logaddexp(log_a, log_b) - math.log(2)
     return 0.5 * (log_a.exp() * (log_a - log_m) + log_b.exp() * (log_b - log_m)).sum(1)
 
@@ -260,3 +281,8 @@ def at_least_fp32(logits: Tensor) -> Tensor:
         torch.float32
     """
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _gap(high: Tensor, low: Tensor) -> Tensor:
+    """Return `high - low` kept from 0, or 1 where the low logit is a masked class's."""
+    return (high - low + 1e-12).masked_fill(low.isneginf(), 1)

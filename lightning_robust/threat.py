@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Radius, to_float
+from lightning_robust.utils.checks import check_fits_box
 
 Norm: TypeAlias = Literal["linf", "l2", "l1"]
 
@@ -36,7 +37,8 @@ class Threat:
         box_first: l2 only: clamp into the box before scaling into the ball, as TRADES does, not after.
 
     Raises:
-        ValueError: for an unknown norm, a negative or non-finite radius, an empty box.
+        ValueError: for an unknown norm, a radius that is negative, not finite or, in linf, larger than the box, an
+            empty box.
 
     Example:
         >>> import torch
@@ -70,6 +72,7 @@ class Threat:
             raise ValueError(f"The radius eps must be a finite number >= 0, got {eps}.")
         if not lower < upper:
             raise ValueError(f"The box must have lower < upper, got [{lower}, {upper}].")
+        check_fits_box(norm, eps, float(lower), float(upper))
         box = {"lower": float(lower), "upper": float(upper), "box_first": box_first}
         for name, value in {"norm": norm, "eps": eps, **box}.items():
             object.__setattr__(self, name, value)
@@ -95,7 +98,7 @@ class Threat:
             unit = direction / per_image(direction.flatten(1).norm(dim=1), x)
         else:  # exponential variates over their sum are uniform on the l1 sphere's face; the sign picks the face
             size = -torch.log1p(-rng.uniform(x))
-            unit = size / per_image(size.flatten(1).sum(1), x) * torch.where(rng.uniform(x) < 0.5, -1.0, 1.0)
+            unit = size / per_image(size.flatten(1).sum(1), x) * (1 - 2 * (rng.uniform(x) < 0.5).to(x))
         length = rng.uniform(x.flatten(1)[:, :1]) ** (1 / d)
         return self._clamp(x + unit * per_image(length[:, 0], x) * radius)
 
@@ -117,7 +120,8 @@ class Threat:
             return unit / per_image(unit.flatten(1).norm(dim=1).clamp_min(1), grad)
         if x_adv is not None:
             room = torch.where(grad > 0, self.upper - x_adv, x_adv - self.lower).flatten(1)
-            flat = flat * (room > L1_ROOM * (self.upper - self.lower))
+            width = self.upper - self.lower
+            flat = flat * (room > (L1_ROOM * width if width < math.inf else 0))
         top = flat.abs().topk(math.ceil(L1_SPARSITY * flat.shape[1]), dim=1).indices
         return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign() / top.shape[1]).view_as(grad)
 

@@ -5,7 +5,20 @@ from jaxtyping import TypeCheckError
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from lightning_robust.losses import cross_entropy, dlr, kl_divergence, margin, runners_up, targeted_dlr
+from lightning_robust.losses import (
+    boosted_cross_entropy,
+    cross_entropy,
+    distinct,
+    dlr,
+    js_divergence,
+    kl_divergence,
+    margin,
+    mean_logit,
+    runners_up,
+    squared_l2,
+    symmetric_kl,
+    targeted_dlr,
+)
 
 LOGITS = 3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.cat([LOGITS[:3].argmax(1), LOGITS[3:].argmin(1)])  # three right, three wrong
@@ -114,3 +127,71 @@ class TestDifferenceOfLogitsRatio:
         torch.testing.assert_close(targeted_dlr(logits, y, wanted), gap)
         if k == 2:
             torch.testing.assert_close(dlr(logits, y), gap)
+
+
+PAIRS = {
+    "kl_divergence": kl_divergence,
+    "symmetric_kl": symmetric_kl,
+    "js_divergence": js_divergence,
+    "squared_l2": squared_l2,
+}
+SINGLES = {
+    "cross_entropy": cross_entropy,
+    "boosted_cross_entropy": boosted_cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+    "targeted_dlr": lambda z, y: targeted_dlr(z, y, runners_up(z, y, 1)[:, 0]),
+    "mean_logit": lambda z, y: mean_logit(z),
+}
+
+
+def with_masked(logits, at):
+    """The logits with one class more, which is masked, in the place `at`."""
+    return torch.cat([logits[:, :at], torch.full((len(logits), 1), -torch.inf).to(logits), logits[:, at:]], 1)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 5])
+@pytest.mark.parametrize("at", [0, 1, -1])
+@pytest.mark.parametrize("name", [*PAIRS, *SINGLES])
+def test_a_masked_class_is_as_one_that_is_absent(name, at, k):
+    """Values and gradients, in float64."""
+    at = k if at == -1 else at
+    a, b = LOGITS[:, :k].double(), LOGITS[:, :k].flip(0).double() * 2
+    y = Y % k
+    found = []
+    for masked in (False, True):
+        leaves = [z.clone().requires_grad_() for z in (a, b)]
+        first, second = ((with_masked(z, at) if masked else z) for z in leaves)
+        label = y + (y >= at) if masked else y
+        value = PAIRS[name](first, second) if name in PAIRS else SINGLES[name](first, label)
+        gradients = torch.autograd.grad(value.sum(), leaves[: 2 if name in PAIRS else 1])
+        found.append([value.detach(), *gradients])
+    for absent, masked in zip(*found, strict=True):
+        assert masked.isfinite().all()
+        torch.testing.assert_close(masked, absent, rtol=1e-12, atol=1e-14)
+
+
+def test_a_class_masked_in_one_of_two_distributions():
+    """Where only the reference lacks the class it adds nothing; where only the other does, the divergence is inf."""
+    whole, lacking = LOGITS.double(), LOGITS.double().masked_fill(torch.arange(5) == 2, -torch.inf)
+    p, q = lacking.softmax(1), whole.softmax(1)
+    torch.testing.assert_close(kl_divergence(whole, lacking), torch.tensor(entropy(p.numpy(), q.numpy(), axis=1)))
+    assert kl_divergence(lacking, whole).isposinf().all()
+    assert symmetric_kl(lacking, whole).isposinf().all()
+    middle = (p + q) / 2
+    expected = (entropy(p.numpy(), middle.numpy(), axis=1) + entropy(q.numpy(), middle.numpy(), axis=1)) / 2
+    torch.testing.assert_close(js_divergence(lacking, whole), torch.tensor(expected))
+
+
+def test_the_runners_up_leave_out_the_label_and_masked_classes():
+    inf = torch.inf
+    logits = torch.tensor([[3, -inf, 1, 2], [-inf, 0, -inf, 5], [-inf, -inf, 7, -inf], [-inf, -1e30, -inf, 0]])
+    y = torch.tensor([0, 3, 2, 0])  # the last one's label is masked itself
+    found = runners_up(logits, y, 3)
+    assert found[0].tolist() == [3, 2, 3]
+    assert found[1].tolist() == [1, 1, 1]
+    assert (found[2] != 2).all()  # nothing is left but masked classes
+    assert found[3].tolist() == [3, 1, 3]
+    assert distinct(found[[0, 1, 3]]).tolist() == [2, 1, 2]
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        assert torch.equal(runners_up(logits[:2].to(dtype), y[:2], 3), found[:2])

@@ -14,7 +14,7 @@ from lightning_robust.attacks.call import Call
 from lightning_robust.attacks.objectives import LOSSES, Loss
 from lightning_robust.attacks.runs import Runs
 from lightning_robust.attacks.success import misclassified
-from lightning_robust.losses import runners_up, targeted_dlr
+from lightning_robust.losses import distinct, runners_up, targeted_dlr
 from lightning_robust.runtime.gradients import detached, input_gradient
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat, per_image
@@ -98,9 +98,10 @@ class APGD(Attack):
     def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
         """Run every restart towards every target; what is misclassified from the start is returned as it is."""
         with torch.no_grad():
-            logits = net(x)
+            logits = torch.stack([net(x) for _ in range(self.eot)]).mean(0)
         wanted = self._targets(logits, target)
-        each = Runs(~misclassified(net, x, logits, target), wanted.shape[1])
+        each = Runs(~misclassified(net, x, logits, target), distinct(wanted) * self.restarts)
+        wanted = wanted.repeat_interleave(self.restarts, 1)
         found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf), each)
         for row, run in each:
             if call.start is None:
@@ -112,9 +113,8 @@ class APGD(Attack):
         return found.x_adv
 
     def _targets(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the class [b runs] that each run leads to; the label itself, in runs that are not targeted."""
-        wanted = y[:, None] if self.targets is None else runners_up(logits, y, self.targets)
-        return wanted.repeat_interleave(self.restarts, 1)
+        """Return the classes [b m] that runs lead to; the label itself, in runs that are not targeted."""
+        return y[:, None] if self.targets is None else runners_up(logits, y, self.targets)
 
     def _start(self, x: Tensor, eps: Tensor, rng: SampleRNG) -> Tensor:
         """Return a random point of the ball's surface (for l1, of the largest ball's), clamped into the box."""
@@ -204,7 +204,7 @@ class _Found:
     def highest(self, row: Tensor, run: Tensor, x_adv: Tensor, value: Tensor) -> None:
         """Keep points of a higher objective than before, for samples that are not misclassified."""
         for number in sorted(set(run.tolist())):
-            better = (run == number) & (value > self.height[row]) & (self.runs.first[row] == self.runs.count)
+            better = (run == number) & (value > self.height[row]) & (self.runs.first[row] == self.runs.count[row])
             self.x_adv[row[better]] = x_adv[better]
             self.height[row[better]] = value[better].to(self.height)
 

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import ClassVar, TypeVar, get_args
 
+import torch
 from torch import Tensor
 
 from lightning_robust.attacks.call import Call, one_per_sample
@@ -100,8 +101,8 @@ class Attack(ABC):
         Args:
             net: images to logits, or to an object, mapping or tuple that holds them; its modes, flags and gradients
                 are left as they were.
-            x: clean images [b c h w] in the threat's box.
-            target: what the objective compares logits with: labels [b], or reference logits [b k].
+            x: clean images [b c h w] in the threat's box, float32 or float64; any trailing shape works.
+            target: what the objective compares logits with: labels [b] of any integer type, or reference logits [b k].
             objective: per-sample value of (logits, target) that the attack drives; by default its own.
             eps: radius instead of the threat's, one number or one per sample [b].
             step_size: step instead of the attack's own, one number or one per sample [b].
@@ -110,21 +111,29 @@ class Attack(ABC):
             rng: random numbers of each sample; by default seeded once by torch's global generator.
 
         Returns:
-            Examples [b c h w], detached.
+            Examples [b c h w], detached; a plain tensor, also where x is of a subclass.
 
         Raises:
-            TypeError: for images that are not floating-point, labels that are not integers, outputs without logits.
+            TypeError: for images that are not float32 or float64, or not of the type of the net's weights, labels that
+                are not integers, outputs without logits.
             ValueError: for an argument that this attack does not use, images outside the box, labels that are no class
-                of the net, a radius or step that is negative or not finite.
+                of the net, a radius or step that is negative or not finite, a radius larger than the box (linf), and
+                logits that are NaN or +inf, on a CPU at any step, on a GPU within the attack's first call.
         """
         given = {"objective": objective, "step_size": step_size, "start": start}
         self._refuse_unused([name for name, value in given.items() if value is not None])
-        if target.is_floating_point():
+        reference = torch.is_tensor(target) and target.is_floating_point()
+        if reference:
             self._refuse_unused(["reference"])
-        check = not self._checked or reading_is_free(x)
-        with entered(net, x, target, self.threat, bn, rng, check) as (net, x, target, rng):
+            if objective is None and not getattr(self, "random_targets", None):
+                raise ValueError(
+                    f"{type(self).__name__} compares logits with a floating-point target by an objective alone: give "
+                    "one, or labels [b] of integer type (y.argmax(1) of one-hot labels)."
+                )
+        check = not self._checked or not isinstance(x, Tensor) or reading_is_free(x)
+        with entered(net, x, target, self.threat, bn, rng, check, reference) as (net, x, target, rng):
             call = Call(
-                eps=one_per_sample("eps", self.threat.eps if eps is None else eps, x, check),
+                eps=one_per_sample("eps", self.threat.eps if eps is None else eps, x, check, self.threat),
                 step_size=None if step_size is None else one_per_sample("step_size", step_size, x, check),
                 objective=objective,
                 start=None if start is None else detached(start),
@@ -152,7 +161,8 @@ class Attack(ABC):
                 continue
             if name == "reference":
                 raise ValueError(
-                    f"{type(self).__name__} needs labels [b] as its target; PGD can ascend from reference logits [b k]."
+                    f"{type(self).__name__} needs labels [b] of integer type as its target (y.argmax(1) of one-hot "
+                    "labels); PGD can ascend from reference logits [b k]."
                 )
             raise ValueError(f"{type(self).__name__} does not use {name}: leave it out of the call.")
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields, replace
 from torch import Tensor
 
 from lightning_robust.attacks.rows import select
+from lightning_robust.runtime.gradients import detached
 from lightning_robust.runtime.modes import AttackBN
 from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.threat import per_image
+from lightning_robust.threat import Threat, per_image
 from lightning_robust.types import Objective, Radius, to_float
-from lightning_robust.utils.checks import check_radius
+from lightning_robust.utils.checks import check_fits_box, check_radius
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Call:
         return replace(self, **{field.name: select(getattr(self, field.name), which) for field in fields(self)})
 
 
-def one_per_sample(name: str, value: Radius | str, x: Tensor, check: bool = True) -> Tensor:
+def one_per_sample(
+    name: str, value: Radius | str, x: Tensor, check: bool = True, threat: Threat | None = None
+) -> Tensor:
     """Read a radius or a step, one number or one per sample [b], as one per sample [b 1 1 1].
 
     Args:
@@ -45,11 +48,15 @@ def one_per_sample(name: str, value: Radius | str, x: Tensor, check: bool = True
         value: a number, a fraction such as "8/255", or a tensor [] or [b].
         x: images [b c h w], whose type and device it takes.
         check: whether to validate a tensor's values, which on a GPU waits for the work queued there.
+        threat: whose box a radius in linf must not exceed.
 
     Raises:
-        ValueError: for a value that is negative or not finite, or another number of them than there are samples.
+        TypeError: for what is neither a number nor a tensor.
+        ValueError: for a value that is negative, not finite or too large, or another number of them than there are
+            samples.
     """
-    number = to_float(value) if isinstance(value, str) else value
-    if check:
-        check_radius(name, number, len(x))
+    number = to_float(value) if isinstance(value, str) else detached(value) if isinstance(value, Tensor) else value
+    largest = check_radius(name, number, len(x), read=check)
+    if threat is not None:
+        check_fits_box(threat.norm, largest, threat.lower, threat.upper)
     return per_image(number, x).expand(len(x), *[1] * (x.dim() - 1))

@@ -1,5 +1,6 @@
 """The l2 attack of Carlini and Wagner: gradient descent on the size of the perturbation and the margin together."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ class CW(MinimumNorm):
         confidence: the margin that an example must have, in logits, >= 0.
 
     Raises:
-        ValueError: for a norm other than l2 and for a setting out of its range.
+        ValueError: for a norm other than l2, a box that is not finite, and for a setting out of its range.
 
     Example:
         >>> import torch
@@ -100,6 +101,11 @@ class CW(MinimumNorm):
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}.")
         if not confidence >= 0:
             raise ValueError(f"confidence must be >= 0, got {confidence}.")
+
+    def _refuse_other_norms(self) -> None:
+        super()._refuse_other_norms()
+        if math.isinf(self._half):
+            raise ValueError("CW needs a finite box, into which its tanh leads: use FAB or DeepFool without one.")
 
     @property
     def _middle(self) -> float:
@@ -155,7 +161,8 @@ class CW(MinimumNorm):
         def lack(z: Tensor) -> Tensor:
             nonlocal logits
             logits = net(z)
-            return (self.confidence - margin(logits, y)).clamp_min(0)
+            short = self.confidence - margin(logits, y)
+            return short * (short >= 0)  # clamped, it would have no slope at 0, where two logits may be equal
 
         slope, value = input_gradient(lack, x_adv)
         return slope, value, misclassified(net, x_adv, logits, y) & (value == 0)

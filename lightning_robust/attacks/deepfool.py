@@ -20,12 +20,13 @@ _NUDGE = 1e-4
 
 @dataclass
 class _Walk(Rows):
-    """The state of each sample's walk: position in the batch, label, current point, and the sum of its steps."""
+    """The state of each sample's walk: position in the batch, label, point, sum of its steps, and the next nudge."""
 
     row: Tensor
     y: Tensor
     point: Tensor
     total: Tensor
+    nudge: Tensor
 
 
 class DeepFool(MinimumNorm):
@@ -33,8 +34,8 @@ class DeepFool(MinimumNorm):
 
         total <- total + d,   point <- x + (1 + overshoot) total, clamped into the box
 
-    where d is the least shift onto the hyperplane, made 0.0001 longer. It is quick, and its examples are not as near as
-    those of FAB.
+    where d is the least shift onto the hyperplane, made 0.0001 longer (more, while two logits stay equal). It is quick,
+    and its examples are not as near as those of FAB.
 
     Args:
         threat: linf or l2, and the box; called as an attack, also the radius. By default l2 with eps = 0.5.
@@ -79,11 +80,12 @@ class DeepFool(MinimumNorm):
     def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Walk until the net errs; see `MinimumNorm.search`."""
         row = found.left
-        walk = _Walk(row, y[row], found.x[row], torch.zeros_like(found.x[row]))
+        nudge = torch.full_like(found.size[row], _NUDGE)
+        walk = _Walk(row, y[row], found.x[row], torch.zeros_like(found.x[row]), nudge)
         for _ in progress.steps(self.steps):
             if not len(walk.row):
                 return
-            walk.total = walk.total + self._step(net, walk.point, walk.y)
+            walk.total = walk.total + self._step(net, walk)
             walk.point = found.x[walk.row] + (1 + self.overshoot) * walk.total
             walk.point = walk.point.clamp(self.threat.lower, self.threat.upper)
             with torch.no_grad():
@@ -91,11 +93,13 @@ class DeepFool(MinimumNorm):
             found.take(walk.row, walk.point, wrong)
             walk = walk[~wrong]
 
-    def _step(self, net: Net, point: Tensor, y: Tensor) -> Tensor:
-        w, gap = nearest_boundary(net, point, y, self.candidates, self.threat.norm)
+    def _step(self, net: Net, walk: _Walk) -> Tensor:
+        w, gap = nearest_boundary(net, walk.point, walk.y, self.candidates, self.threat.norm)
         way = self.threat.steepest(w)
         slope = (w * way).sum(1)
-        return (way * torch.where(slope > 0, gap.abs() / slope + _NUDGE, 0)[:, None]).view_as(point)
+        step = way * torch.where((slope > 0) & gap.isfinite(), gap.abs() / slope + walk.nudge, 0)[:, None]
+        walk.nudge = torch.where(gap == 0, 2 * walk.nudge, _NUDGE)  # until it leads beyond where two logits are equal
+        return step.view_as(walk.point)
 
 
 def deepfool(net: Net, x: Tensor, y: Tensor, norm: Norm = "l2", eps: float | str = "1/2", **settings: Any) -> Tensor:

@@ -1,9 +1,11 @@
 """The one place where an attack takes hold of a net: input is checked and made ready for gradients."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lightning_robust.runtime.gradients import detached
 from lightning_robust.runtime.modes import AttackBN, attack_mode
@@ -11,39 +13,97 @@ from lightning_robust.runtime.outputs import LogitsNet
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
-from lightning_robust.utils.checks import check_attacked_logits, check_images, check_labels
+from lightning_robust.utils.checks import (
+    check_attacked_logits,
+    check_image_type,
+    check_images,
+    check_label_type,
+    check_labels,
+    reading_is_free,
+)
 
 
 class CheckedNet(LogitsNet):
-    """A net whose first logits are checked against the labels.
+    """A net whose first logits are checked against the labels, and all for NaN.
 
     Args:
         net: images to logits, or to what holds them.
+        x: clean images [b c h w], to name the samples whose logits are NaN.
         y: labels [b], or None where the target is no label.
     """
 
-    def __init__(self, net: Net, y: Tensor | None) -> None:
+    def __init__(self, net: Net, x: Tensor, y: Tensor | None) -> None:
         super().__init__(net)
+        self._x = x
         self._y = y
         self._checked = False
+        self._highest: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the net's logits [b k]."""
-        logits = super().forward(x)
+        try:
+            logits = super().forward(x)
+        except RuntimeError as error:
+            self._explain(x, error)
+            raise
+        seen = logits.detach()
         if not self._checked:
-            check_attacked_logits(logits.detach(), len(x), self._y)
-            self._checked = True
+            check_attacked_logits(seen, len(x), self._y)
+        if len(x):
+            highest = seen.amax()  # one number to read, NaN if any logit is
+            if reading_is_free(x) or not self._checked:
+                value = float(highest)
+                if value != value or (value == math.inf and not self._checked):
+                    self._refuse(x, seen)
+            else:  # read when all is done
+                self._highest = highest if self._highest is None else torch.maximum(self._highest, highest)
+        self._checked = True
         return logits
+
+    def finish(self) -> None:
+        """Raise if logits that were not read at once were NaN."""
+        if self._highest is not None and self._highest.isnan():
+            raise ValueError(
+                "The net's logits were NaN during the attack: look at its weights; on a CPU the error names samples."
+            )
+
+    def _refuse(self, x: Tensor, logits: Tensor) -> None:
+        """Raise, naming the samples whose images are nearest to those with such logits."""
+        bad = x.detach()[(logits.isnan() | logits.isposinf()).any(1)].flatten(1)
+        samples = sorted(set(torch.cdist(bad, self._x.flatten(1)).argmin(1).tolist()))
+        told = ", ".join(map(str, samples[:10])) + (", ..." if len(samples) > 10 else "")
+        raise ValueError(
+            f"The net's logits hold NaN or +inf on {len(samples)} of the batch's {len(self._x)} samples, or on images "
+            f"made of them (positions {told}): look at its weights and its input scale."
+        )
+
+    def _explain(self, x: Tensor, error: RuntimeError) -> None:
+        """Raise a sentence instead of torch's error where weights and images are of different types."""
+        parameters = self.net.parameters() if isinstance(self.net, nn.Module) else iter(())
+        types = {p.dtype for p in parameters if p.is_floating_point()} - {x.dtype}
+        if types and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"The net's weights are {', '.join(map(str, types))} and the images {x.dtype}, and the net fails on "
+                f"them ({str(error).splitlines()[0]}): convert one of them; for half precision put torch.autocast "
+                "around a float32 net."
+            ) from error
 
 
 @contextmanager
 def entered(
-    net: Net, x: Tensor, target: Tensor, threat: Threat, bn: AttackBN, rng: SampleRNG | None, check: bool = True
+    net: Net,
+    x: Tensor,
+    target: Tensor,
+    threat: Threat,
+    bn: AttackBN,
+    rng: SampleRNG | None,
+    check: bool = True,
+    reference: bool = False,
 ) -> Iterator[tuple[Net, Tensor, Tensor, SampleRNG]]:
     """Make a net, images and a target ready for an attack; on leaving, the net is exactly as it was.
 
     Inside, input gradients work whatever surrounds (`no_grad`, `inference_mode`), the net is in the mode `bn` with its
-    parameters frozen, and its outputs are logits.
+    parameters frozen, its outputs are logits, images and target are plain tensors, and labels are int64.
 
     Args:
         net: images to logits, or to an object, mapping or tuple that holds them.
@@ -53,17 +113,23 @@ def entered(
         bn: how the net's batch norms run.
         rng: random numbers of each sample; None seeds them once by torch's global generator.
         check: whether to validate the values, which on a GPU waits for the work queued there.
+        reference: whether the target is reference logits.
 
     Raises:
-        TypeError: for images that are not floating-point, labels that are not integers, outputs without logits.
-        ValueError: for images outside the box, or labels that are no class of the net.
+        TypeError: for images that are not float32 or float64, labels that are not integers, outputs without logits.
+        ValueError: for images outside the box, labels that are no class of the net, or logits that are NaN or +inf.
     """
-    labels = None if target.is_floating_point() else target
+    check_image_type(x, threat.lower, threat.upper)
+    if not reference:
+        check_label_type(target, len(x))
     check = check and len(x) > 0
     if check:
         check_images(x, threat.lower, threat.upper)
-        if labels is not None:
-            check_labels(labels, count=len(x))
+        if not reference:
+            check_labels(target)
     with attack_mode(net, bn):
-        ready = CheckedNet(net, labels) if check else LogitsNet(net)
-        yield ready, detached(x), detached(target), rng or SampleRNG.from_global_seed(x)
+        x, target = detached(x), detached(target if reference else target.long())
+        ready = CheckedNet(net, x, None if reference else target) if check else LogitsNet(net)
+        yield ready, x, target, rng or SampleRNG.from_global_seed(x)
+        if isinstance(ready, CheckedNet):
+            ready.finish()

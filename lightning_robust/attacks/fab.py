@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
-from lightning_robust.attacks.hyperplane import nearest_boundary, smallest_shift
+from lightning_robust.attacks.hyperplane import least_gap, nearest_boundary, smallest_shift
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
 from lightning_robust.attacks.rows import Rows
 from lightning_robust.attacks.runs import Runs
 from lightning_robust.attacks.success import misclassified
-from lightning_robust.losses import runners_up
+from lightning_robust.losses import distinct, runners_up
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat, norms, per_image
 from lightning_robust.types import Net
@@ -20,7 +20,10 @@ from lightning_robust.types import Net
 
 @dataclass
 class _Walk(Rows):
-    """The state of the walks: row of what they found, position in the batch, run, label, classes compared, point."""
+    """The state of the walks: row of what they found, position in the batch, run, label, classes compared, point.
+
+    The last field says how many times the least gap a walk is to go beyond a point where two logits are equal.
+    """
 
     at: Tensor
     row: Tensor
@@ -28,6 +31,7 @@ class _Walk(Rows):
     y: Tensor
     wanted: Tensor | int
     point: Tensor
+    push: Tensor
 
 
 class FAB(MinimumNorm):
@@ -104,15 +108,16 @@ class FAB(MinimumNorm):
     def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Walk from every start towards every target; see `MinimumNorm.search`."""
         targets = None if self.targets is None else runners_up(logits, y, self.targets)
-        count = 1 if targets is None else targets.shape[1]
+        count = 1 if targets is None else distinct(targets)
         for restart in progress.phases(range(self.restarts)):
             reach = found.size.clamp_max(self.threat.eps) / 2
             each = Runs(~found.done, count)
             for row, run in each:
                 wanted = self.candidates if targets is None else targets[row, run][:, None]
-                walk = _Walk(torch.arange(len(row), device=row.device), row, run, y[row], wanted, found.x[row])
+                at, push = torch.arange(len(row), device=row.device), torch.ones_like(found.size[row])
+                walk = _Walk(at, row, run, y[row], wanted, found.x[row], push)
                 if restart:
-                    mine = rng[row].fork(restart * count + run)
+                    mine = rng[row].fork(restart * (self.targets or 1) + run)
                     walk.point = self.threat.random(walk.point, mine, reach[row])
                 self._walk(net, walk, each, found)
 
@@ -141,6 +146,11 @@ class FAB(MinimumNorm):
         """Return the next point of each walk."""
         threat = self.threat
         w, gap = nearest_boundary(net, walk.point, walk.y, walk.wanted, threat.norm)
+        # Where two logits are equal, a step onto the boundary would stay: it is made longer until it leads beyond.
+        least = walk.push * least_gap(w, walk.point, threat.norm)
+        tied = (gap >= 0) & (gap < least)
+        gap = torch.where(tied, least, gap)
+        walk.push = torch.where(tied, 2 * walk.push, 1)
         both = torch.stack([walk.point, x])
         ahead = (w * (walk.point - x).flatten(1)).sum(1)
         shift = smallest_shift(

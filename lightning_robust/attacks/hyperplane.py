@@ -12,6 +12,9 @@ from lightning_robust.types import Net
 
 _DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
+_ROUNDINGS = 8
+"""How many roundings of a pixel a step across the boundary is at least long."""
+
 
 def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm: Norm) -> tuple[Tensor, Tensor]:
     """Return the nearest decision boundary of the net linearised at x.
@@ -43,6 +46,17 @@ def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm:
     return grads[each, nearest], -values[each, nearest]
 
 
+def least_gap(w: Tensor, x: Tensor, norm: Norm) -> Tensor:
+    """Return the gaps [b] that rounding hides: a shift across less of them may leave x and the logits as they are.
+
+    Args:
+        w: the hyperplanes' normals [b d].
+        x: images [b c h w].
+        norm: "linf", "l2" or "l1".
+    """
+    return _ROUNDINGS * torch.finfo(x.dtype).eps * norms(w, _DUAL[norm]) * norms(x.flatten(1), norm).clamp_min(1)
+
+
 def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, upper: float) -> Tensor:
     """Return the shift d of least norm with w.d = gap that keeps x + d in the box, or the nearest to it.
 
@@ -61,10 +75,10 @@ def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, 
     """
     with full_precision(x):  # products of vectors are among what autocast would round
         way = w.sign() * gap.sign()[..., None]
-        room = torch.maximum(way * (upper - x), way * (lower - x))
         weight = w.abs()
         greatest = weight.amax(-1).clamp_min(torch.finfo(w.dtype).tiny)
         weight, gap = weight / greatest[..., None], gap.abs() / greatest
+        room = torch.where(way > 0, upper - x, x - lower).masked_fill(weight == 0, 0)  # an infinite box has inf room
         if norm == "l1":
             return way * _greedy(weight, gap, room)
         pace = torch.ones_like(weight) if norm == "linf" else weight.clamp_min(torch.finfo(w.dtype).eps)

@@ -10,6 +10,7 @@ from lightning_robust.attacks.call import Call, one_per_sample
 from lightning_robust.attacks.entrance import entered
 from lightning_robust.attacks.success import misclassified
 from lightning_robust.runtime.modes import AttackBN
+from lightning_robust.runtime.precision import full_precision
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat, per_image
 from lightning_robust.types import Net, Radius
@@ -56,7 +57,8 @@ class MinimumNorm(Attack):
     A subclass writes `search`.
 
     Called as an attack it gives the examples that lie within the radius, and the clean image for the other samples. It
-    has an objective, steps and a start of its own.
+    has an objective, steps and a start of its own. The search runs in full precision, also under autocast: it divides
+    differences of logits, which half precision rounds to few values.
     """
 
     @abstractmethod
@@ -79,7 +81,7 @@ class MinimumNorm(Attack):
         *,
         bn: AttackBN = "eval",
         rng: SampleRNG | None = None,
-        enough: Radius = 0.0,
+        enough: Radius | str = 0.0,
     ) -> Tensor:
         """Return the nearest example found of each sample, whatever its distance.
 
@@ -101,16 +103,19 @@ class MinimumNorm(Attack):
         found = self._search_all(net, x, target, call.eps, call.rng)
         return torch.where(per_image(found.done, x).bool(), found.x_adv, x)
 
-    def _find(self, net: Net, x: Tensor, y: Tensor, bn: AttackBN, rng: SampleRNG | None, enough: Radius) -> Nearest:
+    def _find(
+        self, net: Net, x: Tensor, y: Tensor, bn: AttackBN, rng: SampleRNG | None, enough: Radius | str
+    ) -> Nearest:
         self._refuse_unused(["reference"] if y.is_floating_point() else [])
         with entered(net, x, y, self.threat, bn, rng) as (net, x, y, rng):
             return self._search_all(net, x, y, one_per_sample("enough", enough, x), rng)
 
     def _search_all(self, net: Net, x: Tensor, y: Tensor, enough: Tensor, rng: SampleRNG) -> Nearest:
-        with torch.no_grad():
-            logits = net(x)
-        found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
-        self.search(net, y.long(), logits, found, rng)
+        with full_precision(x):
+            with torch.no_grad():
+                logits = net(x)
+            found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
+            self.search(net, y, logits, found, rng)
         return found
 
 

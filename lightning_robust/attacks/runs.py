@@ -31,19 +31,20 @@ class Runs:
 
     Args:
         needed: which samples [b] are to be run at all.
-        count: number of runs of each sample.
+        count: number of runs, of each sample [b] or of all.
     """
 
-    def __init__(self, needed: Tensor, count: int) -> None:
-        self.count = count
-        self.first = torch.where(needed, count, 0)
+    def __init__(self, needed: Tensor, count: Tensor | int) -> None:
+        self.count = torch.where(needed, count, 0)
+        """The number of runs of each sample [b]."""
+        self.first = self.count.clone()
         """The run that settled each sample [b] so far; `count` where none has."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows of each batch: positions of samples, and numbers of runs."""
-        samples, room = torch.nonzero(self.first)[:, 0], max(len(self.first), _room.get(), 1)
-        row = samples.repeat(self.count)
-        run = torch.arange(self.count, device=row.device).repeat_interleave(len(samples))
+        room = max(len(self.first), _room.get(), 1)
+        most = int(self.count.max()) if len(self.count) else 0
+        run, row = torch.nonzero(torch.arange(most, device=self.first.device)[:, None] < self.first).unbind(1)
         total = -(-len(row) // room)
         while len(row):
             with progress.part(total - -(-len(row) // room), total):

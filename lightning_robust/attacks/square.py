@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -77,7 +77,9 @@ class Square(Attack):
     A query changes a square window of each image and keeps the change if the objective rises. linf: the window's
     channels move to +eps or -eps, from a start of vertical stripes. l2 and l1: the perturbation of a second window is
     taken away and spent on the first, in the shape of two opposite peaks, from a start of tiles of that shape.
-    Windows shrink as the search goes on.
+    Windows shrink as the search goes on. Input that is no image [b c h w] is searched as one of the same values: of
+    [b d] and [b c d] the last dimension is cut into rows, as square as its divisors allow, and the dimensions before
+    the last of a volume [b c d h w] become the rows.
 
     A sample leaves the batch once it is misclassified; of the others the point with the highest objective counts, the
     clean image included. Every sample has its own windows and signs, so nothing depends on the batch it is in.
@@ -134,6 +136,15 @@ class Square(Attack):
     @torch.no_grad()
     def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
         """Search from each restart; what is misclassified leaves at once."""
+        if x.dim() != 4:
+            as_given = x.shape[1:]
+            call = replace(
+                call,
+                eps=call.eps.view(-1, 1, 1, 1),
+                start=None if call.start is None else as_images(call.start),
+            )
+            found = self._perturb(lambda z: net(z.view(-1, *as_given)), as_images(x), target, call)
+            return found.view_as(x)
         objective = call.objective or margin
         logits = net(x)
         found = x.clone()
@@ -186,6 +197,20 @@ class Square(Attack):
         side = round(math.sqrt(self.p_init / 2 ** bisect_left(HALVINGS, k) * h * w))
         side = max(side, 1) if self.threat.norm == "linf" else max(side + 1 - side % 2, 3)
         return min(side, h, w)
+
+
+def as_images(x: Tensor) -> Tensor:
+    """Return input of any shape [b ...] as images [b c h w] with the same values.
+
+    Example:
+        >>> [as_images(torch.zeros(2, *shape)).shape[1:] for shape in ((12,), (3, 7), (3, 5, 4, 4))]
+        [torch.Size([1, 3, 4]), torch.Size([3, 1, 7]), torch.Size([3, 20, 4])]
+    """
+    channels, d = x.shape[1] if x.dim() > 2 else 1, x.shape[-1]
+    if x.dim() > 3:
+        return x.reshape(len(x), channels, math.prod(x.shape[2:-1]), d)
+    rows = max(h for h in range(1, math.isqrt(d) + 1) if d % h == 0)
+    return x.reshape(len(x), channels, rows, d // rows)
 
 
 def stripes(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
+from lightning_robust.attacks.call import one_per_sample
 from lightning_robust.attacks.entrance import entered
 from lightning_robust.attacks.start import Start, starting_point
 from lightning_robust.losses import at_least_fp32, js_divergence, squared_l2, symmetric_kl
@@ -51,7 +52,7 @@ def squeeze(
     threat: Threat,
     *,
     steps: int,
-    step_size: Radius,
+    step_size: Radius | str,
     discrepancy: Discrepancy = "symmetric_kl",
     start: Start = "normal",
     starts: tuple[Tensor, Tensor] | None = None,
@@ -71,7 +72,8 @@ def squeeze(
         y: labels [b].
         threat: the perturbations allowed.
         steps: gradient steps.
-        step_size: in the units of the radius.
+        step_size: in the units of the radius, one number or one per sample [b]; a fraction such as "2/255" is read as
+            such.
         discrepancy: "symmetric_kl", "js" or "l2", of the softmax outputs.
         start: where each of the two begins: "normal" or "uniform".
         starts: the two starting points (adversarial, collaborative), taken as they are, instead of random ones.
@@ -93,7 +95,9 @@ def squeeze(
         True
 
     Raises:
-        ValueError: for start "none": at the clean image the gap has no gradient, and neither would ever move.
+        TypeError: for images that are not float32 or float64, and labels that are not integers [b].
+        ValueError: for images, labels or a step out of their range, logits that are NaN or +inf, and for start "none":
+            at the clean image the gap has no gradient, and neither would ever move.
 
     Paper: squeeze training (arXiv 2205.11156), algorithm 1. Reference: qizhangli/ST-AT@82fc69f.
     """
@@ -103,6 +107,7 @@ def squeeze(
             "Squeeze training cannot start at the clean image: set the attack's start to normal or uniform."
         )
     with entered(net, x, y, threat, bn, rng, check=reading_is_free(x)) as (net, x, y, rng):
+        step = one_per_sample("step_size", step_size, x, reading_is_free(x))
         if starts is None:
             starts = (starting_point(x, threat, start, None, rng), starting_point(x, threat, start, None, rng))
         x_adv = starts[0]
@@ -132,6 +137,6 @@ def squeeze(
             up, low = extremes.pick(grads)
             if clean_chosen or not keep_roles:
                 x_adv, x_col = extremes.pick(views)
-            x_adv = threat.project(x_adv + step_size * threat.steepest(up, x_adv), x)
-            x_col = threat.project(x_col + step_size * threat.steepest(low, x_col), x)
+            x_adv = threat.project(x_adv + step * threat.steepest(up, x_adv), x)
+            x_col = threat.project(x_col + step * threat.steepest(low, x_col), x)
     return x_adv.detach(), x_col.detach()

@@ -11,7 +11,8 @@ from lightning_robust.types import Net
 def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
     """Return which samples [b] the net errs on; under autocast, only those on which it errs in fp32 too.
 
-    So a search in half precision claims no success that is not one.
+    So a search in half precision claims no success that is not one. Logits that are NaN, where they were not refused
+    (see `Attack.__call__`), count as an error, so that the example is returned and the last look at it meets them.
 
     Args:
         net: images to logits.
@@ -19,7 +20,7 @@ def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         logits: the net's logits [b k] on them, as the search computed them.
         y: labels [b].
     """
-    wrong = logits.argmax(1) != y
+    wrong = (logits.argmax(1) != y) | logits.isnan().any(1)
     if torch.is_autocast_enabled(x_adv.device.type) and wrong.any():
         with full_precision(x_adv):
             wrong[wrong.clone()] = net(x_adv[wrong]).argmax(1) != y[wrong]

@@ -14,7 +14,7 @@ from lightning_robust.callbacks.collected import Collected
 from lightning_robust.evaluation.positions import Positions
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
-from lightning_robust.utils.checks import check_labels, check_logits
+from lightning_robust.utils.checks import check_labels, check_logits, check_no_nan
 
 
 class SampleCollector(BestReport):
@@ -104,6 +104,7 @@ class SampleCollector(BestReport):
             logits = logits_no_grad(net, batch.x)
         if not loader.batches:
             check_logits(logits, batch.y)
+        check_no_nan(logits, batch_idx)
         if trainer.sanity_checking:
             return
         if self.fit_samples is not None and trainer.state.fn == "fit":

@@ -190,6 +190,8 @@ class Evaluation:
                     raise
                 warnings.warn(NO_GRADIENT, stacklevel=2)
                 x_adv = stage.search(WithGradient(net), x, y, rng=rng)
+        if not stage.nearest:
+            check_examples(x_adv, name, threat.lower, threat.upper)
         with full_precision(x):
             logits = logits_no_grad(net, x_adv)
         if (unclear := logits.isnan().any(1)).any():
@@ -204,7 +206,6 @@ class Evaluation:
             size = torch.where(wrong, size, torch.inf)
             wrong &= size <= threat.eps
         else:
-            check_examples(x_adv, name, threat.lower, threat.upper)
             _check_size(size, name, threat)
         done, found = torch.full_like(y, number + 1), torch.ones_like(wrong)
         verdicts = Verdicts(done, torch.where(wrong, number, STANDING), predicted, size)

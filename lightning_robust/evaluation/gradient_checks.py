@@ -1,5 +1,6 @@
 """Checks of gradient-based attacks: signs that they fail although the net has adversarial examples."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -73,6 +74,10 @@ def more_steps(probe: Probe, loss: Loss) -> Check:
 def huge_radius(probe: Probe, loss: Loss) -> Check:
     """Check whether PGD reaches accuracy 0 when any image is allowed."""
     low, high = probe.threat.lower, probe.threat.upper
+    if math.isinf(high - low):  # any image of the tenfold range, where there is no wall
+        least, greatest = (float(v) for v in torch.aminmax(probe.x))
+        wide = 10 * max(greatest - least, 1.0)
+        low, high = max(low, least - wide), min(high, greatest + wide)
     # In linf the fewest steps reach every image of the box. From a random start the net would err without an attack.
     box = Threat("linf", high - low, low, high)
     attack = PGD(box, steps=STEPS // ROUNDS, step_size=2.5 * box.eps / STEPS, start="none", loss=loss)

@@ -66,9 +66,11 @@ def eagerly() -> AbstractContextManager[Any]:
 
 
 def detached(value: Tensor) -> Tensor:
-    """Return the tensor without its graph, copied if it was made in inference mode.
+    """Return the tensor without its graph, as a plain tensor, copied if it was made in inference mode.
 
-    A tensor made in inference mode cannot take part in computing a gradient; its copy can.
+    A tensor made in inference mode cannot take part in computing a gradient; its copy can. A subclass of `Tensor` with
+    operations of its own, such as MONAI's `MetaTensor`, would break the backward pass; the same values as a plain
+    tensor do not.
 
     Example:
         >>> with torch.inference_mode():
@@ -76,6 +78,7 @@ def detached(value: Tensor) -> Tensor:
         >>> detached(x).is_inference()
         False
     """
+    value = value.as_subclass(Tensor)
     return value.clone() if value.is_inference() else value.detach()
 
 

@@ -13,7 +13,7 @@ from lightning_robust.utils.logits_shape import check_logits_shape
 
 
 def check_images(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
-    """Raise unless the images are floating-point, free of NaN and inside [lower, upper].
+    """Raise unless the images are float32 or float64, finite and inside [lower, upper].
 
     Values outside by up to 1e-6 pass as rounding.
 
@@ -23,8 +23,8 @@ def check_images(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
         upper: largest allowed pixel value.
 
     Raises:
-        TypeError: for images that are not floating-point.
-        ValueError: for an empty batch, NaN, or values outside the range (the message gives the range found).
+        TypeError: for images of another type.
+        ValueError: for an empty batch, NaN, inf, or values outside the range (the message gives the range found).
 
     Example:
         >>> import torch
@@ -34,20 +34,48 @@ def check_images(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
         ...
         ValueError: Images must lie in [0, 1] but range over [0, 255]: leave normalisation ...
     """
-    if not x.is_floating_point():
-        raise TypeError(
-            f"Images must be floating-point in [{lower:g}, {upper:g}], got {x.dtype}: "
-            "convert them, e.g. with torchvision's ToDtype(torch.float32, scale=True)."
-        )
+    check_image_type(x, lower, upper)
     if not x.numel():
         raise ValueError(f"The batch holds no images (shape {tuple(x.shape)}).")
     low, high = (float(v) for v in torch.aminmax(x.detach()))
     if low != low:  # NaN
         raise ValueError("Images contain NaN: look for a division by zero in the transforms.")
-    if low < lower - 1e-6 or high > upper + 1e-6:
+    if low < lower - 1e-6 or high > upper + 1e-6 or math.isinf(low) or math.isinf(high):
         raise ValueError(
             f"Images must lie in [{lower:g}, {upper:g}] but range over [{low:.4g}, {high:.4g}]: leave normalisation "
             "to the net (lightning_robust.models.Normalize as its first layer) and divide bytes by 255."
+        )
+
+
+def check_image_type(x: Tensor, lower: float = 0.0, upper: float = 1.0) -> None:
+    """Raise unless the images are a tensor of float32 or float64, without reading a value.
+
+    Args:
+        x: images [b c h w].
+        lower: smallest allowed pixel value, for the message.
+        upper: largest allowed pixel value, for the message.
+
+    Raises:
+        TypeError: for anything else.
+
+    Example:
+        >>> import torch
+        >>> check_image_type(torch.zeros(2, 3, dtype=torch.bfloat16))
+        Traceback (most recent call last):
+        ...
+        TypeError: Images in torch.bfloat16 round a radius of 8/255 away: give them in float32, ...
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"Images must be a torch.Tensor, got a {type(x).__name__}: convert it with torch.as_tensor.")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"Images must be floating-point in [{lower:g}, {upper:g}], got {x.dtype}: "
+            "convert them, e.g. with torchvision's ToDtype(torch.float32, scale=True)."
+        )
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"Images in {x.dtype} round a radius of 8/255 away: give them in float32, and run the net in half "
+            "precision under torch.autocast."
         )
 
 
@@ -70,18 +98,47 @@ def check_labels(y: Tensor, num_classes: int | None = None, count: int | None = 
         ...
         ValueError: Labels must be at least 0 and below the net's 3 outputs, but range over [0, 3].
     """
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.dim() != 1:
-        raise TypeError(f"Labels must be class numbers [b] of integer type, got {y.dtype} of shape {tuple(y.shape)}.")
-    if count is not None and len(y) != count:
-        raise ValueError(f"There must be one label for each image, but there are {len(y)} for {count} images.")
-    low, high = (int(v) for v in torch.aminmax(y))
+    check_label_type(y, count)
+    low, high = (int(v) for v in torch.aminmax(y.long()))  # which is not implemented for every type
     if low < 0 or (num_classes is not None and high >= num_classes):
         bound = "" if num_classes is None else f" and below the net's {num_classes} outputs"
         raise ValueError(f"Labels must be at least 0{bound}, but range over [{low}, {high}].")
 
 
+def check_label_type(y: Tensor, count: int | None = None) -> None:
+    """Raise unless the labels are a tensor of integers [b], without reading a value.
+
+    Args:
+        y: labels [b].
+        count: number of images; None does not check it.
+
+    Raises:
+        TypeError: for labels of another type or shape.
+        ValueError: for another number of them.
+
+    Example:
+        >>> import torch
+        >>> check_label_type(torch.eye(3))
+        Traceback (most recent call last):
+        ...
+        TypeError: Labels must be class numbers [b] of integer type, got torch.float32 of shape (3, 3): give ...
+    """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"Labels must be a torch.Tensor, got a {type(y).__name__}: convert it with torch.as_tensor.")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.dim() != 1:
+        one_hot = y.dim() == 2 and y.shape[1] > 1
+        raise TypeError(
+            f"Labels must be class numbers [b] of integer type, got {y.dtype} of shape {tuple(y.shape)}: "
+            f"give {'y.argmax(1) of one-hot labels' if one_hot else 'y.flatten().long()'}."
+        )
+    if count is not None and len(y) != count:
+        raise ValueError(f"There must be one label for each image, but there are {len(y)} for {count} images.")
+
+
 def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None:
-    """Raise unless a net's output is one tensor of finite logits [b k], and warn if it looks like probabilities.
+    """Raise unless a net's output is one tensor of logits [b k], and warn if it looks like probabilities.
+
+    A logit of -inf is that of a masked class.
 
     Args:
         logits: what the net returned.
@@ -93,7 +150,7 @@ def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None
 
     Raises:
         TypeError: if the output is not one tensor.
-        ValueError: for another shape or number of columns, values that are not finite, or labels out of range.
+        ValueError: for another shape or number of columns, NaN, +inf, or labels out of range.
 
     Example:
         >>> import torch
@@ -109,13 +166,38 @@ def check_logits(logits: Any, y: Tensor, num_classes: int | None = None) -> None
     if num_classes is not None and k != num_classes:
         raise ValueError(f"The net gives {k} logits but the data has {num_classes} classes: set the net's width to it.")
     check_labels(y, k)
-    if not torch.isfinite(logits).all():
+    if (logits.isnan() | logits.isposinf()).any():
         raise ValueError("The net's logits are not finite on clean images: look at its weights and its input scale.")
     warn_of_probabilities(logits)
 
 
+def check_no_nan(logits: Tensor, batch_idx: int) -> None:
+    """Raise if logits on clean images are NaN, which would count as some class.
+
+    Args:
+        logits: the net's logits [b k].
+        batch_idx: number of the batch, for the message.
+
+    Raises:
+        ValueError: naming the batch and the rows.
+
+    Example:
+        >>> import torch
+        >>> check_no_nan(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), batch_idx=5)
+        Traceback (most recent call last):
+        ...
+        ValueError: The net's logits are NaN on 1 samples of batch 5 (rows 1): look at its weights and these images.
+    """
+    if rows := torch.nonzero(logits.isnan().any(1))[:, 0].tolist():
+        told = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+        raise ValueError(
+            f"The net's logits are NaN on {len(rows)} samples of batch {batch_idx} (rows {told}): look at its weights "
+            "and these images."
+        )
+
+
 def check_attacked_logits(logits: Tensor, n: int, y: Tensor | None) -> None:
-    """Raise unless an attack can start from these logits: [n k], wide enough for the labels, without NaN or +inf.
+    """Raise unless an attack can start from these logits: [n k], and wide enough for the labels.
 
     Args:
         logits: the net's logits on the images to attack.
@@ -126,7 +208,7 @@ def check_attacked_logits(logits: Tensor, n: int, y: Tensor | None) -> None:
         UserWarning: if every row is non-negative and sums to 1.
 
     Raises:
-        ValueError: for another shape, NaN, +inf, or labels out of range.
+        ValueError: for another shape, or labels out of range.
 
     Example:
         >>> import torch
@@ -138,8 +220,6 @@ def check_attacked_logits(logits: Tensor, n: int, y: Tensor | None) -> None:
     check_logits_shape(logits, n)
     if y is not None:
         check_labels(y, logits.shape[1])
-    if (logits.isnan() | logits.isposinf()).any():
-        raise ValueError("The net's logits hold NaN or +inf: look at its weights and its input scale.")
     warn_of_probabilities(logits)
 
 
@@ -161,19 +241,25 @@ def warn_of_probabilities(logits: Tensor) -> None:
         )
 
 
-def check_radius(name: str, value: float | Tensor, count: int) -> None:
+def check_radius(name: str, value: float | Tensor, count: int, read: bool = True) -> float:
     """Raise unless a radius or step size is finite and >= 0.
 
     Args:
         name: what the value is called, for the message.
         value: one number, or one per sample [count].
         count: number of samples.
+        read: whether to read a tensor's values, which on a GPU waits for the work queued there.
+
+    Returns:
+        The largest value; 0 if it is not read.
 
     Raises:
+        TypeError: for what is neither a number nor a tensor.
         ValueError: for another shape, a negative value, NaN or infinity.
 
     Example:
-        >>> check_radius("eps", 8 / 255, count=2)
+        >>> check_radius("eps", 0.5, count=2)
+        0.5
         >>> check_radius("eps", -1.0, count=2)
         Traceback (most recent call last):
         ...
@@ -182,11 +268,42 @@ def check_radius(name: str, value: float | Tensor, count: int) -> None:
     if isinstance(value, Tensor):
         if value.dim() and value.shape != (count,):
             raise ValueError(f"{name} must be one number or one per sample [{count}], got shape {tuple(value.shape)}.")
-        low, high = (float(v) for v in torch.aminmax(value)) if value.numel() else (0.0, 0.0)
+        low, high = (float(v) for v in torch.aminmax(value)) if read and value.numel() else (0.0, 0.0)
     else:
-        low = high = value
+        try:
+            low = high = float(value)
+        except (TypeError, ValueError):
+            got = f"a {type(value).__name__}"
+            raise TypeError(f"{name} must be a number, a fraction such as '8/255' or a tensor, got {got}.") from None
     if not 0 <= low <= high < math.inf:  # NaN fails too
         raise ValueError(f"{name} must be finite and >= 0, got {low if low == high else f'[{low}, {high}]'}.")
+    return high
+
+
+def check_fits_box(norm: str, eps: float, lower: float, upper: float) -> None:
+    """Raise if a radius in linf is larger than the box, as one in levels of 255 is.
+
+    Args:
+        norm: the norm; in l2 and l1, larger radii have a meaning.
+        eps: the radius.
+        lower: least pixel value.
+        upper: greatest pixel value.
+
+    Raises:
+        ValueError: if so.
+
+    Example:
+        >>> check_fits_box("linf", 8 / 255, 0.0, 1.0)
+        >>> check_fits_box("linf", 8, 0.0, 1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: An eps of 8 in linf is larger than the box [0, 1]: write '8/255' if you mean levels of 255.
+    """
+    if norm == "linf" and eps > (upper - lower) * (1 + 1e-6):
+        raise ValueError(
+            f"An eps of {eps:g} in linf is larger than the box [{lower:g}, {upper:g}]: write '{eps:g}/255' if you mean "
+            "levels of 255."
+        )
 
 
 def reading_is_free(x: Tensor) -> bool:

@@ -80,10 +80,10 @@ class TestLinearNet:
         net, y = linear_net(torch.stack([0 * self.w, self.w])), torch.zeros(4, dtype=torch.long)
         eps = torch.tensor([0.0, 0.05, 0.1, 0.3])
         best = best_linear_gain(self.w, self.narrow.flatten(1), norm, eps)
-        x_adv = PGD(Threat(norm, 9.0), steps=30)(net, self.narrow, y, eps=eps)  # steps of 2.5 eps / 30
+        x_adv = PGD(Threat(norm, 1.0), steps=30)(net, self.narrow, y, eps=eps)  # steps of 2.5 eps / 30
         torch.testing.assert_close(self.gain(self.narrow, x_adv), best, rtol=0.02, atol=1e-6)
         step = torch.tensor([0.3, 0.0, 0.01, 0.02])
-        one = PGD(Threat(norm, 9.0), steps=1, start="none")(net, self.narrow, y, step_size=step)
+        one = PGD(Threat(norm, 1.0), steps=1, start="none")(net, self.narrow, y, step_size=step)
         best = best_linear_gain(self.w, self.narrow.flatten(1), norm, step)
         torch.testing.assert_close(self.gain(self.narrow, one), best)
         torch.testing.assert_close(Threat(norm).distance(one, self.narrow), step)

@@ -112,7 +112,7 @@ def test_windows_and_signs_differ_between_samples():
 def test_any_number_of_classes_any_shape_any_box(norm, k, shape):
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), k)).double(), images((5, *shape), -1, 2).double()
-    top, threat = torch.linspace(0, 1, 5), Threat(norm, 9.0, -1.0, 2.0)
+    top, threat = torch.linspace(0, 1, 5), Threat(norm, 3.0, -1.0, 2.0)
     eps = top * {"linf": 0.02, "l2": 0.3, "l1": 1.5}[norm]
     y, x[4] = net(x).argmax(1), x[4].clamp(0.9, 1.1)
     net = Watched(net)

@@ -11,8 +11,10 @@ from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.random_nets import PASSES
 from lightning_robust.evaluation.report import robustness, table
 from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.soundness import examine
 from lightning_robust.evaluation.state import checksums
 from lightning_robust.threat import Threat
+from tests.helpers.toys import linear_net
 
 N = 96
 
@@ -140,3 +142,22 @@ def test_nan_on_an_example_is_an_error(attack: Attack, monkeypatch: pytest.Monke
             ValueError, match=r"NaN .*\(positions 0\)" if free else r"'a' made of 1 samples \(positions 7\)"
         ):
             run.run(BrokenAt(), samples, x.device)
+
+
+def test_the_checks_take_masked_classes_and_infinite_boxes() -> None:
+    x = 3 * torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    net = linear_net(torch.randn(3, 16, generator=torch.Generator().manual_seed(1)))
+    masked = nn.Sequential(net, Mask()).eval()
+    y = masked(x).argmax(1)
+    checks = {
+        check.name: check for check in examine(masked, x, y, {"pgd": PGD(Threat("l2", 0.1, -torch.inf, torch.inf))})
+    }
+    for name in ("deterministic", "independent", "inputs", "huge_radius", "gradients"):
+        assert checks[name].status == "pass", checks[name].sentence
+
+
+class Mask(nn.Module):
+    """Adds a masked class."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z, torch.full_like(z[:, :1], -torch.inf)], 1)

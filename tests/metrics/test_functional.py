@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import binomtest
 
-from lightning_robust.metrics.functional import effective_margin, wilson_interval
+from lightning_robust.metrics.functional import effective_margin, effective_weight_norm, wilson_interval
 from tests.helpers.toys import conv_net, linear_net
 
 WEIGHT = torch.tensor([[3.0, 0.0], [0.0, 4.0], [-1.0, -1.0]], dtype=torch.float64)
@@ -85,3 +85,17 @@ def test_effective_margin_differentiates_the_net_in_evaluation_mode_and_leaves_i
                 float((logits[y[i]] - logits[j]) / (slope[:, y[i]] - slope[:, j]).norm()) for j in range(4) if j != y[i]
             ]
             assert float(got[i]) == pytest.approx(min(margins), rel=1e-6)
+
+
+@pytest.mark.parametrize("candidates", [None, 1, 5])
+def test_a_masked_class_plays_no_part_in_effective_margins_and_weights(candidates: int | None) -> None:
+    x, y = torch.rand(6, 1, 1, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+    net, mask = linear_net(WEIGHT), torch.tensor([0.0, 0.0, 0.0, -torch.inf], dtype=torch.float64)
+    wide = linear_net(torch.cat([WEIGHT, WEIGHT[:1] + 1]))
+
+    def masked(z: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = wide(z) + mask
+        return out
+
+    torch.testing.assert_close(effective_margin(masked, x, y, candidates), effective_margin(net, x, y, candidates))
+    torch.testing.assert_close(effective_weight_norm(masked, x), effective_weight_norm(net, x))

@@ -15,6 +15,7 @@ def test_good_input_passes():
     check_labels(Y.to(torch.uint8))
     check_logits(LOGITS, Y, 3)
     check_logits(LOGITS.softmax(1).log(), Y)
+    check_logits(LOGITS.masked_fill(torch.arange(3) == 2, -torch.inf), Y)  # a masked class
 
 
 @pytest.mark.parametrize(

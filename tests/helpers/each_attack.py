@@ -1,0 +1,18 @@
+"""One of each attack, with few steps, for what holds of all of them."""
+
+import pytest
+
+from lightning_robust.attacks import APGD, CW, FAB, PGD, Attack, AutoAttack, DeepFool, Ensemble, Square
+
+EACH: dict[str, Attack] = {
+    "pgd": PGD(steps=2),
+    "apgd": APGD(steps=3),
+    "apgd-t": APGD(steps=3, targets=2),
+    "square": Square(queries=5),
+    "fab": FAB(steps=2),
+    "deepfool": DeepFool(steps=2),
+    "cw": CW(steps=2, search_steps=1),
+    "ensemble": Ensemble({"a": PGD(steps=1), "b": APGD(steps=2)}),
+    "autoattack": AutoAttack(version="rapid"),
+}
+each = pytest.mark.parametrize("attack", EACH.values(), ids=EACH)
