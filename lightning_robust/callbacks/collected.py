@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from lightning_robust.callbacks.figures import Examples
-from lightning_robust.evaluation.positions import Positions, refuse_repeats
+from lightning_robust.evaluation.checksums import checksums
+from lightning_robust.evaluation.positions import Positions, by_content, refuse_overlap, refuse_repeats
 from lightning_robust.evaluation.samples import Samples
-from lightning_robust.evaluation.state import State, checksums
+from lightning_robust.evaluation.state import State
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.types import Batch
 
@@ -41,13 +42,16 @@ class Collected:
         if self.batches:
             _refuse_sizes([self.batches[0].x.shape[1:], batch.x.shape[1:]])
         self.indexed = batch.index is not None or (self.positions is not None and self.positions.meaningful)
+        content = checksums(batch.x, batch.y)
         samples = Samples(
             index=position if batch.index is None else batch.index,
             y=batch.y.long(),
             clean=logits.argmax(1),
-            checksum=checksums(batch.x, batch.y),
+            checksum=content,
             shown=position < shown,
             x=batch.x.detach(),
+            # so that a sample has the same numbers whatever the order and the rank in which a loader gives it
+            key=content if batch.index is None else batch.index,
         )
         self.batches.append(samples.map(Tensor.cpu)[keep.cpu()])
 
@@ -63,6 +67,11 @@ class Collected:
             [shape for part in gather_objects([batch.x.shape[1:] for batch in self.batches[:1]]) for shape in part]
         )
         self.samples = Samples.collect(self.batches)
+        facts = gather_objects((self.indexed, self.samples.x.numel() > 0))
+        attacked = any(held for _, held in facts)  # for clean accuracy alone no image is held
+        if attacked and not all(indexed for indexed, _ in facts):
+            refuse_overlap(self.samples.checksum)
+            self.samples.index = by_content(self.samples.checksum)
         refuse_repeats(self.samples.index)
 
     def drawn(self, name: str) -> Examples | None:

@@ -81,7 +81,7 @@ class CorruptionAccuracy(AnyModule):
         if corruptions is None or self._error is None or trainer.sanity_checking:
             return
         given = self.read(pl_module, batch)
-        index, keep = positions.next(len(given.x), given.x.device)
+        index, keep = positions.next(given)
         if given.index is not None:
             index = given.index
         elif not positions.ordered:

@@ -32,8 +32,9 @@ class RobustEvaluation(SampleCollector):
 
     Works on any LightningModule from images [b c h w] to logits [b k]. Modes, gradients and flags of the module are
     left as they were. Samples are collected while the loop runs and attacked after its last batch: stage after stage,
-    survivors pooled into full batches and dealt out evenly over the ranks. What a sample's random numbers are depends
-    on its position in the dataset alone, so the result depends neither on the batch size nor on the number of devices.
+    survivors pooled into full batches and dealt out evenly over the ranks. A sample's random numbers depend on its
+    position in the dataset, or where that is not known on its content, so the result depends neither on the batch size
+    nor on the order or the number of devices.
 
     Until then the images wait in main memory: 4 bytes a value, each rank its share. Modules whose weights are sharded
     over the ranks (FSDP) cannot be evaluated: the ranks' forward passes differ in number.

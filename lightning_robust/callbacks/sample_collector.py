@@ -88,7 +88,7 @@ class SampleCollector(BestReport):
             self._loaders[number] = Collected(Positions(trainer, number))
         loader = self._loaders[number]
         assert loader.positions is not None
-        position, keep = loader.positions.next(len(batch.x), batch.x.device)
+        position, keep = loader.positions.next(batch)
         if self.ignore_index is not None:
             counts = self.counts(batch.y)
             batch, position, keep = select(batch, counts), position[counts], keep[counts]
@@ -117,6 +117,6 @@ class SampleCollector(BestReport):
             self._told_of_order = True
             rank_zero_info(
                 "warning: the data loader has an order of its own, so it is not known where its samples stand in the "
-                "dataset: samples.csv leaves their index empty, and their random numbers follow that order. Wrap the "
-                "dataset in lightning_robust.data.Indexed, or set index_key."
+                "dataset, and samples.csv leaves their index empty: wrap the dataset in lightning_robust.data.Indexed, "
+                "or set index_key."
             )

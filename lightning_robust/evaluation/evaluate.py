@@ -56,7 +56,7 @@ class Evaluation:
     """Attacks samples until each is broken or has withstood every stage.
 
     Only samples that are classified correctly without an attack are attacked. What is found is written into their
-    `verdicts`. A sample's random numbers depend only on the seed and its index, so its verdicts depend neither on the
+    `verdicts`. A sample's random numbers depend only on the seed and its key, so its verdicts depend neither on the
     batch size nor on the number of ranks.
 
     A net whose logits change from pass to pass is right on an example in a share of the passes alone. Every sample is
@@ -76,8 +76,8 @@ class Evaluation:
 
         >>> import torch
         >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.evaluation.checksums import checksums
         >>> from lightning_robust.evaluation.samples import Samples
-        >>> from lightning_robust.evaluation.state import checksums
         >>> from lightning_robust.threat import Threat
         >>> net = lambda x: (x.mean((1, 2, 3))[:, None] - 0.5) * torch.tensor([1, -1])
         >>> x = torch.tensor([0.9, 0.6]).view(2, 1, 1, 1).repeat(1, 1, 4, 4)
@@ -178,8 +178,10 @@ class Evaluation:
         """Run one stage on the samples at these rows, and write down what it found."""
         net = PadSmallBatches(net, self.batch_size)
         threat = stage.attack.threat
-        x, y, index = (column[rows].to(device) for column in (samples.x, samples.y, samples.index))
-        rng = SampleRNG(self.seed, index)
+        assert samples.key is not None
+        x, y, key = (column[rows].to(device) for column in (samples.x, samples.y, samples.key))
+        index = samples.index[rows]
+        rng = SampleRNG(self.seed, key)
         if self.attacks[name].stages:
             rng = rng.fork(number)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"), room_for(self.batch_size):
@@ -197,7 +199,7 @@ class Evaluation:
         if (unclear := logits.isnan().any(1)).any():
             raise ValueError(
                 f"The net's logits are NaN on the examples that attack {name!r} made of {int(unclear.sum())} samples "
-                f"(positions {', '.join(map(str, index[unclear][:10].tolist()))}): look at its weights."
+                f"(positions {', '.join(map(str, index[unclear.cpu()][:10].tolist()))}): look at its weights."
             )
         predicted = logits.argmax(1)
         size = threat.distance(x_adv.double(), x.double())

@@ -22,6 +22,7 @@ class Samples:
         shown: whether the sample is drawn in the figure of examples [n].
         x: clean images [n c h w]; [n 0] where they are not needed any more.
         verdicts: what each attack has found, by the attack's name.
+        key: selects each sample's random numbers [n]; by default `index`.
 
     Example:
         >>> import torch
@@ -41,6 +42,11 @@ class Samples:
     shown: Tensor
     x: Tensor
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
+    key: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.key is None:
+            self.key = self.index
 
     @classmethod
     def join(cls, batches: list["Samples"]) -> "Samples":

@@ -1,14 +1,12 @@
 """The state of an unfinished evaluation on disk, so that one that is killed resumes where it was."""
 
 import contextlib
-import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.verdicts import Verdicts
@@ -117,29 +115,6 @@ class State:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_write(self._own, mode=0o600) as beside, beside.open("wb") as file:
             torch.save(content, file)
-
-
-def checksums(x: Tensor, y: Tensor) -> Tensor:
-    """Compute a 64-bit checksum [b] of each image and its label.
-
-    Args:
-        x: images [b c h w].
-        y: labels [b].
-
-    Example:
-        >>> x, y = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
-        >>> checksums(x, y).unique().numel()
-        2
-    """
-    if not len(x):
-        return torch.zeros(0, dtype=torch.int64)
-    images = x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
-    digests = [
-        hashlib.sha1(image, usedforsecurity=False).digest()[:8] + label.to_bytes(8, "little", signed=True)
-        for image, label in zip(images, y.tolist(), strict=True)
-    ]
-    mixed = [hashlib.sha1(digest, usedforsecurity=False).digest()[:8] for digest in digests]
-    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in mixed])
 
 
 def _keys(samples: Samples) -> list[tuple[int, int, int]]:

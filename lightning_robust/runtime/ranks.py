@@ -19,6 +19,16 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if distributed else 1
 
 
+def rank() -> int:
+    """Return the number of this rank; 0 outside distributed training.
+
+    Example:
+        >>> rank()
+        0
+    """
+    return torch.distributed.get_rank() if world_size() > 1 else 0
+
+
 def gather_objects(mine: Any) -> list[Any]:
     """Gather an object from each rank; all ranks must call it.
 

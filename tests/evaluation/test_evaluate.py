@@ -14,12 +14,13 @@ from torch import nn
 
 from lightning_robust.attacks import APGD, FAB, PGD, Ensemble, Square
 from lightning_robust.callbacks.collected import Collected
+from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.evaluation.dealing import deal, moves
 from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.fingerprint import fingerprint
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.stages import named_stages
-from lightning_robust.evaluation.state import State, checksums
+from lightning_robust.evaluation.state import State
 from lightning_robust.evaluation.verdicts import Verdicts
 from lightning_robust.models import SmallConvNet
 from lightning_robust.runtime.rng import SampleRNG
