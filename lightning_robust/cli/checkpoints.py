@@ -57,7 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ValueError: if it cannot be read.
         """
         try:
-            return super().load_checkpoint(path, *args, **kwargs)
+            content: Any = super().load_checkpoint(path, *args, **kwargs)
         except FileNotFoundError:
             raise
         except pickle.UnpicklingError:  # torch's own message says how to let the file run its code
@@ -70,6 +70,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path} cannot be read as a checkpoint ({describe_error(error)}) Give another one of the run, or "
                 "start without."
             ) from error
+        lacking = [key for key in ("state_dict", "pytorch-lightning_version") if key not in content]
+        if not isinstance(content, dict) or lacking:
+            what = f"it lacks {' and '.join(lacking)}" if isinstance(content, dict) else "it holds no mapping"
+            raise ValueError(f"{path} is no checkpoint of a training: {what}. Give one that `fit` has saved.")
+        return content
 
 
 class LastCheckpoint(ModelCheckpoint):

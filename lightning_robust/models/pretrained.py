@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_robust.models.net_config import BUILD_IT_YOURSELF, build_net
-from lightning_robust.models.weight_files import find_weights, read_config, read_weights
+from lightning_robust.models.weight_files import find_weights, read_config, read_description, read_weights
 from lightning_robust.runtime.modes import for_inference
 
 
@@ -17,7 +17,7 @@ class Pretrained(nn.Module):
 
     Args:
         source: where the weights are, as for `load_weights`.
-        sha256: expected SHA-256 of the weights file.
+        sha256: expected SHA-256 of the weights file, which pins the net too where it is built by its description.
         revision: branch, tag or commit on the Hub.
         net: the net to load the weights into; by default the one that the export's `config.json` describes (see
             `from_pretrained`).
@@ -60,7 +60,8 @@ def from_pretrained(source: str | Path, revision: str | None = None, sha256: str
     Args:
         source: a folder written by `export_weights`, or `organisation/name` on the Hugging Face Hub.
         revision: branch, tag or commit on the Hub.
-        sha256: expected SHA-256 of `model.safetensors`; the one in `config.json` is always checked.
+        sha256: expected SHA-256 of `model.safetensors`, which pins the weights and the net; the one in `config.json`
+            is always checked.
 
     Returns:
         The net in evaluation mode: images [b c h w] in [0, 1] to logits [b k].
@@ -151,10 +152,10 @@ def load_named_weights(net: nn.Module, weights: Mapping[str, Tensor], source: st
 
 def _build_and_load(source: str | Path, revision: str | None, sha256: str | None) -> nn.Module:
     path = find_weights(source, revision, sha256)
-    config = read_config(path)
-    if config is None:
+    if read_config(path) is None:
         raise ValueError(f"{str(source)!r} has no config.json: {BUILD_IT_YOURSELF}.")
-    return load_named_weights(build_net(config.get("net")), read_weights(path), str(path))
+    net = build_net(read_description(path, pinned=sha256 is not None))
+    return load_named_weights(net, read_weights(path), str(path))
 
 
 def _first_few(names: Iterable[str], most: int = 3) -> str:

@@ -67,6 +67,61 @@ def read_config(weights: Path) -> dict[str, Any] | None:
     return content
 
 
+def read_description(weights: Path, pinned: bool = False) -> Any:
+    """Read which net exported weights are of, from the `config.json` beside them.
+
+    A weights file holds the same description, so that its SHA-256 stands for the net too: its normalisation and
+    activation, which change what it computes, are in no weight.
+
+    Args:
+        weights: the weights file.
+        pinned: whether a SHA-256 was asked for, which the description must then be part of.
+
+    Returns:
+        The description as `config.json` has it, for `build_net`; None if there is no such file.
+
+    Raises:
+        ImportError: without safetensors (the extra `zoo`).
+        ValueError: if the two descriptions differ, or a pinned file has none.
+    """
+    config = read_config(weights)
+    if config is None:
+        return None
+    told = _metadata(weights).get("net")
+    if told is None and pinned:
+        raise ValueError(
+            f"{weights} does not say which net it is of, so that its SHA-256 does not vouch for {CONFIG}: leave sha256 "
+            "out if you trust the folder, or export the weights again."
+        )
+    if told is not None and told != describe_net(config.get("net")):
+        raise ValueError(
+            f"{weights.with_name(CONFIG)} describes another net than the one whose weights were exported: it was "
+            "changed. Fetch it again and do not use this one."
+        )
+    return config.get("net")
+
+
+def describe_net(net: Any) -> str:
+    """Write the description of a net as one text, which is the same for the same net.
+
+    Example:
+        >>> describe_net({"init_args": {"width": 8}, "class_path": "SmallConvNet"})
+        '{"class_path": "SmallConvNet", "init_args": {"width": 8}}'
+    """
+    return json.dumps(net, sort_keys=True)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if path.suffix != ".safetensors":
+        return {}
+    library = import_extra("safetensors", "zoo")
+    try:
+        with library.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # safetensors' own exception class has no public name
+        raise ValueError(f"{path} cannot be read as safetensors: {error}.") from error
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the net's tensors from a safetensors file or a checkpoint, onto the CPU.
 

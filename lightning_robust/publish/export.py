@@ -14,6 +14,7 @@ from lightning_robust.models.pretrained import load_named_weights
 from lightning_robust.models.weight_files import (
     CONFIG,
     WEIGHTS,
+    describe_net,
     extract_weights,
     find_weights,
     read_checkpoint,
@@ -21,10 +22,11 @@ from lightning_robust.models.weight_files import (
 )
 from lightning_robust.publish.model_card import model_card
 from lightning_robust.publish.standalone import standalone
+from lightning_robust.threat import Threat
 from lightning_robust.utils.checks import file_sha256
 from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.files import atomic_write
-from lightning_robust.utils.messages import describe_error
+from lightning_robust.utils.messages import describe_error, one_line
 
 REPORT, CARD = "robustness.json", "README.md"
 
@@ -56,7 +58,11 @@ def export_weights(
     checkpoint, run = read_checkpoint(ckpt_path), Path(ckpt_path).resolve().parent.parent
     if "defense" not in checkpoint:
         raise ValueError(f"{ckpt_path} was not written in training a defense of lightning_robust.")
-    net, weights = _net(checkpoint, extract_weights(checkpoint, ckpt_path))
+    try:
+        about = _about(checkpoint)
+        net, weights = _net(checkpoint, extract_weights(checkpoint, ckpt_path))
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{ckpt_path} does not say what it is of ({describe_error(error)})") from error
     loadable = net is not None and net_class(net["class_path"]) is not None
     if loadable:
         load_named_weights(build_net(net), weights, ckpt_path)
@@ -68,7 +74,7 @@ def export_weights(
     copies = {key: value.clone().contiguous() for key, value in weights.items()}
     try:
         with atomic_write(place / WEIGHTS) as beside:
-            library.save_file(copies, beside, metadata={"format": "pt"})
+            library.save_file(copies, beside, metadata={"net": describe_net(net)})  # one entry: their order varies
     except Exception as error:  # its own class of errors has no public name
         raise OSError(f"{place / WEIGHTS} was not written ({describe_error(error)})") from error
     settings = (net or {}).get("init_args", {})
@@ -77,11 +83,7 @@ def export_weights(
         "loadable": loadable,
         "num_classes": settings.get("num_classes"),
         "in_channels": settings.get("in_channels"),
-        "defense": checkpoint["defense"],
-        "threat": _threat(checkpoint),
-        "epoch": checkpoint["epoch"],
-        "averaged": "current_model_state" in checkpoint,
-        "versions": {**versions(), "lightning of the checkpoint": checkpoint["pytorch-lightning_version"]},
+        **about,
         "sha256": file_sha256(place / WEIGHTS),
         "checkpoint_sha256": digest,
     }
@@ -91,7 +93,8 @@ def export_weights(
         write_json(report, place / REPORT)
     recipe = run / "config.yaml"
     text = recipe.read_text() if recipe.is_file() else None
-    (place / CARD).write_text(model_card(name or folder, config, report, text, license))
+    with atomic_write(place / CARD) as beside:
+        beside.write_text(model_card(name or folder, config, report, text, license))
     return folder
 
 
@@ -129,6 +132,20 @@ def _net(checkpoint: Mapping[str, Any], weights: dict[str, Tensor]) -> tuple[dic
         return None, weights
     net, prefix = standalone(described)
     return net, {name.removeprefix(prefix): value for name, value in weights.items()}
+
+
+def _about(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """How it was trained; a checkpoint may come from a stranger, so each part is what the card takes it for."""
+    if not str(checkpoint["defense"]).isidentifier():
+        raise ValueError(f"{checkpoint['defense']!r} is no method")
+    threat = _threat(checkpoint)
+    return {
+        "defense": str(checkpoint["defense"]),
+        "threat": None if threat is None else vars(Threat(**threat)),
+        "epoch": int(checkpoint["epoch"]),
+        "averaged": "current_model_state" in checkpoint,
+        "versions": {**versions(), "lightning of the checkpoint": one_line(checkpoint["pytorch-lightning_version"])},
+    }
 
 
 def _threat(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:

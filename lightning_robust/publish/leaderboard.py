@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from lightning_robust.threat import radius_text
 from lightning_robust.types import to_float
+from lightning_robust.utils.files import atomic_write
+from lightning_robust.utils.messages import describe_error
 
 THREATS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 """RobustBench's names of our norms."""
@@ -140,12 +142,18 @@ def export(report: str, model_id: str, folder: str = "model_info", **about: Any)
         content = json.loads(Path(report).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{report!r} cannot be read as a robustness.json: {error}.") from error
-    info = model_info(content, **about)
+    try:
+        info = model_info(content, **about)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{report!r} cannot be read as a robustness.json ({describe_error(error)})") from error
     threat = _threat(content, _chosen(content, about.get("attack"), about.get("any_setting", False)))
     path = Path(folder, info["dataset"], threat, f"{model_id}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(info, indent=2))
-    path.with_suffix(".md").write_text(f"# {model_id}\n\n{evaluation_log(content)}")
+    for place, text in {
+        path: json.dumps(info, indent=2),
+        path.with_suffix(".md"): f"# {model_id}\n\n{evaluation_log(content)}",
+    }.items():
+        with atomic_write(place) as beside:
+            beside.write_text(text)
     return f"{path}: clean {info['clean_acc']}%, AutoAttack {info['autoattack_acc']}%; log in {path.with_suffix('.md')}"
 
 

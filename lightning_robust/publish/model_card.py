@@ -1,10 +1,17 @@
 """Model cards: the page that says how published weights were trained and how robust they are."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning_robust.threat import Threat
+
+RECIPE = (
+    "`lightning-robust fit --config <this>.yaml`. A recipe is code: whatever it names is imported and called. Read it "
+    "before you run it."
+)
+"""What stands above the recipe."""
 
 
 def model_card(
@@ -34,7 +41,7 @@ def model_card(
         "## Use",
         _use(name, config),
         "## Recipe",
-        *(["`lightning-robust fit --config <this>.yaml`", _code("yaml", recipe)] if recipe else ["None was recorded."]),
+        *([RECIPE, _code("yaml", recipe)] if recipe else ["None was recorded."]),
         "## Versions",
         _versions("Exported with", config["versions"]),
         *([_versions("Evaluated with", report["versions"])] if report else []),
@@ -95,10 +102,19 @@ def _evaluation(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use(name: str, config: Mapping[str, Any]) -> str:
+    source = json.dumps(name)
     if config["loadable"]:
-        lines = ["from lightning_robust.models import from_pretrained", "", f'net = from_pretrained("{name}")']
+        lines = [
+            "from lightning_robust.models import from_pretrained",
+            "",
+            f"net = from_pretrained({source})",
+        ]
     else:
-        lines = ["from lightning_robust.models import load_weights", "", f'load_weights(net, "{name}").eval()']
+        lines = [
+            "from lightning_robust.models import load_weights",
+            "",
+            f"load_weights(net, {source}).eval()",
+        ]
     return _code("python", "\n".join([*lines, "logits = net(images)  # [b c h w] in [0, 1] to [b k]"]))
 
 
@@ -107,4 +123,5 @@ def _versions(what: str, versions: Mapping[str, str | None]) -> str:
 
 
 def _code(language: str, text: str) -> str:
-    return f"```{language}\n{text.strip()}\n```"
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)  # longer than any in the text
+    return f"{fence}{language}\n{text.strip()}\n{fence}"

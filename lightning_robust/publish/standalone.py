@@ -6,7 +6,7 @@ from typing import Any
 import torchvision
 
 from lightning_robust.models.net_config import short_name
-from lightning_robust.models.weight_files import find_weights, read_config
+from lightning_robust.models.weight_files import find_weights, read_description
 from lightning_robust.utils.extras import import_extra
 
 
@@ -40,7 +40,7 @@ def standalone(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 def _started_from(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     path = find_weights(settings["source"], settings.get("revision"), settings.get("sha256"))
-    net = (read_config(path) or {}).get("net")
+    net = read_description(path, pinned=settings.get("sha256") is not None)
     if not net:
         raise ValueError(f"{path} does not say which net it is of.")
     return dict(net)

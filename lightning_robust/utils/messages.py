@@ -1,6 +1,7 @@
 """Parts of messages and errors that several modules share."""
 
 import difflib
+import pickle
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,10 +30,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def describe_error(error: BaseException) -> str:
     """Return an exception's class and the first line of its message, as one sentence.
 
+    What torch says of a file that holds code is not repeated: it advises to let it run.
+
     Example:
         >>> describe_error(OSError("no space left\\non device 3"))
         'OSError: no space left.'
     """
+    if isinstance(error, pickle.UnpicklingError):
+        return "UnpicklingError: it is damaged, or holds more than tensors and plain values, which could run code."
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0].rstrip('.')}."
 

@@ -37,7 +37,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def content(n: int, value: float = 1.0) -> dict[str, Any]:
-    return {"x": torch.full((n,), value)}
+    return {"x": torch.full((n,), value), "state_dict": {}, "pytorch-lightning_version": "2.6.6"}
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def export(folder: Path, net: nn.Module | None = None, described: Any = SMALL) -
     """An export as `export_weights` leaves it, as far as loading goes."""
     folder.mkdir(parents=True, exist_ok=True)
     net = net or net_of_width_4()
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+    weights, told = {k: v.contiguous() for k, v in net.state_dict().items()}, json.dumps(described, sort_keys=True)
+    save_file(weights, folder / "model.safetensors", metadata={"net": told})
     config = {"net": described, "sha256": file_sha256(folder / "model.safetensors")}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -96,6 +97,35 @@ def test_a_wrong_checksum_and_a_damaged_file_are_refused(tmp_path: Path, source:
     file.write_bytes(content[:100])
     with pytest.raises(ValueError, match=r"model\.safetensors cannot be read as safetensors"):
         load_weights(net_of_width_4(), where)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"mean": [0.1], "std": [0.9]}, {"mean": [0.4], "std": [0.5]}, {"in_channels": 1}, {"num_classes": 10}]
+)
+@pytest.mark.parametrize("pinned", [True, False])
+def test_the_weights_checksum_vouches_for_the_net(changed: dict[str, Any], pinned: bool, tmp_path: Path) -> None:
+    """Another normalisation has the same weights, and other predictions."""
+    folder = export(tmp_path)
+    sha256 = file_sha256(folder / "model.safetensors") if pinned else None
+    x = torch.rand(4, 1, 8, 8)
+    before = from_pretrained(folder, sha256=sha256)(x)
+    config = json.loads((folder / "config.json").read_text())
+    config["net"]["init_args"] |= changed
+    (folder / "config.json").write_text(json.dumps(config))
+    for load in (from_pretrained, lambda source, sha256: Pretrained(str(source), sha256=sha256)):
+        with pytest.raises(ValueError, match=r"config\.json describes another net than the one whose weights"):
+            load(folder, sha256=sha256)
+    assert torch.equal(load_weights(net_of_width_4(), folder, sha256=sha256).eval()(x), before)
+
+
+def test_weights_that_do_not_say_what_they_are_of_cannot_be_pinned(tmp_path: Path) -> None:
+    folder, file = export(tmp_path), tmp_path / "model.safetensors"
+    save_file(net_of_width_4().state_dict(), file)
+    config = {"net": SMALL, "sha256": file_sha256(file)}
+    (folder / "config.json").write_text(json.dumps(config))
+    from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"does not say which net it is of, so that its SHA-256 does not vouch"):
+        from_pretrained(folder, sha256=file_sha256(file))
 
 
 def test_a_checkpoint_is_checked_too(tmp_path: Path) -> None:

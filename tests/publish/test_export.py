@@ -1,5 +1,6 @@
 """Weights from a run to a folder and back: the same logits, and the evaluation's own numbers."""
 
+import ast
 import inspect
 import json
 import os
@@ -134,6 +135,36 @@ def test_the_front_matter_is_the_hubs(place: Path, tmp_path: Path) -> None:
     assert data.tags == ["adversarial-robustness", "lightning-robust", "at", "linf"]
     export_weights(str(best(place)), str(tmp_path))
     assert "license:" not in (tmp_path / "README.md").read_text().split("\n---\n")[0]
+
+
+def test_an_exports_checksum_pins_its_net(place: Path, tmp_path: Path) -> None:
+    folder = Path(export_weights(str(best(place)), str(tmp_path / "out")))
+    sha256, config = file_sha256(folder / "model.safetensors"), described(folder)
+    from_pretrained(folder, sha256=sha256)
+    config["net"]["init_args"] |= {"mean": [0.0], "std": [1.0]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="describes another net than the one whose weights were exported"):
+        from_pretrained(folder, sha256=sha256)
+
+
+def test_a_card_says_that_a_recipe_is_code_and_keeps_it_in_its_block(place: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run/checkpoints/a.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    shutil.copy(best(place), checkpoint)
+    (tmp_path / "run/config.yaml").write_text("a: 1\n# ```\n# [click](evil)\n")
+    name = 'us/"); import os  # '
+    folder = Path(export_weights(str(checkpoint), str(tmp_path / "out"), name=name))
+    card = (folder / "README.md").read_text()
+    assert "A recipe is code: whatever it names is imported and called. Read it before you run it." in card
+    assert "````yaml\na: 1\n# ```\n# [click](evil)\n````" in card
+    (line,) = [line for line in card.splitlines() if line.startswith("net = from_pretrained(")]
+    (call,) = ast.parse(line).body
+    assert call.value.args[0].value == name  # type: ignore[attr-defined]
+    link = folder / "README.md"
+    link.unlink()
+    link.symlink_to(tmp_path / "victim")
+    export_weights(str(checkpoint), str(folder))
+    assert not (tmp_path / "victim").exists()
 
 
 def test_without_an_evaluation_the_card_says_so(place: Path, tmp_path: Path) -> None:
