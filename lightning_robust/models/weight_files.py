@@ -93,12 +93,13 @@ def read_description(weights: Path, pinned: bool = False) -> Any:
             f"{weights} does not say which net it is of, so that its SHA-256 does not vouch for {CONFIG}: leave sha256 "
             "out if you trust the folder, or export the weights again."
         )
-    if told is not None and told != describe_net(config.get("net")):
+    net = config.get("net")
+    if told is not None and net is not None and told != describe_net(net):  # `build_net` refuses none
         raise ValueError(
             f"{weights.with_name(CONFIG)} describes another net than the one whose weights were exported: it was "
             "changed. Fetch it again and do not use this one."
         )
-    return config.get("net")
+    return net
 
 
 def describe_net(net: Any) -> str:
