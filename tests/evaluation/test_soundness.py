@@ -24,7 +24,7 @@ from lightning_robust.evaluation.verdicts import Verdicts
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat
 from tests.helpers.evaluated import evaluated, verdicts
-from tests.helpers.trained import EPS, held_out, trained_net
+from tests.helpers.trained import EPS, distilled_net, held_out, trained_net
 
 N = 64
 THREAT = Threat("linf", EPS["linf"])
@@ -155,6 +155,26 @@ def test_flagged_where_the_accuracy_is_too_high_and_nowhere_else(name: str, scal
 
 
 NO_GAIN = {"gradients": "fail", "more_steps": "fail", "huge_radius": "fail"}
+
+
+@pytest.mark.parametrize("norm", EPS)
+@pytest.mark.parametrize("net", [trained_net, distilled_net], ids=["robust", "distilled"])
+@pytest.mark.parametrize(
+    "attack", [PGD(steps=50), APGD(steps=50, loss="dlr"), AutoAttack(version="rapid")], ids=["pgd", "dlr", "rapid"]
+)
+@pytest.mark.slow
+def test_so_too_in_other_norms_and_on_distilled_nets(net: Callable[[], nn.Module], norm: Norm, attack: Attack) -> None:
+    threat, (x, y), keys = Threat(norm, EPS[norm]), held_out(N), torch.arange(N)
+
+    def standing(attack: Attack, seed: int) -> Tensor:
+        return net()(attack(net(), x, y, rng=SampleRNG(seed, keys))).argmax(1) == y
+
+    left = standing(attack.with_threat(threat), 1)
+    gap = float((left & ~standing(AutoAttack(threat, "rapid"), 7)).sum()) / N
+    told = statuses(examine(net(), x, y, {"attack": attack.with_threat(threat)}, None, left, SampleRNG(0, keys)))
+    assert (set(told.values()) != {"pass"}) == (gap > {"linf": 0.1, "l2": 0.1, "l1": 0.15}[norm])
+
+
 BEFORE_ATTACKS = ["evaluation_mode", "deterministic", "independent", "logits", "inputs"]
 BLIND = {**NO_GAIN, "black_box": "fail"}
 
@@ -416,6 +436,16 @@ def test_the_samples_probed_are_spread_over_the_data_set(monkeypatch: pytest.Mon
         whole.verdicts["pgd"] = Verdicts.initial(whole.clean)
     examine_all(nn.Identity(), samples, found, attacks, 4, 0, 32, index.device, here=True)
     assert probed == [[0, 33, 66, 99]]
+
+
+@pytest.mark.usefixtures("quick_probes")
+@pytest.mark.parametrize("shape", [(64,), (4, 16), (1, 4, 4, 4)], ids=["vectors", "series", "volumes"])
+def test_input_of_any_shape_is_checked_as_images_with_the_same_values(shape: tuple[int, ...]) -> None:
+    (x, y), rng = held_out(8), SampleRNG(0, torch.arange(8))
+    net = wrapped(lambda x: x.reshape(-1, 1, 8, 8))
+    as_images, told = (examine(net, values, y, {"pgd": PGD(THREAT)}, rng=rng) for values in (x, x.reshape(-1, *shape)))
+    assert told[:-1] == as_images[:-1]
+    assert (told[-1].name, told[-1].status) == ("black_box", as_images[-1].status)
 
 
 def test_an_evaluation_by_black_box_attacks_alone_is_not_held_against_gradients() -> None:

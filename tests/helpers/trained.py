@@ -47,6 +47,34 @@ def trained_net(robust: bool = True, epochs: int = 6) -> nn.Module:
     return net.eval()
 
 
+@lru_cache
+def distilled_net(temperature: float = 40.0, epochs: int = 20) -> nn.Module:
+    """Trained at a temperature on the answers of a teacher trained at it; its logits leave cross-entropy no gradient.
+
+    Paper: Papernot et al. 2016 (arXiv 1511.04508), broken by Carlini & Wagner 2017 (arXiv 1608.04644).
+    """
+    x, y = (part[200:] for part in digits())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        teacher = _trained_at(temperature, epochs, x, y)
+        with torch.no_grad():
+            answers = (teacher(x) / temperature).softmax(1)
+        return _trained_at(temperature, epochs, x, answers)
+
+
+def _trained_at(temperature: float, epochs: int, x: Tensor, answers: Tensor) -> nn.Module:
+    net = SmallConvNet(width=8)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(x[rows]) / temperature, answers[rows])
+            (temperature * loss).backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+    return net.eval()
+
+
 def held_out(n: int = 100) -> tuple[Tensor, Tensor]:
     """Of the 200 that the nets were not trained on."""
     x, y = digits()
