@@ -49,13 +49,14 @@ def data(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def test_numbers_are_there_and_pictures_where_there_are_any(shape: tuple[int, ...], tmp_path: Path) -> None:
     x, y = data(shape)
     attacks = {"pgd": PGD(Threat(eps=0.1), steps=3, start="none"), "fab": FAB(Threat(eps=0.1), steps=3)}
-    callbacks = [RobustEvaluation(attacks, check_samples=0, figure_samples=2), EffectiveMargins()]
+    callbacks = [RobustEvaluation(attacks, check_samples=4, figure_samples=2), EffectiveMargins()]
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=callbacks)
     trainer.test(Any_(shape), DataLoader(TensorDataset(x, y), 4), verbose=False)
     net = Any_(shape)
     expected = int((net(attacks["pgd"](net, x, y)).argmax(1) == y).sum())
     told = json.loads((tmp_path / "robustness.json").read_text())
     assert told["attacks"]["pgd"]["correct"] == expected
+    assert len({check["name"] for check in told["checks"]}) > 5  # all of the checks take any shape
     pictures = {"test-pgd.png", "test-fab.png"} if len(shape) == 3 else set()
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "test-radius.png",
