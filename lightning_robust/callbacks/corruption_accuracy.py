@@ -84,6 +84,11 @@ class CorruptionAccuracy(AnyModule):
         index, keep = positions.next(given)
         if given.index is not None:
             index = given.index
+            if not bool(((index >= 0) & (index < len(corruptions))).all()):
+                raise ValueError(
+                    f"Positions in {len(corruptions)} corrupted samples range over [{int(index.min())}, "
+                    f"{int(index.max())}] in a batch: set index_key to where it holds positions."
+                )
         elif not positions.ordered:
             raise ValueError(
                 "CorruptionAccuracy knows a sample's corruption by its position: do not shuffle, wrap the dataset in "
@@ -108,12 +113,27 @@ class CorruptionAccuracy(AnyModule):
             key = f"{stage}/{name}" if ratio else f"{stage}/{names.get(name, name)}_acc"
             pl_module.log(key, error if ratio else 1 - error, sync_dist=True, batch_size=1, add_dataloader_idx=False)
         values, counts = {name: float(error) for name, error in errors.items()}, self._error.counts()
+        self._refuse_repeats(counts)
         directory = run_folder(trainer)
         if trainer.is_global_zero:
             report = corruption_report(counts, values, self.reference, evaluated_in(trainer))
             self._leave(trainer, report, stage, directory)
 
     on_test_epoch_end = on_validation_epoch_end
+
+    def _refuse_repeats(self, counts: dict[tuple[str, int], tuple[int, int]]) -> None:
+        """Raise where more samples of a group were counted than there are: positions were others, or repeat."""
+        sizes: dict[tuple[str, int], int] = {}
+        for suite in filter(None, (_corruptions(positions.loader) for positions in self._positions)):
+            for group, part in zip(suite.groups, suite.datasets, strict=True):
+                sizes[group] = sizes.get(group, 0) + len(part)  # type: ignore[arg-type]
+        for (name, severity), (_, n) in counts.items():
+            size = sizes[name, severity]
+            if n > size:
+                raise ValueError(
+                    f"{n} samples of {name} at severity {severity} were counted, but there are {size}: "
+                    "let the loader give each sample once, and index_key name positions, not a domain or a label."
+                )
 
     def _leave(self, trainer: Trainer, report: dict[str, Any], stage: str, directory: Path) -> None:
         write_json(report, directory / "corruptions.json")

@@ -221,3 +221,38 @@ def test_our_data_module_can_be_given_to_any_trainer(tmp_path: Path) -> None:
     trainer = quiet_trainer(callbacks=[CorruptionAccuracy()], default_root_dir=tmp_path)
     trainer.test(Module(channels=3), DataLoader(data.test_data(), 4), verbose=False)
     assert json.loads((tmp_path / "corruptions.json").read_text())["n"] == 10
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        (lambda i: i % 3, r"27 samples of clean at severity 0 were counted, but there are 5: let the loader give each"),
+        (lambda i: i + 1, r"Positions in 27 corrupted samples range over \[\d+, 27\] in a batch: set index_key"),
+        (lambda i: i - 1, r"Positions in 27 corrupted samples range over \[-1, \d+\] in a batch: set index_key"),
+    ],
+)
+def test_what_is_no_position_is_refused(ids: Any, told: str, tmp_path: Path) -> None:
+    suite, index = corruptions(), torch.arange(27)
+    samples = [(*suite[i], ids(index)[i]) for i in range(27)]
+
+    class Suite(CorruptionSuite):
+        def __getitem__(self, i: int) -> Any:
+            return samples[i]
+
+    data = Suite(dict(zip(suite.groups, suite.datasets, strict=True)))
+    trainer = quiet_trainer(callbacks=[CorruptionAccuracy(index_key=2)], default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match=told):
+        trainer.test(Module(), DataLoader(data, 4), verbose=False)
+    trainer = quiet_trainer(callbacks=[CorruptionAccuracy()], default_root_dir=tmp_path)
+    trainer.test(Module(), DataLoader(data, 4), verbose=False)  # a third tensor means nothing by itself
+    assert counts(tmp_path) == expected()
+
+
+def test_a_reference_without_errors_is_refused_before_the_test(tmp_path: Path) -> None:
+    class Never(Module):
+        def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            raise AssertionError
+
+    trainer = quiet_trainer(callbacks=[CorruptionAccuracy({"fog": 0.0, "snow": 0.5})], default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match="makes no error under fog, and mCE divides by it"):
+        trainer.test(Never(), DataLoader(corruptions(), 4), verbose=False)
