@@ -51,8 +51,11 @@ class AdversarialInputs(AnyModule):
         self.attack_bn = attack_bn
         self._undo: Callable[[], None] | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the attack in front of this module's `training_step`."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the attack in front of this module's `training_step`, before finders of rates or batch sizes run it."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
         step, instance = pl_module.training_step, vars(pl_module)
         own = instance.get("training_step")  # None unless it was set on the object rather than its class
         checked = False

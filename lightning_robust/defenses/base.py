@@ -159,6 +159,8 @@ class Defense(LightningModule, ABC):
         self._compile = compile
         self._channels_last = channels_last
         self._perturbed = PerturbedWeights(self.weight_perturbations)
+        self.lr: float | None = None
+        """Learning rate instead of the optimizer's own; Lightning's finder of learning rates sets it."""
         self._batch_idx = 0
         self._draws: int | None = None  # how often this step has asked for random numbers; None outside of steps
         self._checked: set[str] = set()
@@ -169,6 +171,11 @@ class Defense(LightningModule, ABC):
     def trained_at(self) -> Threat | None:
         """The threat that the training examples stay within; None for a method that trains on clean images."""
         return self.attack.threat
+
+    @property
+    def gathers_statistics(self) -> bool:
+        """Whether `StochasticWeightAveraging` makes its last pass, which sets the statistics of batch norms alone."""
+        return self._trainer is not None and self.trainer.fit_loop._skip_backward
 
     def generate(self, batch: Batch) -> Views:
         """Craft the examples that this step trains on."""
@@ -237,7 +244,9 @@ class Defense(LightningModule, ABC):
         if first and self.weight_perturbations:
             with frozen_running_stats(self.net):
                 check_repeats(method, lambda: self.loss(batch, views).total)
-        with self._perturbed.during_loss(self.net, lambda: self.loss(batch, views).total, epoch, scale):
+        loss_fn: Callable[[], Tensor] = lambda: self.loss(batch, views).total  # noqa: E731
+        perturbed = self._perturbed.during_loss(self.net, loss_fn, epoch, scale)
+        with nullcontext() if self.gathers_statistics else perturbed:
             losses = self.loss(batch, views)
             if first:
                 check_losses(method, losses, len(batch.x))
@@ -256,10 +265,15 @@ class Defense(LightningModule, ABC):
         with self._perturbed.during_backward():
             super().backward(loss, *args, **kwargs)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, **kwargs: Any
+    ) -> None:
         """Run Lightning's optimizer step, and move weights back that it should meet perturbed."""
+        if self.gathers_statistics:  # Lightning would step along the gradient of the batch before
+            optimizer_closure()
+            return
         with self._perturbed.during_step():
-            super().optimizer_step(*args, **kwargs)
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure, **kwargs)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the loss and accuracy on clean images; `RobustEvaluation` adds the attacks."""
@@ -304,13 +318,18 @@ class Defense(LightningModule, ABC):
             factor = rate_factor(self.trainer, self._base_batch_size)
             for group in optimizer.param_groups:
                 group["lr"] *= factor
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
         if self._scheduler is None:
             return optimizer
         with run_length(lambda: length_of(self.trainer, self._interval)):
             schedule: dict[str, Any] = {"scheduler": self._scheduler(optimizer), "interval": self._interval}
-        if self._base_batch_size is not None and isinstance(schedule["scheduler"], (OneCycleLR, CyclicLR)):
+        if isinstance(schedule["scheduler"], (OneCycleLR, CyclicLR)):
             kind = type(schedule["scheduler"]).__name__
-            raise ValueError(f"{kind} sets rates of its own, which base_batch_size does not scale: leave one out.")
+            if self._base_batch_size is not None:
+                raise ValueError(f"{kind} sets rates of its own, which base_batch_size does not scale: leave one out.")
+            if self.lr is not None:
+                raise ValueError(f"{kind} sets rates of its own: give it the rate that was found, {self.lr:g}.")
         if isinstance(schedule["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
             schedule["monitor"] = getattr(schedule["scheduler"], "monitor", "val/worst_acc")
         return {"optimizer": optimizer, "lr_scheduler": schedule}

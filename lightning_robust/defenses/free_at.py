@@ -87,7 +87,7 @@ class FreeAT(AT):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, **kwargs: Any
     ) -> None:
         """Run Lightning's optimizer step, whose closure trains on the batch, once for each replay."""
-        for _ in range(self.replays):
+        for _ in range(1 if self.gathers_statistics else self.replays):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure, **kwargs)
 
     def setup(self, stage: str) -> None:
