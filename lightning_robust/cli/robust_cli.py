@@ -168,6 +168,8 @@ class RobustCLI(LightningCLI):
         if self.subcommand == "predict":
             kwargs["callbacks"] = [*callbacks, Predictions()]
         best = self._get(self.config_init, "checkpoint")
+        if self.datamodule.val_size == 0 and str(best.monitor).startswith("val"):
+            best.monitor, best.filename = None, "epoch{epoch:03d}"  # nothing is held out to choose by
         last = best.save_last is True
         best.save_last = None if last else best.save_last
         if bare or given["enable_checkpointing"] is False:
@@ -240,7 +242,8 @@ class RobustCLI(LightningCLI):
         if best is None or not best.best_model_path or not self.trainer.is_global_zero:
             return
         score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
-        print(f"\nBest checkpoint{score}. Test it with:\n{how_to_test(config, Path(best.best_model_path))}")
+        which = "Last" if best.monitor is None else "Best"
+        print(f"\n{which} checkpoint{score}. Test it with:\n{how_to_test(config, Path(best.best_model_path))}")
 
     def _run_name(self, place: Path) -> str:
         parser, config = self._parser(self.subcommand), self.config[self.subcommand]

@@ -8,7 +8,7 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_robust.data.conversion import collate_as_bytes
 from lightning_robust.data.device_batch import finish_on_device
@@ -16,7 +16,7 @@ from lightning_robust.data.epoch_sampler import EpochSampler
 from lightning_robust.data.indexed_dataset import Indexed
 from lightning_robust.data.on_device_images import OnDeviceImages
 from lightning_robust.data.resumable_loader import ResumableLoader
-from lightning_robust.data.splits import describe_split, train_val_split
+from lightning_robust.data.splits import Part, describe_split, train_val_split
 from lightning_robust.runtime.rng import global_seed
 from lightning_robust.schedules import Schedule
 
@@ -31,7 +31,8 @@ class RobustDataModule(LightningDataModule, ABC):
     Args:
         batch_size: training samples of a step on each device.
         eval_batch_size: evaluation samples of a step on each device; `batch_size` by default.
-        val_size: number of training samples held out for validation, > 0.
+        val_size: number of training samples held out for validation. With 0 there is no validation, and the last
+            epoch's weights are what a training gives.
         num_workers: number of loading processes for each device.
         seed: seed of the training order and augmentation; by default that of `seed_everything`.
         split_seed: seed of the validation split.
@@ -45,6 +46,7 @@ class RobustDataModule(LightningDataModule, ABC):
 
     Raises:
         ValueError: in `setup`, for an empty dataset, a split that leaves nothing, or a stratified one without labels;
+            for fewer samples to evaluate than there are devices;
             in training, for `on_device` or `uint8_transfer` with images that do not allow it; on resuming, for a
             checkpoint whose run held out other samples.
 
@@ -126,8 +128,12 @@ class RobustDataModule(LightningDataModule, ABC):
             _check_not_empty(plain, "training")
             train, validation = train_val_split(plain, self.val_size, self.split_seed, self.stratified)
             self._split_id = describe_split(validation, len(train) + len(validation))
-            self.val_set = Indexed(Subset(plain, validation))
-            self.train_set = Indexed(Subset(augmented, train))
+            self.val_set = Indexed(Part(plain, validation))
+            self.train_set = Indexed(Part(augmented, train))
+            if not len(validation) and self.trainer is not None:
+                if self.trainer.state.fn == TrainerFn.VALIDATING:
+                    raise ValueError("There is nothing to validate on: val_size is 0.")
+                self.trainer.limit_val_batches = 0  # else Lightning asks for a loader, and warns that it is empty
         if stage in (None, "test", "predict"):
             self.test_set = Indexed(self.test_data())
             _check_not_empty(self.test_set, "test")
@@ -182,7 +188,7 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return a loader over the validation samples, each once."""
-        return self._eval_loader(self.val_set)
+        return self._eval_loader(self.val_set, "validation images: raise val_size")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return a loader over the test set, each sample once."""
@@ -192,8 +198,13 @@ class RobustDataModule(LightningDataModule, ABC):
         """Return a loader over the test set, each sample once."""
         return self._eval_loader(self.test_set)
 
-    def _eval_loader(self, dataset: Indexed) -> DataLoader[Any]:
+    def _eval_loader(self, dataset: Indexed, what: str = "images: give more") -> DataLoader[Any]:
         world_size, rank = self._world_size_and_rank()
+        if len(dataset) < world_size:
+            raise ValueError(
+                f"There are {world_size} devices, but {len(dataset)} {what}, or set trainer.devices to fewer: one "
+                "without an image would wait for the others for ever."
+            )
         sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
         # Lightning's `predict` rebuilds the loader, and fails if batch_size is a positional argument
         return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())

@@ -5,27 +5,36 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB")
+"""Pillow's modes of images whose channels have at most 8 bits."""
+
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
+"""Those of grey images of 16 bits; of colours, Pillow itself keeps the upper 8."""
+
 
 class ImageFiles:
-    """Sequence of RGB images, each decoded from its file when it is indexed.
+    """Sequence of RGB images of 8 bits, each decoded from its file when it is indexed.
+
+    Grey images of 16 bits are scaled, 65535 to 255.
 
     The file names are kept in one array: every worker process would come to hold a copy of a list of strings
     (https://github.com/pytorch/pytorch/issues/13246), 250 MB for ImageNet.
 
     Args:
         root: the folder.
-        names: paths of the files relative to the folder.
+        names: paths of the files relative to the folder; an array of another `ImageFiles` is shared.
 
     Raises:
-        ValueError: on indexing a file that is not a whole image.
+        ValueError: on indexing a file that is not a whole image, or has pixels of 32 bits, whose range nobody knows.
     """
 
-    def __init__(self, root: Path, names: Iterable[str]) -> None:
+    def __init__(self, root: Path, names: Iterable[str] | NDArray[np.bytes_]) -> None:
         self.root = root
-        self.names = np.array([os.fsencode(name) for name in names])
+        self.names = names if isinstance(names, np.ndarray) else np.array([os.fsencode(name) for name in names])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -34,19 +43,28 @@ class ImageFiles:
         path = self.root / os.fsdecode(self.names[i])
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
+                mode = image.mode
+                if mode in EIGHT_BITS:
+                    return image.convert("RGB")
+                if mode in SIXTEEN_BITS:
+                    levels = np.asarray(image).astype(np.uint32)
+                    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
         except Exception as error:  # each format raises its own kinds, and Pillow refuses decompression bombs
             raise ValueError(f"{path} is not a whole image: {error}") from error
+        raise ValueError(
+            f"{path} has pixels of mode {mode!r}, of which 8 bits would be cut out: convert the images to 8 or 16 bits."
+        )
 
 
-def class_files(folder: Path) -> tuple[list[str], list[int]]:
+def class_files(folder: Path) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
     """List the image files in a folder that has one folder for each class.
 
     Args:
         folder: the folder above the class folders.
 
     Returns:
-        The files' paths relative to `folder`, and their labels: the class folders numbered in the order of their names.
+        The files' paths relative to `folder`, as `ImageFiles` holds them, and their labels: the class folders numbered
+        in the order of their names.
 
     Raises:
         ValueError: if there are no images, or none in one of the class folders.
@@ -55,4 +73,5 @@ def class_files(folder: Path) -> tuple[list[str], list[int]]:
         samples = ImageFolder(str(folder)).samples
     except FileNotFoundError as error:
         raise ValueError(f"{folder} lacks images: {error}") from error
-    return [str(Path(path).relative_to(folder)) for path, _ in samples], [y for _, y in samples]
+    start = len(os.path.join(str(folder), ""))  # a Path for each file would take ten times as long
+    return np.array([os.fsencode(path[start:]) for path, _ in samples]), np.array([y for _, y in samples])

@@ -31,7 +31,7 @@ class OnDeviceImages(Dataset[tuple[Tensor, Any]]):
 
     def __init__(self, samples: Dataset[Any]) -> None:
         source: Any = samples.dataset if isinstance(samples, Subset) else samples
-        chosen = list(samples.indices) if isinstance(samples, Subset) else slice(None)
+        chosen = np.asarray(samples.indices) if isinstance(samples, Subset) else slice(None)
         self.augment: CropAndFlip | None = None
         if type(source) is TensorDataset:  # a subclass may return something else than its tensors
             self.images, self.labels = (tensor[chosen] for tensor in source.tensors[:2])

@@ -101,7 +101,7 @@ class SemiSupervised(RobustDataModule):
             self.train_set = Indexed(ConcatDataset([IntLabels(labelled), IntLabels(self.pseudo_labelled(labelled))]))
         if stage == "predict" and self.images is not None:
             image = _read_images(self.images)
-            unknown = np.zeros(len(image), dtype=np.int64)
+            unknown = np.full(len(image), -1)
             self.predict_set = Indexed(Images(image, unknown, self.labelled.transform(augment=False)))
 
     def train_sampler(self, seed: int, world_size: int, rank: int) -> EpochSampler:

@@ -14,7 +14,8 @@ class Normalize(nn.Module):
         std: standard deviation of each channel, > 0.
 
     Raises:
-        ValueError: for different lengths or a std that is not > 0.
+        ValueError: for different lengths or a std that is not > 0; when called, for images of another number of
+            channels, which broadcasting would copy.
 
     Example:
         >>> Normalize(mean=[0.5], std=[0.25])(torch.ones(1, 1, 1, 2))
@@ -34,7 +35,45 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised images [b c h w] of images [b c h w] in [0, 1]."""
+        check_channels(x, len(self.mean))
         return (x - self.mean) / self.std
+
+
+class Unnormalized(nn.Module):
+    """Give images as they are, after a look at their number of channels.
+
+    Args:
+        channels: channels that the images must have.
+
+    Raises:
+        ValueError: when called, for images of another number of channels.
+
+    Example:
+        >>> Unnormalized(1)(torch.ones(1, 1, 1, 2))
+        tensor([[[[1., 1.]]]])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the images [b c h w] themselves."""
+        check_channels(x, self.channels)
+        return x
+
+
+def check_channels(x: Tensor, channels: int) -> None:
+    """Raise unless images [b c h w] have this number of channels: broadcasting would copy a single one.
+
+    Raises:
+        ValueError: for another number.
+    """
+    if x.shape[-3] != channels:
+        raise ValueError(
+            f"The net takes images of {channels} channel{'s' if channels > 1 else ''}, got {x.shape[-3]} (shape "
+            f"{tuple(x.shape)}): set its channels to those of the data, or convert the images."
+        )
 
 
 def normalized(net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
@@ -57,7 +96,7 @@ def normalized(net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> n
 
 
 def make_normalize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
-    """Return a net's first layer: `Normalize`, or the identity if there are no statistics.
+    """Return a net's first layer: `Normalize`, or `Unnormalized` if there are no statistics.
 
     Args:
         channels: channels of the images.
@@ -69,11 +108,11 @@ def make_normalize(channels: int, mean: Sequence[float] | None, std: Sequence[fl
 
     Example:
         >>> make_normalize(3, None, None)
-        Identity()
+        Unnormalized()
     """
     if (mean is None) != (std is None) or any(len(s) != channels for s in (mean, std) if s is not None):
         raise ValueError(
             f"mean and std must hold a number for each of the {channels} channels, or both be None; "
             f"got {mean} and {std}."
         )
-    return nn.Identity() if mean is None or std is None else Normalize(mean, std)
+    return Unnormalized(channels) if mean is None or std is None else Normalize(mean, std)

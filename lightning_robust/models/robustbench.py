@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lightning_robust.models.normalize import check_channels
 from lightning_robust.utils.checks import check_sha256
 from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.messages import did_you_mean
@@ -60,7 +61,8 @@ class RobustBenchModel(nn.Module):
             check_sha256(file, sha256)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits [b k] for images [b c h w] in [0, 1]."""
+        """Return logits [b k] for images [b 3 h w] in [0, 1]."""
+        check_channels(x, 3)  # the zoo's own normalisation would copy a single one
         logits: Tensor = self.net(x)
         return logits
 

@@ -110,7 +110,7 @@ def test_an_assertion_or_a_foreign_type_of_ours_is_a_bug() -> None:
     [
         (["--data=CIFAR10"], "There is no data/cifar-10-batches-py"),
         (["--model.net.num_classes=7"], "The net gives 7 logits but the data has 10 classes"),
-        (["--data.init_args.val_size=100000"], "val_size must lie between 1 and 1346, got 100000"),
+        (["--data.init_args.val_size=100000"], "val_size must lie between 0 and 1346, got 100000"),
         (["--data=tests.cli.test_refusals.OutOfRange"], "Images must lie in [0, 1] but range over [0, 255]"),
         (["--model.optimizer.init_args.lr=-1"], "error: Invalid learning rate: -1.0"),
         (["--trainer.accelerator=gpu"], "No supported gpu backend found"),

@@ -1,13 +1,17 @@
 """Splits by class, the labels they need, and the default split as it always was."""
 
+import hashlib
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_robust.data import Digits
-from lightning_robust.data.splits import class_labels, stratified_order
+from lightning_robust.data.splits import Part, class_labels, describe_split, stratified_order, train_val_split
+from lightning_robust.runtime.rng import derive_seed
 from tests.helpers.few import Few
 from tests.helpers.foreign import images
 
@@ -63,14 +67,45 @@ def test_digits_split_by_class() -> None:
     assert (shares - 1).abs().max() < 0.06
     other = Digits(stratified=True, split_seed=1)
     other.setup("fit")
-    assert other.val_set.dataset.indices != data.val_set.dataset.indices
+    assert other.val_set.dataset.indices.tolist() != data.val_set.dataset.indices.tolist()
 
 
 def test_the_default_split_is_the_recorded_one() -> None:
     data = Few(n=30, val_size=10)
     data.setup("fit")
-    assert data.val_set.dataset.indices == RECORDED
+    assert data.val_set.dataset.indices.tolist() == RECORDED
     by_chance = Few(n=30, val_size=10, split_seed=1)
     by_chance.setup("fit")
-    assert by_chance.val_set.dataset.indices != RECORDED
+    assert by_chance.val_set.dataset.indices.tolist() != RECORDED
     assert torch.equal(data.val_set[3][0], images(40).tensors[0][RECORDED[3]])
+
+
+def test_positions_cost_eight_bytes_each_and_no_list_is_made() -> None:
+    """What a loading process copies: of Python's integers it would be 36 bytes each, as often as it runs."""
+    data = Few(n=100_000, val_size=10)
+    data.setup("fit")
+    part = data.train_set.dataset
+    assert part.indices.nbytes == 800_000
+    assert len(pickle.dumps(part.indices)) < 801_000
+
+    class Strict(Dataset[Any]):
+        def __getitem__(self, i: int) -> int:
+            assert type(i) is int  # as datasets of others ask for
+            return i
+
+        def __len__(self) -> int:
+            return 5
+
+    chosen = Part(Strict(), np.array([4, 2]))
+    assert [chosen[0], chosen[1]] == chosen.__getitems__([0, 1]) == [4, 2]
+
+
+def test_the_split_is_that_of_lists() -> None:
+    """Written with Python's lists, as it was before; checkpoints name it by this text."""
+    for n, size, seed in ((30, 10, 0), (7, 1, 3), (50, 49, 9), (5, 0, 1)):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed(seed))).tolist()
+        train, held = train_val_split(range(n), size, seed, stratified=False)
+        assert train.tolist() == sorted(order[size:])
+        assert held.tolist() == sorted(order[:size])
+        digest = hashlib.sha256(repr(sorted(order[:size])).encode()).hexdigest()[:12]
+        assert describe_split(held, n) == f"{size} of {n}: {digest}"
