@@ -14,11 +14,10 @@ from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.callbacks.sample_collector import SampleCollector
 from lightning_robust.callbacks.unfinished import go_on
-from lightning_robust.callbacks.unsound_evaluation import examine_run, refuse_doubts
+from lightning_robust.callbacks.unsound_evaluation import compare_clean, examine_run, refuse_doubts
 from lightning_robust.evaluation.aims import refuse_targeted
-from lightning_robust.evaluation.clean_check import clean_accuracy
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
-from lightning_robust.evaluation.report import evaluated_in, robustness
+from lightning_robust.evaluation.report import evaluated_in, print_doubts, robustness
 from lightning_robust.evaluation.threats import mismatch, short_of_radius, training_threat, under_threat
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.runtime.modes import disable_inference_mode
@@ -111,6 +110,7 @@ class RobustEvaluation(SampleCollector):
             refuse_targeted(these)
         refuse_names([*([] if self.name is None else [self.name]), *self.attacks, *self.fit_attacks])
         self._trained_at: str | None = None
+        self._logged: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -142,22 +142,19 @@ class RobustEvaluation(SampleCollector):
         prefix = stage if self.name is None else f"{stage}/{self.name}"
         directory = run_folder(trainer)
         if trainer.state.fn == "fit":
-            several = len(self._loaders) > 1
-            reports = {f"-{i}" if several else "": loader.report for i, loader in sorted(self._loaders.items())}
-            self.keep(trainer, reports)
-        logged = {} if trainer.state.fn == "fit" else dict(trainer.callback_metrics)  # by the module itself
-        for i, loader in sorted(self._loaders.items()):
-            suffix = f"/dataloader_idx_{i}" if len(self._loaders) > 1 else ""
+            self.keep(trainer, {number: loader.report for _, number, loader in self._numbered()})
+        logged = {} if trainer.state.fn == "fit" else self._of_module(trainer)
+        for suffix, number, loader in self._numbered():
             told = loader.report
-            if told["checks"]:
-                told["checks"].append(clean_accuracy(told, logged, suffix)._asdict())
+            compare_clean(told, logged, suffix)
             rows = {"clean": told["clean"], **told["attacks"], "worst": told["worst"]}
             for name, row in rows.items():
                 value = torch.tensor(row["accuracy"], device=pl_module.device)
                 key = f"{prefix}/{name}_acc{suffix}"
+                self._logged.add(key)
                 pl_module.log(key, value, sync_dist=True, batch_size=1, add_dataloader_idx=False)
             if trainer.is_global_zero:
-                files = EvaluationFiles(trainer, self._running, directory, self.name, f"-{i}" if suffix else "")
+                files = EvaluationFiles(trainer, self._running, directory, self.name, number)
                 self._leave(trainer, files, loader)
             trainer.strategy.barrier()
             if loader.state is not None:
@@ -167,6 +164,12 @@ class RobustEvaluation(SampleCollector):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Under `strict`, end with an error where a check did not pass; the loggers have everything by now."""
+        # by now there is also what the module logged in its own hook at the epoch's end
+        logged = {} if trainer.state.fn == "fit" else self._of_module(trainer)
+        for suffix, number, loader in self._numbered():
+            if compare_clean(loader.report, logged, suffix) and trainer.is_global_zero:
+                EvaluationFiles(trainer, self._running, run_folder(trainer), self.name, number).write(loader)
+                print_doubts(loader.report["checks"][-1:])
         if self.strict:
             refuse_doubts(loader.report for loader in self._loaders.values())
 
@@ -196,6 +199,18 @@ class RobustEvaluation(SampleCollector):
             checks = examine_run(trainer, net, device, loader, run, examined) if examined else []
             loader.report = robustness(loader.found, attacks, seconds, checks, self._about(trainer))
             del loader.samples  # the images are not needed any more
+
+    def _numbered(self) -> list[tuple[str, str, Collected]]:
+        """List the loaders, each after what the names of its values and of its files end in."""
+        several = len(self._loaders) > 1
+        ends = {i: (f"/dataloader_idx_{i}", f"-{i}") if several else ("", "") for i in self._loaders}
+        return [(*ends[i], loader) for i, loader in sorted(self._loaders.items())]
+
+    def _of_module(self, trainer: Trainer) -> dict[str, Any]:
+        """Return what has been logged so far, but for the accuracies of evaluations."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        ours = {key for each in callbacks if isinstance(each, RobustEvaluation) for key in each._logged}
+        return {key: value for key, value in trainer.callback_metrics.items() if key not in ours}
 
     def _about(self, trainer: Trainer) -> dict[str, Any]:
         settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}

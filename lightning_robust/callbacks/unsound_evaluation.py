@@ -9,6 +9,7 @@ from lightning import Trainer
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.evaluation.check import Check
+from lightning_robust.evaluation.clean_check import clean_accuracy
 from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.soundness import examine_all
 from lightning_robust.runtime.ranks import gather_objects
@@ -44,6 +45,26 @@ def first_threat(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
     """Return the attacks that are run at the first one's threat."""
     threat = next(iter(attacks.values())).threat
     return {name: attack for name, attack in attacks.items() if attack.threat == threat}
+
+
+def compare_clean(report: Mapping[str, Any], logged: Mapping[str, Any], suffix: str) -> bool:
+    """Hold a clean accuracy against the one that the module logged, and put the result last among the checks.
+
+    Args:
+        report: of an evaluation; without checks, nothing is done.
+        logged: what the module has logged so far, by name.
+        suffix: how the names of this data loader's values end.
+
+    Returns:
+        Whether there was another result before, when less was logged.
+    """
+    checks = report.get("checks")
+    if not checks:  # none inside fit
+        return False
+    check = clean_accuracy(report, logged, suffix)._asdict()
+    before = checks.pop() if checks[-1]["name"] == check["name"] else None
+    checks.append(check)
+    return before is not None and before != check
 
 
 def refuse_doubts(reports: Iterable[Mapping[str, Any]]) -> None:

@@ -191,7 +191,13 @@ def print_table(report: Mapping[str, Any], title: str) -> None:
     if "passes" in report["worst"]:
         told = f"a random net: the mean over {report['worst']['passes']} new forward passes on the examples found"
         console.print(told, highlight=False)
-    for check in report["checks"]:
+    print_doubts(report["checks"])
+
+
+def print_doubts(checks: Iterable[Mapping[str, Any]]) -> None:
+    """Print a line for each check that did not pass."""
+    console = get_console()
+    for check in checks:
         if check["status"] != "pass":
             style = {"warn": "yellow", "fail": "bold red"}[check["status"]]
             console.print(f"{check['status']}: {check['sentence']}", style=style, markup=False, highlight=False)

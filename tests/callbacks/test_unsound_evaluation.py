@@ -155,6 +155,31 @@ def test_the_clean_accuracy_is_held_against_the_modules_own(
     assert told in check["sentence"]
 
 
+class LoggingLate(Logging):
+    """Logs it in its own hook, which runs after those of callbacks."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.right = getattr(self, "right", 0) + int((self(2 * x - 1).argmax(1) == y).sum())
+
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self.log("test_acc", self.right / 64)
+
+
+def test_an_accuracy_that_the_module_logs_at_the_epochs_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However many evaluations there are, whose own accuracies do not count."""
+    several = [evaluation(check_samples=1, strict=True), evaluation(check_samples=1, name="again")]
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=several[::-1])
+    with pytest.raises(UnsoundEvaluation, match="do its steps normalise"):
+        trainer.test(LoggingLate("", in_steps=True), data(64), verbose=False)
+    assert checks(tmp_path)["clean"] == "warn"
+    again = json.loads((tmp_path / "again-robustness.json").read_text())["checks"]
+    assert [check["status"] for check in again if check["name"] == "clean"] == ["warn"]
+    assert " ".join(capsys.readouterr().out.split()).count("warn: The module logged test_acc = 0.9375") == 2
+
+
 def test_a_module_that_stays_in_training_mode(tmp_path: Path) -> None:
     class Staying(Sound):
         def on_test_model_eval(self) -> None:
