@@ -285,7 +285,7 @@ class Defense(LightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the logits of the clean images."""
-        logits: Tensor = self(batch if isinstance(batch, Tensor) else self.reader(batch).x)
+        logits: Tensor = self(self.reader.images(batch))
         return logits
 
     def setup(self, stage: str) -> None:

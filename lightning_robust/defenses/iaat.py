@@ -87,7 +87,7 @@ class IAAT(AT):
         self.probing = probing
         self.refine_steps = refine_steps
         self.radii = PerSample()
-        self._positions_checked = False
+        self._positions_checked = self._positions_distinct = False
         if probing not in ("lazy", "all") or (refine_steps is not None and refine_steps < 0):
             raise ValueError(
                 f"IAAT needs probing 'lazy' or 'all' and refine_steps >= 0, got {probing!r}, {refine_steps}."
@@ -171,8 +171,7 @@ class IAAT(AT):
                 "in the dataset: wrap the training set in lightning_robust.data.Indexed(dataset), or set index_key."
             )
         if not self._positions_checked or reading_is_free(batch.index):
-            # those of `Indexed` are right, and may repeat where a sampler draws with replacement
-            self.radii.check(batch.index, distinct=self.reader.names_positions)
+            self.radii.check(batch.index, self._positions_distinct)
             self._positions_checked = True
         return batch.index
 
@@ -185,6 +184,9 @@ class IAAT(AT):
                 f"with a length, but got a {type(self.trainer.train_dataloader).__name__} over "
                 f"{'no one dataset' if dataset is None else f'a {type(dataset).__name__}'}."
             )
+        # those of `Indexed` are right; others may repeat only where the sampler draws with replacement
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        self._positions_distinct = self.reader.names_positions and not getattr(sampler, "replacement", False)
         self.radii.prepare(len(dataset), self.device)
 
     def on_train_epoch_end(self) -> None:

@@ -89,6 +89,15 @@ class BatchReader:
             )
         return Batch(plain(x), plain(y), plain(index))
 
+    def images(self, batch: Any) -> Tensor:
+        """Return the images [b c h w] of a batch that may have no labels, or be the images themselves."""
+        if isinstance(batch, Tensor):
+            return plain(batch)
+        x = self.read(batch).x if self.read is not None else _found(batch, self._keys(batch)[0])
+        if not isinstance(x, Tensor):
+            raise self._not_found(batch)
+        return plain(x)
+
     def replaced(self, batch: Any, x: Tensor) -> Any:
         """Return a batch of the same type in which other images stand; the batch itself is not changed.
 

@@ -414,3 +414,10 @@ class Endless(torch.utils.data.IterableDataset[Any]):
 def test_other_training_loaders_are_refused(data: Any, told: str) -> None:
     with pytest.raises(ValueError, match=f"it needs one training data loader over a dataset with a length, {told}"):
         quiet_trainer(max_epochs=1).fit(made(), data())
+
+
+def test_a_sampler_with_replacement_may_repeat_positions() -> None:
+    x, y = images(8).tensors
+    drawn = torch.utils.data.RandomSampler(range(8), replacement=True, num_samples=16)
+    data = DataLoader(TensorDataset(x, y, torch.arange(8)), 8, sampler=drawn)
+    quiet_trainer(max_epochs=1).fit(made(index_key=2), data)

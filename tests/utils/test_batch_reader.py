@@ -183,3 +183,18 @@ def test_a_subclass_of_tensor_is_read_plain_and_put_back_as_one() -> None:
     assert type(put) is Meta
     assert put.meta == {"spacing": 2.0}
     assert torch.equal(as_batch({"x": put, "y": Y}).x, OTHER)
+
+
+@each_form
+def test_images_are_read_with_labels_and_without(batch: Any, settings: Any, images: Any) -> None:
+    assert BatchReader(**settings).images(batch) is X
+
+
+@pytest.mark.parametrize(
+    "batch", [X, (X,), [X], {"image": X}, {"pixel_values": X, "path": ["a"]}, SimpleNamespace(x=X)]
+)
+def test_images_without_labels(batch: Any) -> None:
+    assert BatchReader().images(batch) is X
+    assert BatchReader(read=lambda given: Batch(X, Y)).images({}) is X
+    with pytest.raises(TypeError, match=r"not found in a dict with the keys \['z'\]"):
+        BatchReader().images({"z": X})
