@@ -44,7 +44,7 @@ def share_right(net: Net, x: Tensor, y: Tensor) -> Tensor:
 
     Example:
         >>> share_right(lambda x: x.flatten(1), torch.eye(2).view(2, 2, 1, 1), torch.tensor([0, 0]))
-        tensor([1., 0.])
+        tensor([1., 0.], dtype=torch.float64)
     """
     right = torch.stack([logits_no_grad(net, x).argmax(1) == y for _ in range(PASSES)])
-    return right.float().mean(0)
+    return right.double().mean(0)

@@ -42,7 +42,7 @@ class Verdicts:
     def __post_init__(self) -> None:
         """Leave out what is known of random nets alone."""
         if len(self.held) != len(self.done):
-            self.held = torch.full_like(self.done, torch.inf, dtype=torch.float32)
+            self.held = torch.full_like(self.done, torch.inf, dtype=torch.float64)
             self.accuracy = torch.full_like(self.held, torch.nan)
 
     @classmethod

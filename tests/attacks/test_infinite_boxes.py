@@ -12,7 +12,8 @@ from tests.helpers.toys import linear_distance, linear_net
 
 BOXES = [(-torch.inf, torch.inf), (-20.0, torch.inf), (-torch.inf, 20.0)]
 X = 3 * torch.randn(12, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-NET = linear_net(torch.randn(4, 36, generator=torch.Generator().manual_seed(1)))
+WEIGHT = torch.randn(4, 36, generator=torch.Generator().manual_seed(1))
+NET = linear_net(WEIGHT.masked_fill(torch.arange(36) % 6 == 0, 0))  # some pixels play no part
 Y = NET(X).argmax(1)
 boxes = pytest.mark.parametrize("box", BOXES, ids=str)
 
@@ -27,7 +28,6 @@ def test_the_nearest_example_is_found(norm: Any, box: tuple[float, float]) -> No
         torch.testing.assert_close(minimum_norms(DeepFool(threat), NET, X, Y), least, rtol=0.04, atol=0)
 
 
-@boxes
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize(
     ("kind", "settings", "reach"),
@@ -38,9 +38,9 @@ def test_the_nearest_example_is_found(norm: Any, box: tuple[float, float]) -> No
     ],
 )
 def test_attacks_within_a_radius_succeed_beyond_it_alone(
-    kind: type[Attack], settings: dict[str, Any], reach: float, norm: Any, box: tuple[float, float]
+    kind: type[Attack], settings: dict[str, Any], reach: float, norm: Any
 ) -> None:
-    attack, least = kind(Threat(norm, 0.5, *box), **settings), linear_distance(NET, X, Y, norm)
+    attack, least = kind(Threat(norm, 0.5, *BOXES[0]), **settings), linear_distance(NET, X, Y, norm)
     for share, falls in ((0.98, 0), (reach, 9)):
         x_adv = attack(NET, X, Y, eps=share * least)
         assert (attack.threat.distance(x_adv, X) <= share * least * (1 + 1e-4)).all()
