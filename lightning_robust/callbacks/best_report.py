@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.evaluation.report import checkpoint_identity, write_json
+from lightning_robust.utils.named_class import is_named
 
 
 class BestReport(AnyModule):
@@ -96,7 +97,9 @@ class BestReport(AnyModule):
 
 def best_saver(trainer: Trainer) -> ModelCheckpoint | None:
     """Return the checkpoint callback that says which file is the best: the first with a monitor, or the first."""
-    savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    savers = [
+        cast(ModelCheckpoint, saver) for saver in trainer.checkpoint_callbacks if is_named(saver, "ModelCheckpoint")
+    ]
     return next((saver for saver in savers if saver.monitor), savers[0] if savers else None)
 
 

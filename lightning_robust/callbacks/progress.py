@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from rich.markup import escape
 
 from lightning_robust.attacks import progress
 from lightning_robust.evaluation.evaluate import Watch
 from lightning_robust.utils.messages import duration
+from lightning_robust.utils.named_class import is_named
 
 _EVERY = 0.2  # seconds between updates
 
@@ -52,14 +53,14 @@ def evaluation_progress(trainer: Trainer) -> Watch:
 
 
 def _line(trainer: Trainer, stage: str, n: int) -> AbstractContextManager[Show]:
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+    bar: Any = trainer.progress_bar_callback
+    if is_named(bar, "RichProgressBar") and bar.is_enabled and bar.progress is not None:
         console = bar.progress.console
         if console.is_terminal or console.is_jupyter:
             return _rich_line(bar, stage, n)
         if trainer.state.fn != "fit":
             return _printed_line(n)
-    if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+    if is_named(bar, "TQDMProgressBar") and bar.is_enabled:
         return _tqdm_line(stage, n)
     return _no_line()
 

@@ -1,10 +1,12 @@
 """The folder that a run's files lie in."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_robust.utils.named_class import is_named
 
 WRITTEN = ("*robustness*.json", "corruptions.json", "*samples*.csv", "figures/*")
 """What callbacks write into a run's folder."""
@@ -26,8 +28,8 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def _usual(trainer: Trainer) -> Path:
-    first = trainer.logger
-    return Path(first.log_dir if isinstance(first, (CSVLogger, TensorBoardLogger)) else trainer.default_root_dir)
+    first: Any = trainer.logger
+    return Path(first.log_dir if is_named(first, "CSVLogger", "TensorBoardLogger") else trainer.default_root_dir)
 
 
 def _free(folder: Path) -> Path:
