@@ -29,7 +29,6 @@ from lightning_robust.cli.monitors import check_monitors, is_unknown_monitor
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.plan import RobustTrainer
 from lightning_robust.cli.predictions import Predictions
-from lightning_robust.cli.radii import check_radii
 from lightning_robust.cli.run_name import job_name, run_name
 from lightning_robust.cli.save_config import SaveRunConfig
 from lightning_robust.cli.terminal import calm, how_to_test, with_terminal
@@ -142,7 +141,6 @@ class RobustCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with a folder of its own."""
         given, evaluation = (self._get(self.config_init, section) for section in ("trainer", "evaluation"))
-        check_radii(self.model, evaluation)
         root = Path(given["default_root_dir"] or "runs").expanduser()
         place = Path(root, type(self.datamodule).__name__, type(self.model).__name__)
         run = self._run_name(place)

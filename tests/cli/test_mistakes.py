@@ -53,9 +53,12 @@ Refused = pytest.CaptureFixture[str]
         (["--seed=3"], "there is no option 'seed'; did you mean 'seed_everything'?"),
         (["--ckpt=a"], "there is no option 'ckpt'; did you mean 'ckpt_path'?"),
         # radii in levels of 255
-        (["--model.attack.threat.eps=8"], "model.attack.threat.eps: the linf radius 8 is wider than the pixels' range"),
-        (["--evaluation.threat.eps=4"], "evaluation.threat.eps: the linf radius 4 is wider than the pixels' range [0,"),
-        (["--evaluation.fit_attacks.pgd10.threat.eps=2"], "for 2 of 255 levels write 2/255."),
+        (
+            ["--model.attack.threat.eps=8"],
+            "An eps of 8 in linf is larger than the box [0, 1]: write '8/255' if you mea",
+        ),
+        (["--evaluation.threat.eps=4"], "An eps of 4 in linf is larger than the box [0, 1]: write '4/255' if you mean"),
+        (["--evaluation.fit_attacks.pgd10.threat.eps=2"], "An eps of 2 in linf is larger than the box [0, 1]"),
         # what a run waits for
         (["--checkpoint.monitor=val/worst"], "ModelCheckpoint monitors 'val/worst', which this run does not log; did"),
         (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/los"], "did you mean 'val/loss'?"),
