@@ -36,8 +36,8 @@ class Verdicts:
     broken: Tensor
     predicted: Tensor
     size: Tensor
-    held: Tensor = field(default_factory=lambda: torch.empty(0))
-    accuracy: Tensor = field(default_factory=lambda: torch.empty(0))
+    held: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    accuracy: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
     def __post_init__(self) -> None:
         """Leave out what is known of random nets alone."""

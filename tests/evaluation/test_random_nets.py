@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.attacks import APGD, FAB, PGD, Attack, AutoAttack, Ensemble
+from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.random_nets import PASSES
 from lightning_robust.evaluation.report import robustness, table
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.soundness import examine
-from lightning_robust.evaluation.state import checksums
 from lightning_robust.threat import Threat
 from tests.helpers.toys import linear_net
 
