@@ -1,5 +1,6 @@
 """The base of callbacks that work on any LightningModule and any batches."""
 
+import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,8 +27,8 @@ class AnyModule(Callback):
         index_key: where it holds the samples' positions in the dataset, if anywhere. Datasets wrapped in
             `lightning_robust.data.Indexed` need none.
         read_batch: a function from a batch to a `lightning_robust.types.Batch`, instead of the keys.
-        forward: how the module gives logits: a function from (module, images) to logits, or the name of a method; by
-            default it is called itself.
+        forward: how the module gives logits: a function from (module, images) to logits, the name of a method, or, in a
+            YAML, where a function is imported from, such as "package.module.function"; by default it is called itself.
         mean: of each channel, in pixels in [0, 1], where images arrive normalised by `(x - mean) / std`. The module is
             called on such images; radii and figures stay in pixels.
         std: standard deviation of each channel, > 0; together with `mean`.
@@ -43,7 +44,7 @@ class AnyModule(Callback):
         label_key: Key | None = None,
         index_key: Key | None = None,
         read_batch: Callable[[Any], Batch] | None = None,
-        forward: Callable[[nn.Module, Tensor], Any] | str | None = None,
+        forward: str | Callable[[nn.Module, Tensor], Any] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         ignore_index: int | None = None,
@@ -64,7 +65,7 @@ class AnyModule(Callback):
         if self.calls_as_is:
             return module
         if self._adapter is None or self._adapter.module is not module:
-            self._adapter = NetAdapter(module, self.forward, self.mean, self.std)
+            self._adapter = NetAdapter(module, _function(module, self.forward), self.mean, self.std)
         self._adapter.training = module.training
         return self._adapter
 
@@ -98,6 +99,16 @@ class AnyModule(Callback):
             known = "mean and std, which were given, do not undo their normalisation"
             remedy = known if self.mean else f"or give {type(self).__name__} their mean and std, if they are normalised"
             raise ValueError(f"{str(error).removesuffix('.')}, {remedy}.") from None
+
+
+def _function(module: nn.Module, forward: Any) -> Any:
+    """Return the function that a text names by where it is imported from; leave a method's name as it is."""
+    if not isinstance(forward, str) or "." not in forward or hasattr(module, forward.partition(".")[0]):
+        return forward
+    try:
+        return pkgutil.resolve_name(forward)
+    except (ImportError, AttributeError, ValueError):
+        return forward  # the adapter says that it is no method
 
 
 def select(batch: Batch, which: Tensor) -> Batch:

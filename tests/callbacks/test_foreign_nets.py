@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,6 +22,7 @@ from lightning_robust.callbacks import (
 from lightning_robust.data import CorruptionSuite
 from lightning_robust.metrics.functional import effective_margin, effective_weight_norm
 from lightning_robust.threat import Threat
+from lightning_robust.utils.batch_reader import as_batch
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.foreign import ForeignModule, images
 
@@ -191,3 +193,30 @@ def test_settings_that_cannot_be_are_refused_at_once(settings: Any, told: str) -
 def test_a_method_that_is_not_there_is_named() -> None:
     with pytest.raises(TypeError, match="Otherwise has no method 'predict'"):
         quiet_trainer(callbacks=[EffectiveMargins(forward="predict")]).test(Otherwise(), data("method"), verbose=False)
+
+
+@pytest.mark.parametrize("told", ["classify", f"{__name__}.logits_of_otherwise"])
+@pytest.mark.parametrize("kind", [RobustEvaluation, AdversarialInputs, EffectiveMargins, CorruptionAccuracy])
+def test_a_config_says_how_the_module_is_called_and_is_written_as_it_was_read(told: str, kind: Any) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "callback")
+    reader = "lightning_robust.utils.batch_reader.as_batch"
+    given = [f"--callback.forward={told}", "--callback.mean=[0.5]", "--callback.std=[0.2]", "--callback.index_key=2"]
+    given += ["--callback.attacks={}"] if kind is RobustEvaluation else []
+    given += ["--callback.attack=lightning_robust.attacks.PGD"] if kind is AdversarialInputs else []
+    config = parser.parse_args(given)
+    again = parser.parse_string(parser.dump(config))
+    assert again.callback.forward == told
+    callback = parser.instantiate_classes(again).callback
+    x = images(N, **CHANNELS).tensors[0]
+    module = Otherwise().eval()
+    expected = module.classify((x - 0.5) / 0.2)["logits"]
+    torch.testing.assert_close(callback.net(module)(x), expected)
+    assert (callback.reader.index_key, callback.mean, callback.std) == (2, [0.5], [0.2])
+    config = parser.parse_args([*given[:3], *given[4:], f"--callback.read_batch={reader}"])
+    again = parser.parse_string(parser.dump(config))
+    assert parser.instantiate_classes(again).callback.reader.read is as_batch
+
+
+def logits_of_otherwise(module: Otherwise, x: Tensor) -> Tensor:
+    return module.classify(x)["logits"]
