@@ -92,7 +92,11 @@ def test_ignored_labels_do_not_count(ignored: int, which: slice, tmp_path: Path)
     data = TensorDataset(x, y.masked_fill(~kept, ignored))
     suite = CorruptionSuite({("fog", 1): data})
     keys = {"ignore_index": ignored}
-    callbacks = [evaluation(figure_samples=2, **keys), EffectiveMargins(**keys), CorruptionAccuracy(**keys)]
+    callbacks = [
+        evaluation(figure_samples=2 if which.stop == 5 and ignored == -1 else 0, **keys),
+        EffectiveMargins(**keys),
+        CorruptionAccuracy(**keys),
+    ]
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=callbacks)
     [logged] = trainer.test(ForeignModule(), DataLoader(suite, 4), verbose=False)
 

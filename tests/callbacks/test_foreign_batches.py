@@ -92,7 +92,7 @@ def weights(module: LightningModule) -> list[Tensor]:
 # Lightning takes the number of paths for the batch size
 @pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
 def test_evaluation_equals_a_plain_loop(make: Any, settings: dict[str, Any], tmp_path: Path) -> None:
-    evaluation = RobustEvaluation({"pgd": ATTACK}, check_samples=0, figure_samples=2, **settings)
+    evaluation = RobustEvaluation({"pgd": ATTACK}, check_samples=0, figure_samples=0, **settings)
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation, EffectiveMargins(**settings)])
     [logged] = trainer.test(Theirs(make, settings), batches(make), verbose=False)
 
