@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+import yaml
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
@@ -90,6 +91,19 @@ def test_a_logger_that_fails_is_warned_of() -> None:
     with pytest.warns(UserWarning, match=r"Logging hyper-parameters to Broken failed \(ConnectionError: no network.\)"):
         quiet_trainer(max_epochs=1, logger=[Broken(), spy]).fit(AT(plain_net()), Few())
     assert spy.told["method"] == "AT"
+
+
+def test_a_csv_logger_from_python_holds_them(tmp_path: Path) -> None:
+    """Those of a method's own constructor, of its base's, and of the fit; an object is told by its name alone."""
+    logger = CSVLogger(str(tmp_path), name="", version="")
+    defense = TRADES(plain_net(), beta=3.0, attack=PGD(Threat("l2", 0.5), steps=1), attack_bn="batch")
+    quiet_trainer(max_epochs=1, logger=logger, log_every_n_steps=1).fit(defense, Few())
+    found = yaml.safe_load((tmp_path / "hparams.yaml").read_text())
+    expected = {"method": "TRADES", "norm": "l2", "eps": 0.5, "steps": 1, "lr": 0.1, "beta": 3.0, "attack_bn": "batch"}
+    assert {name: found[name] for name in expected} == expected
+    assert found["clean_forwards"] == 1
+    assert found["scheduler_interval"] == "epoch"
+    assert found["attack"] == "PGD"
 
 
 @pytest.mark.parametrize("own", [True, False])
