@@ -6,14 +6,14 @@ from typing import Any
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lightning_robust.callbacks import EffectiveMargins, RobustEvaluation
+from lightning_robust.callbacks import CorruptionAccuracy, EffectiveMargins, RobustEvaluation
 from lightning_robust.utils.messages import did_you_mean
 
 _NOT_LOGGED = ("could not find the monitored key", "Early stopping conditioned on metric", "which is not available")
 """How Lightning says that a monitor is unknown, once it looks for it."""
 
 
-def check_monitors(trainer: Trainer, model: Any, schedule: str | None = None) -> None:
+def check_monitors(trainer: Trainer, model: Any, datamodule: Any, schedule: str | None = None) -> None:
     """Refuse to start where a checkpoint or early stopping waits for a number of the validation that never comes.
 
     Numbers of a user's own classes are not known beforehand: where there are such, Lightning refuses after an epoch.
@@ -21,13 +21,16 @@ def check_monitors(trainer: Trainer, model: Any, schedule: str | None = None) ->
     Args:
         trainer: with its callbacks.
         model: the defense.
+        datamodule: the data; with several loaders the numbers have other names.
         schedule: what the learning-rate schedule waits for, if it does.
 
     Raises:
         ValueError: naming the monitor, and the nearest right one.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not all(type(part).__module__.startswith(("lightning.", "lightning_robust.")) for part in (model, *callbacks)):
+    parts = (model, datamodule, *callbacks)
+    ours = all(type(part).__module__.startswith(("lightning.", "lightning_robust.")) for part in parts)
+    if not ours or any(isinstance(callback, CorruptionAccuracy) for callback in callbacks):
         return
     known = {"val/loss", "val/clean_acc", *_logged(callbacks)}
     waiting = [part for part in callbacks if isinstance(part, (ModelCheckpoint, EarlyStopping))]

@@ -183,7 +183,7 @@ class RobustCLI(LightningCLI):
             trainer.callbacks.append(LastCheckpoint(best))
         if self.subcommand == "fit":
             schedule = self.config[self.subcommand].get("model.init_args.scheduler.init_args.monitor")
-            check_monitors(trainer, self.model, schedule)
+            check_monitors(trainer, self.model, self.datamodule, schedule)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return cast(Trainer, trainer)

@@ -11,17 +11,23 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping
 
-from lightning_robust.callbacks import UnsoundEvaluation
+from lightning_robust.attacks import PGD
+from lightning_robust.callbacks import EffectiveMargins, RobustEvaluation, UnsoundEvaluation
 from lightning_robust.cli.main import main
+from lightning_robust.cli.monitors import check_monitors
 from lightning_robust.cli.refusals import TRACEBACK, is_refusal
 from lightning_robust.data import Digits
+from lightning_robust.defenses import Standard
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
 from lightning_robust.utils.batch_reader import as_batch
 from lightning_robust.utils.checks import check_images, check_labels
 from tests.cli.test_checkpoints import small_disk  # noqa: F401
 from tests.helpers.command_line import refusal
+from tests.helpers.ddp import quiet_trainer
+from tests.helpers.few import plain_net
 from tests.helpers.launch import finish_refused, launch, named
 
 FIT = [
@@ -162,6 +168,24 @@ def test_a_monitor_that_is_missed_after_an_epoch_is_one_sentence(
 ) -> None:
     assert told in refusal(capsys, *FIT, *args)
     assert not (folder / "runs").exists() or "EarlyStopping" in args[0]  # which looks once a checkpoint was saved
+
+
+@pytest.mark.parametrize("foreign", ["nothing", "model", "datamodule", "callback"])
+def test_what_others_classes_log_is_not_known_beforehand(foreign: str) -> None:
+    model = type("Mine", (Standard,), {})(plain_net()) if foreign == "model" else Standard(plain_net())
+    data = OutOfRange() if foreign == "datamodule" else Digits()
+    callbacks: list[Any] = [RobustEvaluation({"pgd": PGD()}, name="x"), EffectiveMargins()]
+    callbacks += [Buggy()] if foreign == "callback" else []
+    for monitor in ("val/x/worst_acc", "val/x/pgd_acc", "val/loss", "val/effective_margin", "train/any", None):
+        check_monitors(quiet_trainer(callbacks=[*callbacks, EarlyStopping(monitor or "a")]), model, data, monitor)
+    trainer = quiet_trainer(callbacks=[*callbacks, EarlyStopping("val/worst_acc")])
+    if foreign == "nothing":
+        with pytest.raises(
+            ValueError, match="EarlyStopping monitors 'val/worst_acc', which this run does not log; did"
+        ):
+            check_monitors(trainer, model, data)
+    else:
+        check_monitors(trainer, model, data)
 
 
 class Unreadable(Digits):
