@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_robust.attacks.base import Attack
+from lightning_robust.callbacks.adversarial_inputs import AdversarialInputs
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.callbacks.evaluation_files import EvaluationFiles, refuse_names
 from lightning_robust.callbacks.progress import evaluation_progress
@@ -47,7 +48,7 @@ class RobustEvaluation(SampleCollector):
 
     Args:
         attacks: the attacks, by the name under which they are reported. One without a threat takes that of the module's
-            `attack`, as every defense has one. One that looks for the nearest example (`FAB`, `DeepFool`, `CW`) also
+            `attack`, as every defense has one, or of `AdversarialInputs`. One that looks for the nearest example (`FAB`, `DeepFool`, `CW`) also
             gives a figure of accuracy against radius.
         fit_attacks: cheaper attacks for the validation inside fit; by default the same.
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
@@ -117,15 +118,16 @@ class RobustEvaluation(SampleCollector):
         """The key of its state in checkpoints, by `name` alone: other attacks may evaluate what a fit has saved."""
         return self._generate_state_key(name=self.name)
 
-    def attacks_on(self, module: LightningModule, fitting: bool = False) -> dict[str, Attack]:
+    def attacks_on(self, module: Any, fitting: bool = False) -> dict[str, Attack]:
         """Return the attacks, or those of the validation inside fit, under the threats that they are run at."""
         return under_threat(self.fit_attacks if fitting else self.attacks, training_threat(module), self.threat)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the threats, refuse true half precision, and let gradients be taken in the evaluation loops."""
         # now: during the fit a callback may make the training attack weaker
-        self._running = self.attacks_on(pl_module, fitting=trainer.state.fn == "fit")
-        self._trained_at = mismatch(pl_module, self._running)
+        trained = _trains(trainer, pl_module)
+        self._running = self.attacks_on(trained, fitting=trainer.state.fn == "fit")
+        self._trained_at = mismatch(trained, self._running)
         for told in short_of_radius(self._running):
             rank_zero_info(f"warning: {told}")
         super().setup(trainer, pl_module, stage)
@@ -208,7 +210,7 @@ class RobustEvaluation(SampleCollector):
 
     def _of_module(self, trainer: Trainer) -> dict[str, Any]:
         """Return what has been logged so far, but for the accuracies of evaluations."""
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Any] = trainer.callbacks
         ours = {key for each in callbacks if isinstance(each, RobustEvaluation) for key in each._logged}
         return {key: value for key, value in trainer.callback_metrics.items() if key not in ours}
 
@@ -232,3 +234,9 @@ class RobustEvaluation(SampleCollector):
         if self.figure_samples:
             files.draw_accuracies(loader)
         files.print(loader)
+
+
+def _trains(trainer: Trainer, module: LightningModule) -> Any:
+    """Return what holds the training attack: the module, or the callback that makes its inputs adversarial."""
+    makers = [callback for callback in getattr(trainer, "callbacks", ()) if isinstance(callback, AdversarialInputs)]
+    return module if training_threat(module) or not makers else makers[0]

@@ -9,7 +9,7 @@ import pytest
 from lightning import LightningModule
 
 from lightning_robust.attacks import FAB, PGD
-from lightning_robust.callbacks import AttackStrength, RobustEvaluation, evaluation_files, unfinished
+from lightning_robust.callbacks import AdversarialInputs, AttackStrength, RobustEvaluation, evaluation_files, unfinished
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.defenses import AT, Standard
 from lightning_robust.schedules import Linear
@@ -157,3 +157,18 @@ def test_states_are_told_apart_by_name_alone() -> None:
     assert evaluation(attacks={"other": PGD(steps=1)}).state_key == one.state_key != evaluation(name="far").state_key
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `RobustEvaluation`"):
         quiet_trainer(callbacks=[one, evaluation()])
+
+
+class OfPairs(ForeignModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[:2], batch_idx)
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_inputs_made_adversarial_by_a_callback_have_a_threat_too(stage: str, tmp_path: Path) -> None:
+    inputs = AdversarialInputs(PGD(Threat(eps=0.11), steps=1))
+    told = run(stage, OfPairs(), evaluation(), tmp_path, inputs)
+    assert set(radii(told)) == {0.11}
+    assert "trained_at" not in told
+    asked = run(stage, OfPairs(), evaluation(threat=Threat(eps=0.3)), tmp_path, inputs)
+    assert (set(radii(asked)), asked["trained_at"]) == ({0.3}, "linf 0.11")
