@@ -48,8 +48,8 @@ class RobustEvaluation(SampleCollector):
 
     Args:
         attacks: the attacks, by the name under which they are reported. One without a threat takes that of the module's
-            `attack`, as every defense has one, or of `AdversarialInputs`. One that looks for the nearest example (`FAB`, `DeepFool`, `CW`) also
-            gives a figure of accuracy against radius.
+            `attack`, as every defense has one, or of `AdversarialInputs`. One that looks for the nearest example
+            (`FAB`, `DeepFool`, `CW`) also gives a figure of accuracy against radius.
         fit_attacks: cheaper attacks for the validation inside fit; by default the same.
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
         threat: the threat of all attacks, whatever they and the module have. Where it is not the one that a defense was
@@ -210,7 +210,7 @@ class RobustEvaluation(SampleCollector):
 
     def _of_module(self, trainer: Trainer) -> dict[str, Any]:
         """Return what has been logged so far, but for the accuracies of evaluations."""
-        callbacks: list[Any] = trainer.callbacks
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         ours = {key for each in callbacks if isinstance(each, RobustEvaluation) for key in each._logged}
         return {key: value for key, value in trainer.callback_metrics.items() if key not in ours}
 
@@ -238,5 +238,6 @@ class RobustEvaluation(SampleCollector):
 
 def _trains(trainer: Trainer, module: LightningModule) -> Any:
     """Return what holds the training attack: the module, or the callback that makes its inputs adversarial."""
-    makers = [callback for callback in getattr(trainer, "callbacks", ()) if isinstance(callback, AdversarialInputs)]
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])
+    makers = [callback for callback in callbacks if isinstance(callback, AdversarialInputs)]
     return module if training_threat(module) or not makers else makers[0]
