@@ -177,7 +177,7 @@ def test_an_attack_of_its_own_looks_for_the_nearest_example(monkeypatch: pytest.
         out: Tensor = net(x)
         return out
 
-    attack, x = FAB(Threat(eps=9.0), steps=7), torch.rand(4, 1, 4, 4)
+    attack, x = FAB(Threat(eps=1.0), steps=7), torch.rand(4, 1, 4, 4)
     assert attack_seconds(attack.nearest, slow, x, limit=99) == 1 + 7 * 2
     assert attack_seconds(attack, slow, x, limit=99) < 8
 
