@@ -32,13 +32,13 @@ class Threat:
     Args:
         norm: "linf", "l2" or "l1".
         eps: radius in units of pixels in [0, 1]; a fraction such as "8/255" is read as such.
-        lower: least pixel value.
-        upper: greatest pixel value.
+        lower: least pixel value; -inf for no lower bound (in YAML `-.inf`).
+        upper: greatest pixel value; inf for no upper bound (in YAML `.inf`).
         box_first: l2 only: clamp into the box before scaling into the ball, as TRADES does, not after.
 
     Raises:
-        ValueError: for an unknown norm, a radius that is negative, not finite or, in linf, larger than the box, an
-            empty box.
+        ValueError: for an unknown norm; for a radius that is negative, not finite or, in linf, larger than the box; or
+            if lower is not below upper.
 
     Example:
         >>> import torch

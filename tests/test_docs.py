@@ -65,7 +65,21 @@ def stand_ins() -> dict[str, Any]:
     y = net.eval()(x).argmin(1)
     loader = DataLoader(TensorDataset(x, y), batch_size=2)
     net.train()
-    return {"net": net, "my_net": net, "x": x, "y": y, "train_loader": loader, "val_loader": loader}
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    foreign = {"module": Foreign(), "images": (x - mean) / std}
+    return {"net": net, "my_net": net, "x": x, "y": y, "train_loader": loader, "val_loader": loader, **foreign}
+
+
+class Foreign(nn.Module):
+    """Takes normalised images, and gives its logits by a method of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SmallConvNet(in_channels=3, num_classes=10, width=4)
+
+    def classify(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.min() < 0
+        return self.net(images)  # type: ignore[no-any-return]
 
 
 def write_export(folder: Path, net: nn.Module) -> None:

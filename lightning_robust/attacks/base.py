@@ -118,7 +118,8 @@ class Attack(ABC):
                 are not integers, outputs without logits.
             ValueError: for an argument that this attack does not use, images outside the box, labels that are no class
                 of the net, a radius or step that is negative or not finite, a radius larger than the box (linf), and
-                logits that are NaN or +inf, on a CPU at any step, on a GPU within the attack's first call.
+                logits that are NaN, or +inf at the start: on a CPU in every call, on a GPU in the attack object's
+                first one.
         """
         given = {"objective": objective, "step_size": step_size, "start": start}
         self._refuse_unused([name for name, value in given.items() if value is not None])

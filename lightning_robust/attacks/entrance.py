@@ -64,7 +64,8 @@ class CheckedNet(LogitsNet):
         """Raise if logits that were not read at once were NaN."""
         if self._highest is not None and self._highest.isnan():
             raise ValueError(
-                "The net's logits were NaN during the attack: look at its weights; on a CPU the error names samples."
+                "The net's logits became NaN during the attack: check its weights. Run the attack on a CPU to see "
+                "which samples are affected."
             )
 
     def _refuse(self, x: Tensor, logits: Tensor) -> None:

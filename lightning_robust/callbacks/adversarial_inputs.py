@@ -30,10 +30,11 @@ class AdversarialInputs(AnyModule):
     Args:
         attack: crafts the images, on cross-entropy.
         attack_bn: how the module's batch norms run during the attack: "eval", "batch" or "train".
-        share: part of each batch that becomes adversarial, in (0, 1], rounded to whole samples. Which samples is drawn
+        share: part of each batch that becomes adversarial, in (0, 1], rounded to whole samples. The samples are drawn
             anew in each step; the others, and those with the label `ignore_index`, stay as they are.
-        kwargs: how batches are read and the module is called, see `AnyModule`. With `read_batch`, the images are put
-            to where `image_key` says.
+        kwargs: `image_key`, `label_key`, `index_key`, `read_batch`, `forward`, `mean`, `std`, `ignore_index`; see
+            `lightning_robust.callbacks.any_module.AnyModule`. With `read_batch`, also set `image_key`, the place where
+            the adversarial images are written (by default element 0 of a tuple, or a usual name).
 
     Raises:
         TypeError: for a batch without images and labels.

@@ -12,6 +12,7 @@ from lightning_robust.runtime.adapter import NetAdapter
 from lightning_robust.types import Batch
 from lightning_robust.utils.batch_reader import BatchReader, Key
 from lightning_robust.utils.checks import check_images
+from lightning_robust.utils.messages import describe_error
 
 
 class AnyModule(Callback):
@@ -27,15 +28,19 @@ class AnyModule(Callback):
         index_key: where it holds the samples' positions in the dataset, if anywhere. Datasets wrapped in
             `lightning_robust.data.Indexed` need none.
         read_batch: a function from a batch to a `lightning_robust.types.Batch`, instead of the keys.
-        forward: how the module gives logits: a function from (module, images) to logits, the name of a method, or, in a
-            YAML, where a function is imported from, such as "package.module.function"; by default it is called itself.
-        mean: of each channel, in pixels in [0, 1], where images arrive normalised by `(x - mean) / std`. The module is
-            called on such images; radii and figures stay in pixels.
-        std: standard deviation of each channel, > 0; together with `mean`.
+        forward: how the module gives logits: a function from (module, images) to logits, or a string; by default the
+            module is called itself. A string is first looked up as a method of the module ("classify",
+            "model.classify"), then imported as a function ("package.module.function").
+        mean: mean of each channel, in pixels in [0, 1], if images arrive normalised by `(x - mean) / std`; one value
+            for each channel, or a single one for all, such as [0.5]. The module is called on such images; radii and
+            figures stay in pixels.
+        std: standard deviation of each channel, > 0, as many as `mean`.
         ignore_index: label of samples that are left out; by default none are.
 
     Raises:
-        ValueError: for only one of `mean` and `std`, or a std that is not > 0.
+        TypeError: in the loop, for an unreadable batch, or a `forward` that is neither a function nor the name of one.
+        ValueError: for only one of `mean` and `std`, or a std that is not > 0; for `read_batch` with `label_key` or
+            `index_key`.
     """
 
     def __init__(
@@ -96,19 +101,24 @@ class AnyModule(Callback):
         except ValueError as error:
             if "must lie in" not in str(error):
                 raise
-            known = "mean and std, which were given, do not undo their normalisation"
-            remedy = known if self.mean else f"or give {type(self).__name__} their mean and std, if they are normalised"
-            raise ValueError(f"{str(error).removesuffix('.')}, {remedy}.") from None
+            give = f"give {type(self).__name__} the mean and std by which the data were normalised"
+            told = f"{str(error).removesuffix('.')}, or {give}."
+            if self.mean:
+                told = f"{told.partition(':')[0].replace(' but', ' after undoing mean and std, but')}: {give}."
+            raise ValueError(told) from None
 
 
 def _function(module: nn.Module, forward: Any) -> Any:
-    """Return the function that a text names by where it is imported from; leave a method's name as it is."""
+    """Return the function whose import path a string is; leave the name of a method as it is."""
     if not isinstance(forward, str) or "." not in forward or hasattr(module, forward.partition(".")[0]):
         return forward
     try:
         return pkgutil.resolve_name(forward)
-    except (ImportError, AttributeError, ValueError):
-        return forward  # the adapter says that it is no method
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TypeError(
+            f"forward={forward!r} is neither a method of {type(module).__name__} nor a function that can be imported "
+            f"({describe_error(error).removesuffix('.')}): correct the name."
+        ) from error
 
 
 def select(batch: Batch, which: Tensor) -> Batch:

@@ -28,7 +28,8 @@ class SampleCollector(BestReport):
         kwargs: see `AnyModule`.
 
     Raises:
-        ValueError: for numbers that are negative; in the loop, for bad input, or a loader that is not there.
+        ValueError: for `fit_samples` below 1 or `figure_samples` below 0; in the loop, for bad input, or a loader that
+            is not there.
     """
 
     def __init__(

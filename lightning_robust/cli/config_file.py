@@ -15,7 +15,7 @@ from lightning_robust.utils.messages import describe_error, one_line
 class ConfigFile(ActionConfigFile):
     """jsonargparse's `--config`, which also finds the recipes that come with the package.
 
-    A config may come from a stranger, so it cannot say `weights_only: false`, with which a checkpoint runs code.
+    A config may be untrusted, so it cannot say `weights_only: false`, with which a checkpoint runs code.
     """
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:

@@ -14,6 +14,10 @@ RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 def rate_factor(trainer: Trainer, base_batch_size: int) -> float:
     """Return the number of samples in an optimizer step as a multiple of `base_batch_size`.
 
+    Args:
+        trainer: the trainer, whose data module has a batch_size.
+        base_batch_size: samples a step that the learning rate is meant for.
+
     Raises:
         ValueError: where the samples of a step are not known, or change during the run.
     """
@@ -45,7 +49,9 @@ def rescale_checkpoint(checkpoint: dict[str, Any], factor: float) -> None:
             group.update({name: group[name] * ratio for name in RATES if name in group})
     for schedule in checkpoint.get("lr_schedulers", ()):
         _rescale(schedule, ratio)
-    rank_zero_info(f"A step has {ratio:g} times as many samples as in the run's earlier part, so do the rates grow.")
+    rank_zero_info(
+        f"A step now has {ratio:g} times as many samples as before, so the learning rates are multiplied by {ratio:g}."
+    )
 
 
 def _rescale(schedule: dict[str, Any], ratio: float) -> None:

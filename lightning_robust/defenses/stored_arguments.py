@@ -1,6 +1,6 @@
 """A defense's constructor arguments as plain data in its checkpoint, and the parts made of them again.
 
-A checkpoint may come from a stranger: nothing in it is imported or run. Parts are rebuilt only if their class is one of
+A checkpoint may be untrusted: nothing in it is imported or run. Parts are rebuilt only if their class is one of
 this package's own; of others the checkpoint holds the name, so that what must be given is told.
 """
 

@@ -55,13 +55,13 @@ class Watch(Protocol):
 class Evaluation:
     """Attacks samples until each is broken or has withstood every stage.
 
-    Only samples that are classified correctly without an attack are attacked. What is found is written into their
-    `verdicts`. A sample's random numbers depend only on the seed and its key, so its verdicts depend neither on the
-    batch size nor on the number of ranks.
+    Of a deterministic net, only samples that are classified correctly without an attack are attacked. A random net (one
+    whose logits differ between forward passes) is attacked on every sample; an example then counts as successful if the
+    net is wrong in more than half of `PASSES` passes, of several stages' examples the one with the fewest correct
+    passes is kept, and the accuracy is the share of correct passes among as many new ones.
 
-    A net whose logits change from pass to pass is right on an example in a share of the passes alone. Every sample is
-    attacked then, is broken by an example that the net errs on in most of `PASSES` passes, and of several stages' the
-    example with the fewest right passes counts. What is reported is the share of right passes among as many new ones.
+    What is found is written into the samples' `verdicts`. A sample's random numbers depend only on the seed and its
+    key, so its verdicts depend neither on the batch size nor on the number of ranks.
 
     Args:
         attacks: the attacks, by the name under which they are reported. The stages of an attack that has some run one

@@ -1,4 +1,4 @@
-"""Building a net from the description in an export's `config.json`, which may come from a stranger."""
+"""Building a net from the description in an export's `config.json`, which may be untrusted."""
 
 import importlib
 import inspect

@@ -54,8 +54,8 @@ class Pretrained(nn.Module):
 def from_pretrained(source: str | Path, revision: str | None = None, sha256: str | None = None) -> nn.Module:
     """Build an exported net and load its weights.
 
-    Its `config.json`, which may come from a stranger, can only choose a net of `lightning_robust.models` (including
-    those of torchvision and timm by name) and its plain settings. Nothing else is imported, run or downloaded for it.
+    Its `config.json`, which may be untrusted, can only choose a net of `lightning_robust.models` (including those of
+    torchvision and timm by name) and its plain settings. Nothing else is imported, run or downloaded for it.
 
     Args:
         source: a folder written by `export_weights`, or `organisation/name` on the Hugging Face Hub.

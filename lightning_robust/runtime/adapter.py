@@ -26,9 +26,9 @@ class NetAdapter(nn.Module):
         forward: how it is called, a function from (module, images) to logits, or the name of one of its methods, such
             as "predict_logits" or "model.classify"; by default `module(images)`. What comes out may be whatever
             `logits_of` reads.
-        mean: mean of each channel, in pixels in [0, 1], if the module takes normalised images; one number for all
-            channels, or one for each.
-        std: standard deviation of each channel, > 0; together with `mean`.
+        mean: mean of each channel, in pixels in [0, 1], if the module takes normalised images: a sequence with one
+            value for each channel, or with a single value for all channels, such as [0.5].
+        std: standard deviation of each channel, > 0, as many as `mean`.
 
     Raises:
         TypeError: for a `forward` that is neither a function nor the name of a method.

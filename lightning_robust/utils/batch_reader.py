@@ -104,11 +104,17 @@ class BatchReader:
         Args:
             batch: the batch.
             x: the images [b c h w] to put in.
+
+        Raises:
+            TypeError: if there are no images of that shape where `image_key` says, or by default at a usual place.
         """
         key = self._keys(batch)[0]
         old = _found(batch, key)
         if key is None or not isinstance(old, Tensor) or old.shape != x.shape:
-            raise self._not_found(batch)
+            raise TypeError(
+                f"AdversarialInputs must write images back into {_described(batch)}, but finds no image tensor of "
+                f"shape {tuple(x.shape)} at image_key={key!r}: set image_key to where read_batch takes the images from."
+            )
         return _put(batch, _path(batch, key), _like(old, x))
 
     def _keys(self, batch: Any) -> tuple[Key | None, Key | None]:

@@ -166,7 +166,7 @@ def test_where_reading_waits_nan_is_told_at_the_end(monkeypatch: pytest.MonkeyPa
     x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     y = conv_net().eval()(x).argmax(1)
     attack = PGD(steps=3)
-    with pytest.raises(ValueError, match="were NaN during the attack"):
+    with pytest.raises(ValueError, match="became NaN during the attack: check its weights"):
         attack(NaNFrom(x[3], 2), x, y)
     attack(conv_net(), x, y)
     attack(NaNFrom(x[3], 2), x, y)

@@ -19,6 +19,7 @@ from lightning_robust.callbacks import (
     RobustEvaluation,
     evaluation_files,
 )
+from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.data import CorruptionSuite
 from lightning_robust.metrics.functional import effective_margin, effective_weight_norm
 from lightning_robust.threat import Threat
@@ -165,15 +166,15 @@ def test_the_figure_shows_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("callback", [RobustEvaluation({"pgd": ATTACK}), EffectiveMargins()])
 def test_normalised_images_are_refused_with_the_settings_for_them(callback: Any, tmp_path: Path) -> None:
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[callback])
-    told = f"divide bytes by 255, or give {type(callback).__name__} their mean and std, if they are normalised"
+    told = f"divide bytes by 255, or give {type(callback).__name__} the mean and std by which the data were normalised"
     with pytest.raises(ValueError, match=told):
         trainer.test(Normalised(), data("normalised"), verbose=False)
 
 
 def test_adversarial_inputs_refuse_normalised_images_and_another_normalisation() -> None:
     for settings, told in (
-        ({}, "or give AdversarialInputs their mean and std"),
-        ({"mean": [0.5], "std": [1.0]}, "do not undo"),
+        ({}, "or give AdversarialInputs the mean and std"),
+        ({"mean": [0.5], "std": [1.0]}, r"lie in \[0, 1\] after undoing mean and std, but range over \[.*\]: give Adv"),
     ):
         with pytest.raises(ValueError, match=told):
             quiet_trainer(max_epochs=1, callbacks=[AdversarialInputs(ATTACK, **settings)]).fit(
@@ -193,6 +194,13 @@ def test_settings_that_cannot_be_are_refused_at_once(settings: Any, told: str) -
 def test_a_method_that_is_not_there_is_named() -> None:
     with pytest.raises(TypeError, match="Otherwise has no method 'predict'"):
         quiet_trainer(callbacks=[EffectiveMargins(forward="predict")]).test(Otherwise(), data("method"), verbose=False)
+
+
+@pytest.mark.parametrize("forward", ["no_such_package.logits", f"{__name__}.no_such_function"])
+def test_a_function_that_cannot_be_imported_is_named_with_the_reason(forward: str) -> None:
+    told = rf"forward='{forward}' is neither a method of Otherwise nor a function that can be imported \(\w+Error: "
+    with pytest.raises(TypeError, match=told):
+        AnyModule(forward=forward).net(Otherwise())
 
 
 @pytest.mark.parametrize("told", ["classify", f"{__name__}.logits_of_otherwise"])

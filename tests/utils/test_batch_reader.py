@@ -198,3 +198,14 @@ def test_images_without_labels(batch: Any) -> None:
     assert BatchReader(read=lambda given: Batch(X, Y)).images({}) is X
     with pytest.raises(TypeError, match=r"not found in a dict with the keys \['z'\]"):
         BatchReader().images({"z": X})
+
+
+@pytest.mark.parametrize("settings", [{}, {"image_key": "path"}])
+def test_a_function_that_reads_does_not_say_where_to_write(settings: Any) -> None:
+    reader = BatchReader(read=lambda batch: Batch(batch["views"][0], Y), **settings)
+    batch = {"views": [X, OTHER], "path": ["a", "b"]}
+    told = (
+        r"back into a dict with the keys \['views', 'path'\], but finds no image tensor of shape .*: set image_key to"
+    )
+    with pytest.raises(TypeError, match=told):
+        reader.replaced(batch, X)
