@@ -116,12 +116,16 @@ def _warning(
 @contextmanager
 def calm() -> Iterator[None]:
     """Leave out what Lightning says that nobody needs, and fold what is longer than a line."""
-    logger, form = logging.getLogger("lightning.pytorch"), warnings.formatwarning
-    handlers = logger.handlers
-    if handlers:  # else someone else collects the messages
-        logger.handlers = [_Messages()]
+    # once pytorch_lightning is imported, too, both packages' messages go to its logger
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "pytorch_lightning")]
+    handlers, form = [logger.handlers for logger in loggers], warnings.formatwarning
+    for logger in loggers:
+        if logger.handlers:  # else someone else collects the messages
+            logger.handlers = [_Messages()]
     warnings.formatwarning = _warning
     try:
         yield
     finally:
-        logger.handlers, warnings.formatwarning = handlers, form
+        for logger, own in zip(loggers, handlers, strict=True):
+            logger.handlers = own
+        warnings.formatwarning = form

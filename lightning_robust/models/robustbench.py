@@ -59,10 +59,13 @@ class RobustBenchModel(nn.Module):
             if not file.exists():
                 raise ValueError(f"{name} has no file {file} to check: timm keeps it elsewhere, or it is an ensemble.")
             check_sha256(file, sha256)
+        first = next((module for module in self.net.modules() if isinstance(module, nn.Conv2d)), None)
+        self._channels = None if first is None else first.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [b k] for images [b 3 h w] in [0, 1]."""
-        check_channels(x, 3)  # the zoo's own normalisation would copy a single one
+        if self._channels is not None:
+            check_channels(x, self._channels)  # the zoo's own normalisation would copy a single one
         logits: Tensor = self.net(x)
         return logits
 

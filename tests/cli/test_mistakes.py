@@ -77,7 +77,9 @@ Refused = pytest.CaptureFixture[str]
 )
 def test_a_mistake_is_one_right_sentence(args: list[str], told: str, folder: Path, capsys: Refused) -> None:  # noqa: F811
     sentence = refusal(capsys, *FIT, *args)
-    assert told in sentence
+    said, listing, names = told.partition("there are ")
+    assert said + listing in sentence
+    assert all(name in sentence for name in names.strip(".").split(", "))  # beside those of other tests
     typed = [arg.rpartition("=")[2] for arg in args]
     assert not any(f"did you mean {word!r}" in sentence for word in typed)
     assert not list(folder.iterdir())

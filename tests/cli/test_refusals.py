@@ -75,7 +75,8 @@ class Disk(Callback):
         (lambda: check_images(torch.ones(1, 1, 2, 2) * 9), True),  # ours, on purpose
         (lambda: check_labels(torch.ones(2)), True),
         (lambda: torch.optim.SGD([torch.ones(1)], lr=-1.0), True),  # a setting that a constructor does not take
-        (lambda: check_images(None), False),  # type: ignore[arg-type]  # AttributeError within our code
+        (lambda: check_images(None), True),  # type: ignore[arg-type]
+        (lambda: Threat("linf", 0.1).distance(None, None), False),  # type: ignore[arg-type]  # Python's, in our code
         (lambda: Threat("linf", 0.1) + 1, False),  # type: ignore[operator]  # TypeError that Python raises
         (lambda: int("x"), False),
         (lambda: torch.ones(2) @ torch.ones(3), False),

@@ -14,6 +14,7 @@ import pytest
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar, RichModelSummary, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
+from lightning_utilities.core import rank_zero
 
 from lightning_robust.callbacks import EpochLines
 from lightning_robust.cli.terminal import StartLine, calm, with_terminal
@@ -154,17 +155,20 @@ def test_the_start_line_names_method_net_size_and_devices(capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines()[0] == told
 
 
-def test_a_message_of_lightnings_stands_where_stderr_is_and_advertisements_nowhere() -> None:
-    logger = logging.getLogger("lightning.pytorch")
-    before, logger.handlers = logger.handlers, [logging.StreamHandler(io.StringIO())]
-    try:
+def test_a_message_of_lightnings_stands_where_stderr_is_and_advertisements_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pytorch_lightning  # noqa: F401
+
+    for name in ("lightning.pytorch", "pytorch_lightning"):  # either may be where messages go
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(io.StringIO())])
+        monkeypatch.setattr(rank_zero, "log", logging.getLogger(f"{name}.utilities.rank_zero"))
         with calm(), redirect_stderr(io.StringIO()) as told:
             rank_zero_info("💡 Tip: buy this")
             rank_zero_info("Something happened")
         assert told.getvalue() == "Something happened\n"
-        assert isinstance(logger.handlers[0], logging.StreamHandler)
-    finally:
-        logger.handlers = before
+        assert type(logger.handlers[0]) is logging.StreamHandler
 
 
 def test_a_warning_is_a_sentence_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:

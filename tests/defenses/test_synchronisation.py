@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_robust import attacks
 from lightning_robust.attacks import PGD
-from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
+from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard, iaat
 from lightning_robust.parts import RobustWeightPerturbation as RWP
 from lightning_robust.parts.regularizers import InputGradient
 from lightning_robust.threat import Threat
@@ -86,7 +86,7 @@ class Waiting(TorchDispatchMode):
 def looking_waits() -> Iterator[None]:
     """Inside, attacks take the CPU for a device whose queue they would have to wait for."""
     with ExitStack() as stack:
-        for module in (attacks.base, attacks.squeeze):
+        for module in (attacks.base, attacks.squeeze, iaat):
             stack.enter_context(patch.object(module, "reading_is_free", lambda x: False))
         yield
 
@@ -96,9 +96,11 @@ def waits(method: type[Defense], settings: dict[str, Any]) -> list[str]:
     optimizer: Any = defense.configure_optimizers()
     if isinstance(defense, IAAT):
         defense.radii.prepare(N, torch.device("cpu"))
+        defense._positions_checked = True
     batch = Batch(torch.rand(N, 1, 4, 4), torch.randint(3, (N,)), torch.arange(N))
     defense._receive = lambda stage, given: given  # type: ignore[method-assign]  # looks at the first batch
     defense.attack._checked = True  # as an accelerator's attack is after its first call
+    defense._checked.add("loss")  # which the first step looks at
     with Waiting() as waiting, looking_waits():
         defense.backward(defense.training_step(batch, 0))
         defense.on_after_backward()
