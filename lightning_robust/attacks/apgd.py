@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient ascent that adapts its step size to what the steps gain."""
+"""Auto-PGD (APGD): projected gradient ascent that adapts its step size to what the steps gain."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ L1_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 
 
 class APGD(Attack):
-    """Runs Auto-PGD (APGD-CE, APGD-DLR), or with `targets` its targeted form (APGD-T); meant for evaluation.
+    """Runs APGD (APGD-CE, APGD-DLR), or with `targets` its targeted form (APGD-T); meant for evaluation.
 
     For linf and l2:
 
@@ -210,7 +210,7 @@ class _Found:
 
 
 def apgd(net: Net, x: Tensor, y: Tensor, norm: Norm = "linf", eps: float | str = "8/255", **settings: Any) -> Tensor:
-    """Run Auto-PGD as a plain function.
+    """Run APGD as a plain function.
 
     Args:
         net: images [b c h w] to logits [b k], in any mode; it is left exactly as it was.

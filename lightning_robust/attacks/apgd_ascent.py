@@ -1,4 +1,4 @@
-"""How Auto-PGD moves and adapts its step size: with momentum for linf and l2, along few pixels for l1."""
+"""How APGD moves and adapts its step size: with momentum for linf and l2, along few pixels for l1."""
 
 import math
 from abc import abstractmethod

@@ -1,4 +1,4 @@
-"""The one place where an attack takes hold of a net: input is checked and made ready for gradients."""
+"""Checks an attack's input and prepares the net for gradients."""
 
 import math
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ class CheckedNet(LogitsNet):
         told = ", ".join(map(str, samples[:10])) + (", ..." if len(samples) > 10 else "")
         raise ValueError(
             f"The net's logits hold NaN or +inf on {len(samples)} of the batch's {len(self._x)} samples, or on images "
-            f"made of them (positions {told}): look at its weights and its input scale."
+            f"made of them (rows {told}): look at its weights and its input scale."
         )
 
     def _explain(self, x: Tensor, error: RuntimeError) -> None:

@@ -37,7 +37,7 @@ class AdversarialInputs(AnyModule):
             the adversarial images are written (by default element 0 of a tuple, or a usual name).
 
     Raises:
-        TypeError: for a batch without images and labels.
+        TypeError: for an unreadable batch, or one without images where `image_key` says.
         ValueError: for a targeted attack, or a share out of range; on the first batch, for images outside the threat's
             box or outputs that are not logits.
     """

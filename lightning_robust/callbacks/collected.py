@@ -59,10 +59,13 @@ class Collected:
         """Join the batches, and refuse samples that stand there twice; all ranks call it together.
 
         Raises:
-            ValueError: if there are none, or images of several sizes.
+            ValueError: if there are no samples, images of several sizes, samples that the loader repeats, or samples on
+                several ranks of which nothing says whether they are repeats.
         """
         if not sum(gather_objects(sum(map(len, self.batches)))):
-            raise ValueError("There is no sample to evaluate: the data loader gives none, or none that counts.")
+            raise ValueError(
+                "No sample to evaluate: the data loader is empty, or every label equals ignore_index. Check both."
+            )
         _refuse_sizes(
             [shape for part in gather_objects([batch.x.shape[1:] for batch in self.batches[:1]]) for shape in part]
         )

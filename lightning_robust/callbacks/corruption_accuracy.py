@@ -38,12 +38,13 @@ class CorruptionAccuracy(AnyModule):
 
     Args:
         reference: errors of the classifier that mCE is relative to, see `CorruptionError`; "alexnet" for ImageNet-C.
-        kwargs: how batches are read and the module is called, see `AnyModule`.
+        kwargs: `image_key`, `label_key`, `index_key`, `read_batch`, `forward`, `mean`, `std`, `ignore_index`; see
+            `lightning_robust.callbacks.any_module.AnyModule`.
 
     Raises:
-        TypeError: in `test`, if no loader runs over `CorruptionSuite`.
-        ValueError: for batches without positions in another order than the dataset's, or a reference that lacks a
-            corruption.
+        TypeError: in `test`, if no loader runs over `CorruptionSuite`; for an unreadable batch.
+        ValueError: for batches without positions in another order than the dataset's, samples that a loader repeats, or
+            a reference that lacks a corruption.
     """
 
     def __init__(self, reference: dict[str, float] | Literal["alexnet"] | None = None, **kwargs: Any) -> None:

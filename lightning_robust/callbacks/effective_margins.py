@@ -21,7 +21,12 @@ class EffectiveMargins(AnyModule):
     Args:
         candidates: classes compared with the label's for the margin, each one backward pass; by default all others.
         temperature: softmax temperature of the weight norm, > 0.
-        kwargs: how batches are read and the module is called, see `AnyModule`.
+        kwargs: `image_key`, `label_key`, `index_key`, `read_batch`, `forward`, `mean`, `std`, `ignore_index`; see
+            `lightning_robust.callbacks.any_module.AnyModule`.
+
+    Raises:
+        TypeError: in the loop, for an unreadable batch.
+        ValueError: in the loop, for images outside [0, 1] after undoing `mean` and `std`.
     """
 
     def __init__(self, candidates: int | None = None, temperature: float = 1.0, **kwargs: Any) -> None:

@@ -32,33 +32,33 @@ class EvaluationFiles:
         self.title = self.stage if name is None else f"{self.stage}, {name}"
         self.prefix = "" if name is None else f"{name}-"
 
-    def draw_examples(self, loader: Collected) -> None:
+    def draw_examples(self, collected: Collected) -> None:
         """Draw a few samples under each attack."""
-        report = loader.report
+        report = collected.report
         for name, attack in self.attacks.items():
-            drawn = loader.drawn(name)
+            drawn = collected.drawn(name)
             if drawn is None or drawn.x.dim() != 4:  # vectors, series and volumes are no pictures
                 continue
             correct = report["attacks"][name]["correct"]
             title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
             self._save(adversarial_grid(drawn, title), name)
 
-    def write(self, loader: Collected) -> None:
+    def write(self, collected: Collected) -> None:
         """Write the report and the samples."""
-        write_json(loader.report, self.directory / f"{self.prefix}robustness{self.suffix}.json")
-        rows = sample_rows(loader.found, self.attacks, loader.indexed)
+        write_json(collected.report, self.directory / f"{self.prefix}robustness{self.suffix}.json")
+        rows = sample_rows(collected.found, self.attacks, collected.indexed)
         write_csv(*rows, self.directory / f"{self.prefix}samples{self.suffix}.csv")
 
-    def draw_accuracies(self, loader: Collected) -> None:
+    def draw_accuracies(self, collected: Collected) -> None:
         """Draw accuracy against radius, where an attack looks for the nearest example, and accuracy by class."""
         for kind, draw in {"radius": accuracy_by_radius, "classes": accuracy_by_class}.items():
-            drawn = draw(loader.found, self.attacks)
+            drawn = draw(collected.found, self.attacks)
             if drawn is not None:
                 self._save(drawn, kind)
 
-    def print(self, loader: Collected) -> None:
+    def print(self, collected: Collected) -> None:
         """Print the table of accuracies."""
-        print_table(loader.report, f"{self.title}: {loader.report['n']} samples")
+        print_table(collected.report, f"{self.title}: {collected.report['n']} samples")
 
     def _save(self, figure: Figure, name: str) -> None:
         save_figure(self.trainer, figure, f"{self.prefix}{self.stage}-{name}{self.suffix}", self.directory)

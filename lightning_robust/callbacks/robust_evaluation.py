@@ -54,7 +54,7 @@ class RobustEvaluation(SampleCollector):
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
         threat: the threat of all attacks, whatever they and the module have. Where it is not the one that a defense was
             trained against, the table and `robustness.json` say so.
-        seed: of the random numbers.
+        seed: seed of the attacks' random numbers.
         batch_size: samples attacked at a time; by default as many as the loader gives.
         precision: "bf16" searches under autocast, where only what is misclassified in fp32 too counts as a success.
         check_samples: in `validate` and `test`, samples on which the evaluation itself is checked; 0 for no checks.
@@ -65,9 +65,11 @@ class RobustEvaluation(SampleCollector):
         name: tells several evaluations in one trainer apart: the names of its files begin with `<name>-`, and its
             results are logged as `val/<name>/<attack>_acc`. At most one may go without.
         loaders: the numbers of the data loaders to evaluate on; by default all. Names carry a number where several are.
-        kwargs: how batches are read and the module is called, see `AnyModule`.
+        kwargs: `image_key`, `label_key`, `index_key`, `read_batch`, `forward`, `mean`, `std`, `ignore_index`; see
+            `lightning_robust.callbacks.any_module.AnyModule`.
 
     Raises:
+        TypeError: during the run, for an unreadable batch.
         ValueError: for attack names that clash or cannot stand in names of files, or a targeted attack; during the run,
             for samples that a loader repeats, images outside the threat's box or of several sizes, outputs that are
             not logits, or examples outside the threat model.

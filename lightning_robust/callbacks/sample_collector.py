@@ -60,7 +60,9 @@ class SampleCollector(BestReport):
         loop: Any = trainer._evaluation_loop
         n = len(loop._combined_loader.flattened)
         if self.loaders is not None and not all(0 <= i < n for i in self.loaders):
-            raise ValueError(f"There are {n} data loaders, numbered from 0, but loaders is {self.loaders}.")
+            raise ValueError(
+                f"loaders={self.loaders} names a data loader that does not exist: choose from 0 to {n - 1}."
+            )
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -117,7 +119,7 @@ class SampleCollector(BestReport):
         if not (loader.indexed or self._told_of_order):
             self._told_of_order = True
             rank_zero_info(
-                "warning: the data loader has an order of its own, so it is not known where its samples stand in the "
-                "dataset, and samples.csv leaves their index empty: wrap the dataset in lightning_robust.data.Indexed, "
-                "or set index_key."
+                "warning: the order of the data loader is unknown (it shuffles, has a custom sampler, or differs "
+                "between devices), so the index in samples.csv is empty: wrap the dataset in "
+                "lightning_robust.data.Indexed, or set index_key."
             )

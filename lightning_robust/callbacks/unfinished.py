@@ -19,7 +19,7 @@ from lightning_robust.runtime.ranks import gather_objects
 def go_on(
     trainer: Trainer,
     net: nn.Module,
-    loader: Collected,
+    collected: Collected,
     run: Evaluation,
     number: int,
     state_dir: str | None,
@@ -30,7 +30,7 @@ def go_on(
     Args:
         trainer: in its evaluation loop.
         net: the net under evaluation.
-        loader: its samples, whose verdicts are restored; it keeps the state, which is discarded at the end.
+        collected: its samples, whose verdicts are restored; it keeps the state, which is discarded at the end.
         run: the evaluation that goes on.
         number: which of the data loaders it is.
         state_dir: where unfinished evaluations are kept; by default `unfinished` in the trainer's root directory.
@@ -45,11 +45,11 @@ def go_on(
     settings["exactly"] = run.attacks  # with the tensors and functions that a description only names
     name = gather_objects(fingerprint(net, settings))[0]  # batch norms of other ranks may have seen other samples
     folder = Path(state_dir or Path(trainer.default_root_dir, "unfinished"), f"{name}-{number}")
-    state = loader.state = State(folder)
-    for extra in state.restore(loader.samples):
+    state = collected.state = State(folder)
+    for extra in state.restore(collected.samples):
         run.resume(extra)
     trainer.strategy.barrier()  # nobody writes before all have read
-    done = sum(gather_objects(int(loader.samples.stages_done().sum())))
+    done = sum(gather_objects(int(collected.samples.stages_done().sum())))
     if done:
-        rank_zero_info(f"An evaluation that was not finished goes on; to start over, remove {folder}.")
-    return lambda: state.save(loader.samples, run.extra())
+        rank_zero_info(f"Resuming an unfinished evaluation. To start over, delete {folder}.")
+    return lambda: state.save(collected.samples, run.extra())

@@ -20,11 +20,11 @@ class UnsoundEvaluation(RuntimeError):
     """Raised under `strict`, once everything is written, where a check of the evaluation did not pass."""
 
     exit_status = 3
-    """With which the command line ends."""
+    """Exit status of the command line."""
 
 
 def examine_run(
-    trainer: Trainer, net: Net, device: torch.device, loader: Collected, run: Evaluation, n: int
+    trainer: Trainer, net: Net, device: torch.device, collected: Collected, run: Evaluation, n: int
 ) -> list[Check]:
     """Check an evaluation on samples spaced evenly over the data set; all ranks call it together.
 
@@ -32,12 +32,12 @@ def examine_run(
         trainer: in its evaluation loop.
         net: the net under evaluation.
         device: its device.
-        loader: its samples, with what the evaluation found.
+        collected: its samples, with what the evaluation found.
         run: the evaluation.
         n: number of samples to check it on.
     """
     alike, here = first_threat(run.attacks), trainer.is_global_zero
-    found = examine_all(net, loader.samples, loader.found, alike, n, run.seed, run.batch_size, device, here)
+    found = examine_all(net, collected.samples, collected.found, alike, n, run.seed, run.batch_size, device, here)
     return gather_objects(found)[0]  # type: ignore[no-any-return]
 
 

@@ -123,7 +123,9 @@ class RobustCLI(LightningCLI):
                 "file."
             )
         if path == "best":
-            self.parser.error("`--ckpt_path best` is known to the run that saved it alone: name the file.")
+            self.parser.error(
+                "`--ckpt_path best` does not work in a new command: give the path of the checkpoint file."
+            )
         if path and path not in ("last", "hpc") and not _is_address(path) and not Path(path).expanduser().exists():
             self.parser.error(
                 f"There is no checkpoint {path!r}. Give --ckpt_path the file that `fit` named at its end."

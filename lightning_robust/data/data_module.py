@@ -132,7 +132,10 @@ class RobustDataModule(LightningDataModule, ABC):
             self.train_set = Indexed(Part(augmented, train))
             if not len(validation) and self.trainer is not None:
                 if self.trainer.state.fn == TrainerFn.VALIDATING:
-                    raise ValueError("There is nothing to validate on: val_size is 0.")
+                    raise ValueError(
+                        "There is nothing to validate on because val_size is 0: set val_size to the value used in "
+                        "training, or use `test`."
+                    )
                 self.trainer.limit_val_batches = 0  # else Lightning asks for a loader, and warns that it is empty
         if stage in (None, "test", "predict"):
             self.test_set = Indexed(self.test_data())
@@ -188,7 +191,7 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return a loader over the validation samples, each once."""
-        return self._eval_loader(self.val_set, "validation images: raise val_size")
+        return self._eval_loader(self.val_set, "raise val_size")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return a loader over the test set, each sample once."""
@@ -198,12 +201,12 @@ class RobustDataModule(LightningDataModule, ABC):
         """Return a loader over the test set, each sample once."""
         return self._eval_loader(self.test_set)
 
-    def _eval_loader(self, dataset: Indexed, what: str = "images: give more") -> DataLoader[Any]:
+    def _eval_loader(self, dataset: Indexed, remedy: str = "give more images") -> DataLoader[Any]:
         world_size, rank = self._world_size_and_rank()
         if len(dataset) < world_size:
             raise ValueError(
-                f"There are {world_size} devices, but {len(dataset)} {what}, or set trainer.devices to fewer: one "
-                "without an image would wait for the others for ever."
+                f"{len(dataset)} images cannot be shared by {world_size} devices: set trainer.devices to at most "
+                f"{len(dataset)}, or {remedy}."
             )
         sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
         # Lightning's `predict` rebuilds the loader, and fails if batch_size is a positional argument

@@ -13,7 +13,7 @@ EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "C
 """Pillow's modes of images whose channels have at most 8 bits."""
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
-"""Those of grey images of 16 bits; of colours, Pillow itself keeps the upper 8."""
+"""Pillow's modes of 16-bit grey images; of 16-bit colours, Pillow itself keeps the upper 8 bits."""
 
 
 class ImageFiles:
@@ -29,7 +29,7 @@ class ImageFiles:
         names: paths of the files relative to the folder; an array of another `ImageFiles` is shared.
 
     Raises:
-        ValueError: on indexing a file that is not a whole image, or has pixels of 32 bits, whose range nobody knows.
+        ValueError: on indexing a file that is not a whole image, or whose value range is not known (pixels of 32 bits).
     """
 
     def __init__(self, root: Path, names: Iterable[str] | NDArray[np.bytes_]) -> None:
@@ -52,7 +52,7 @@ class ImageFiles:
         except Exception as error:  # each format raises its own kinds, and Pillow refuses decompression bombs
             raise ValueError(f"{path} is not a whole image: {error}") from error
         raise ValueError(
-            f"{path} has pixels of mode {mode!r}, of which 8 bits would be cut out: convert the images to 8 or 16 bits."
+            f"{path} has mode {mode!r}, whose value range is not known: convert the image to 8 or 16 bits per channel."
         )
 
 

@@ -1,4 +1,4 @@
-"""Over how many batches gradients accumulate."""
+"""Number of batches over which gradients accumulate."""
 
 from collections.abc import Iterable
 from typing import Any

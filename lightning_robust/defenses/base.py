@@ -87,9 +87,11 @@ class Defense(LightningModule, ABC):
         read_batch: a function from a batch to a `Batch`, instead of the keys.
 
     Raises:
-        ValueError: for a net without parameters, a targeted attack without random targets, or another attack_precision;
-            in the first step, for images outside [0, 1] and the like; before it, for `base_batch_size` without a data
-            module that has a batch size, or with a schedule that sets rates of its own.
+        TypeError: in a step, for an unreadable batch.
+        ValueError: for a net without parameters, a targeted attack without random targets, another attack_precision, or
+            `read_batch` with `label_key` or `index_key`; in the first step, for images outside [0, 1] and the like;
+            before it, for `base_batch_size` without a data module that has a batch size, or with a schedule that sets
+            rates of its own.
 
     Example:
         >>> from lightning_robust.models import SmallConvNet

@@ -19,7 +19,10 @@ class PerturbedWeights:
 
     def __init__(self, perturbations: Sequence[WeightPerturbation]) -> None:
         if len({perturbation.restore for perturbation in perturbations}) > 1:
-            raise ValueError("Weight perturbations that follow one another must have the same `restore`.")
+            raise ValueError(
+                "Weight perturbations that follow one another must have the same `restore`: set all to 'before_step' "
+                "or all to 'after_step'."
+            )
         self._perturbations = perturbations
         self._late = any(perturbation.restore == "after_step" for perturbation in perturbations)
         self._moved: list[Callable[[], None]] = []

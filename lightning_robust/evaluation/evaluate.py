@@ -66,7 +66,7 @@ class Evaluation:
     Args:
         attacks: the attacks, by the name under which they are reported. The stages of an attack that has some run one
             after the other, each on the samples that the earlier ones did not break.
-        seed: seeds the random numbers.
+        seed: seed of the attacks' random numbers.
         batch_size: how many samples are attacked at a time; what stands after a stage is pooled into full batches.
         precision: "fp32", or "bf16" to run the attacks under autocast. An example found in bf16 counts only if the net
             misclassifies it in fp32 too.
@@ -199,7 +199,7 @@ class Evaluation:
         if (unclear := logits.isnan().any(1)).any():
             raise ValueError(
                 f"The net's logits are NaN on the examples that attack {name!r} made of {int(unclear.sum())} samples "
-                f"(positions {', '.join(map(str, index[unclear.cpu()][:10].tolist()))}): look at its weights."
+                f"(index {', '.join(map(str, index[unclear.cpu()][:10].tolist()))}): look at its weights."
             )
         predicted = logits.argmax(1)
         size = threat.distance(x_adv.double(), x.double())

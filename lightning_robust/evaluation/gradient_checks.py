@@ -20,7 +20,7 @@ STEPS = 50
 """The number of steps of the attacks that probe a net."""
 
 ROUNDS = 5
-"""In how many parts they are taken where samples that are broken are left out in between."""
+"""Number of parts into which the PGD steps are split; samples already broken are left out between parts."""
 
 
 def zero_gradients(probe: Probe, losses: Sequence[Loss]) -> Check:

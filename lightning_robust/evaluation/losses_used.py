@@ -18,8 +18,8 @@ SPOKEN: dict[Loss, str] = {"ce": "cross-entropy", "margin": "margin", "dlr": "di
 def losses_used(attacks: Mapping[str, Attack]) -> list[Loss]:
     """List the losses whose gradients the attacks follow, each once; all, where no attack tells.
 
-    Attacks that look for the nearest example compare logits, as the margin does; targeted Auto-PGD ascends a
-    difference of logits ratio.
+    Attacks that look for the nearest example compare logits, as the margin does; APGD-T ascends a difference
+    of logits ratio.
 
     Example:
         >>> from lightning_robust.attacks import FAB, PGD, AutoAttack, Square

@@ -120,7 +120,7 @@ def examine_all(
         found: all ranks' samples, with what `Evaluation` found.
         attacks: the attacks of the evaluation, all at one threat.
         count: how many samples to probe.
-        seed: seeds the random numbers.
+        seed: seed of the attacks' random numbers.
         batch_size: how many samples are attacked at a time.
         device: the net's.
         here: whether this rank is the one that examines.

@@ -13,7 +13,7 @@ from lightning_robust.evaluation.verdicts import Verdicts
 from lightning_robust.utils.files import atomic_write, unique_name
 
 FORMAT = 2
-"""Of the files: one that was written in another is not read."""
+"""Version of the file format; files of another version are not read."""
 
 
 class State:
@@ -146,7 +146,8 @@ def _read(path: Path, samples: Samples) -> tuple[Samples, dict[str, Any]] | None
         return saved, _checked_extra(content["extra"], samples)
     except Exception:  # a damaged or foreign file can make the reader raise anything
         warnings.warn(
-            f"{path} cannot be read: what it may hold of an unfinished evaluation is done again, and it stays there.",
+            f"Cannot read {path}: results stored there are computed again. The file is kept; delete it if you do not "
+            "need it.",
             stacklevel=3,
         )
         return None

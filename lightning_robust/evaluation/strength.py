@@ -6,23 +6,23 @@ from lightning_robust.evaluation.check import Check, judged
 from lightning_robust.threat import Norm, Threat
 
 TARGETS = 9
-"""The number of classes to which the attack that probes a net leads each sample, as in AutoAttack."""
+"""Number of classes to which APGD-T leads each sample, as in AutoAttack."""
 
 STEPS = 20
-"""Its steps towards each; on digits they find all but 2 of 64 of what AutoAttack does, at a fifth of its cost."""
+"""Steps per target. On digits they find all but 2 of 64 of what AutoAttack does, at a fifth of its cost."""
 
 MORE_STEPS = 50
-"""Its steps where the result is close, and on samples that an attack without gradients broke."""
+"""Steps per target if the result is close, and on samples that an attack without gradients broke."""
 
 TOLERANCE: dict[Norm, float] = {"linf": 0.1, "l2": 0.1, "l1": 0.15}
-"""By how much of all samples an accuracy may be too high and still pass."""
+"""Largest tolerated share of samples, by norm."""
 
 TOO_HIGH = 0.25
-"""From where on it is no warning but a failure."""
+"""Share above which the check fails."""
 
 
 def reference(threat: Threat, steps: int = STEPS) -> Attack:
-    """Return the attack that an evaluation is held against: targeted Auto-PGD on the difference of logits ratio.
+    """Return the attack that an evaluation is held against: APGD-T, which is APGD on the targeted DLR loss.
 
     What it finds depends neither on the scale of the logits nor on their shift, where cross-entropy saturates.
     """
@@ -47,6 +47,9 @@ def strength(broken: int, n: int, norm: Norm) -> Check:
         n: the number of all samples that were probed.
         norm: the threat's, which decides what is tolerated.
     """
-    told = f"Targeted Auto-PGD broke {broken} of {n} samples that had withstood the evaluation"
-    weak = f"{told}: its attacks are too weak, and its accuracy is too high. Use AutoAttack."
+    told = f"APGD-T broke {broken} of {n} samples that had withstood the evaluation"
+    weak = (
+        f"{told}: the evaluation's attacks are too weak, so the reported accuracy is too high. Use AutoAttack (version "
+        "plus if you already do), or more steps with the margin or DLR loss."
+    )
     return judged("strength", broken / n, max(TOLERANCE[norm], 1 / n), TOO_HIGH, f"{told}.", weak)

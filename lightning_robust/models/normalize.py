@@ -40,7 +40,7 @@ class Normalize(nn.Module):
 
 
 class Unnormalized(nn.Module):
-    """Give images as they are, after a look at their number of channels.
+    """Return the images unchanged, after checking their number of channels.
 
     Args:
         channels: channels that the images must have.
@@ -65,6 +65,10 @@ class Unnormalized(nn.Module):
 
 def check_channels(x: Tensor, channels: int) -> None:
     """Raise unless images [b c h w] have this number of channels: broadcasting would copy a single one.
+
+    Args:
+        x: images [b c h w].
+        channels: channels that they must have.
 
     Raises:
         ValueError: for another number.

@@ -62,7 +62,10 @@ def export_weights(
         about = _about(checkpoint)
         net, weights = _net(checkpoint, extract_weights(checkpoint, ckpt_path))
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{ckpt_path} does not say what it is of ({describe_error(error)})") from error
+        raise ValueError(
+            f"{ckpt_path} lacks a valid description of its net or training "
+            f"({describe_error(error).removesuffix('.')}): export a checkpoint that `lightning-robust fit` saved."
+        ) from error
     loadable = net is not None and net_class(net["class_path"]) is not None
     if loadable:
         load_named_weights(build_net(net), weights, ckpt_path)
@@ -135,9 +138,12 @@ def _net(checkpoint: Mapping[str, Any], weights: dict[str, Tensor]) -> tuple[dic
 
 
 def _about(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """How it was trained; a checkpoint may come from a stranger, so each part is what the card takes it for."""
+    """Return how the checkpoint was trained.
+
+    A checkpoint may be untrusted, so each part is made what the card takes it for.
+    """
     if not str(checkpoint["defense"]).isidentifier():
-        raise ValueError(f"{checkpoint['defense']!r} is no method")
+        raise ValueError(f"{checkpoint['defense']!r} is not the name of a defense")
     threat = _threat(checkpoint)
     return {
         "defense": str(checkpoint["defense"]),
@@ -149,7 +155,7 @@ def _about(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _threat(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What it was trained against, if it is stored."""
+    """Return the threat of the training, or None."""
     stored = checkpoint.get("hyper_parameters", {})
     if checkpoint["defense"] == "Standard" or "attack" not in stored:
         return None

@@ -1,4 +1,4 @@
-"""The one adapter between a foreign module and what attacks need: a net from pixels to logits."""
+"""Adapter from a user's module to a net from pixels to logits."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -93,7 +93,8 @@ class NetAdapter(nn.Module):
         values: Tensor = getattr(self, name)
         if len(values) not in (1, x.shape[1] if x.dim() > 1 else 0):
             raise ValueError(
-                f"mean and std are for {len(values)} channels, but the images are of shape {tuple(x.shape)}."
+                f"mean and std are for {len(values)} channels, but the images are of shape {tuple(x.shape)}: give one "
+                "value for each channel, or a single one."
             )
         if values.device != x.device:
             with torch.inference_mode(False):

@@ -139,14 +139,14 @@ class NaNFrom(nn.Module):
 def test_nan_logits_are_an_error_that_names_the_sample(attack: Attack, passes: int) -> None:
     x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     y = conv_net().eval()(x).argmax(1)
-    with pytest.raises(ValueError, match=r"NaN or \+inf on 1 of the batch's 4 samples, .* \(positions 3\)"):
+    with pytest.raises(ValueError, match=r"NaN or \+inf on 1 of the batch's 4 samples, .* \(rows 3\)"):
         attack(NaNFrom(x[3], passes), x, y, eps=0.05)
 
 
 def test_nan_in_a_later_batch_of_an_ensemble() -> None:
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     y = conv_net().eval()(x).argmax(1)
-    with pytest.raises(ValueError, match=r"of the batch's 9 samples, .* \(positions 7\)"):
+    with pytest.raises(ValueError, match=r"of the batch's 9 samples, .* \(rows 7\)"):
         Ensemble({"pgd": PGD(steps=1)}, batch_size=2)(NaNFrom(x[7], 1), x, y)
 
 

@@ -66,7 +66,9 @@ def test_chosen_loaders_alone_are_evaluated(chosen: list[int] | None, stage: str
 
 def test_a_loader_that_is_not_there_is_refused(tmp_path: Path) -> None:
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(loaders=[0, 1])])
-    with pytest.raises(ValueError, match=r"There are 1 data loaders, numbered from 0, but loaders is \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"loaders=\[0, 1\] names a data loader that does not exist: choose from 0 to 0"
+    ):
         trainer.test(ForeignModule(), loader(4), verbose=False)
 
 
@@ -116,7 +118,9 @@ def test_nothing_to_evaluate_is_said(tmp_path: Path) -> None:
     x, y = images(4).tensors
     data = DataLoader(TensorDataset(x, torch.full_like(y, -1)), 2)
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(ignore_index=-1)])
-    with pytest.raises(ValueError, match="There is no sample to evaluate: the data loader gives none, or none that"):
+    with pytest.raises(
+        ValueError, match="No sample to evaluate: the data loader is empty, or every label equals ignore_index"
+    ):
         trainer.test(ForeignModule(), data, verbose=False)
 
 

@@ -103,7 +103,7 @@ def test_none_inside_fit(tmp_path: Path) -> None:
     trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[callback])
     trainer.fit(ForeignModule(), loader(8), loader(24))
     assert checks(tmp_path) == {}
-    with pytest.raises(UnsoundEvaluation, match="its attacks are too weak"):
+    with pytest.raises(UnsoundEvaluation, match="the evaluation's attacks are too weak"):
         trainer.validate(ForeignModule(), loader(24), verbose=False)
 
 

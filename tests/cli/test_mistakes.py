@@ -67,7 +67,10 @@ Refused = pytest.CaptureFixture[str]
             "The learning-rate schedule mo",
         ),
         # checkpoints and folders
-        (["--ckpt_path=best"], "`--ckpt_path best` is known to the run that saved it alone: name the file."),
+        (
+            ["--ckpt_path=best"],
+            "`--ckpt_path best` does not work in a new command: give the path of the checkpoint file.",
+        ),
         (["--ckpt_path=hpc"], '`.fit(ckpt_path="hpc")` is set but no HPC checkpoint was found.'),
         (["--ckpt_path=."], ". cannot be read as a checkpoint (IsADirectoryError"),
         (["--ckpt_path=s3://bucket/a.ckpt"], "s3://bucket/a.ckpt cannot be read as a checkpoint (ImportError"),

@@ -80,7 +80,9 @@ def test_perturbations_follow_one_another_and_are_taken_back(restore: Any) -> No
     assert not torch.allclose(seen[1], before)
     moved = (seen[-1] - seen[1]).norm() / seen[1].norm()
     assert moved.item() == pytest.approx(0.03, rel=1e-3)
-    with pytest.raises(ValueError, match="must have the same `restore`"):
+    with pytest.raises(
+        ValueError, match="must have the same `restore`: set all to 'before_step' or all to 'after_step'"
+    ):
         AT(net, weight_perturbation=[first, AdversarialWeightPerturbation(0.1, restore=OTHER[restore])])
 
 

@@ -302,7 +302,7 @@ class TestInterrupted:
         (tmp_path / "saved.pt").write_bytes(whole().state[:100])
         samples = collect(torch.arange(N))
         Evaluation(attacks()).prepare(samples)
-        with pytest.warns(UserWarning, match="cannot be read"):
+        with pytest.warns(UserWarning, match="Cannot read"):
             assert State(tmp_path).restore(samples) == []
         assert not samples.verdicts["auto"].done.any()
 

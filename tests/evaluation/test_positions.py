@@ -128,7 +128,7 @@ def test_samples_have_an_index_where_it_is_known(
     labels = images(N).tensors[1].tolist()
     with caplog.at_level(logging.INFO):
         found = rows(make(images(N)), tmp_path)
-    assert ("samples.csv leaves their index empty" in caplog.text) == (not ordered)
+    assert ("so the index in samples.csv is empty" in caplog.text) == (not ordered)
     if ordered:
         assert [(int(row["index"]), int(row["label"])) for row in found] == list(enumerate(labels))
     else:

@@ -138,9 +138,7 @@ def test_nan_on_an_example_is_an_error(attack: Attack, monkeypatch: pytest.Monke
         samples = Samples(index, y, y, checksums(x, y), index < 0, x)
         run = Evaluation({"a": attack})
         run.prepare(samples)
-        with pytest.raises(
-            ValueError, match=r"NaN .*\(positions 0\)" if free else r"'a' made of 1 samples \(positions 7\)"
-        ):
+        with pytest.raises(ValueError, match=r"NaN .*\(rows 0\)" if free else r"'a' made of 1 samples \(index 7\)"):
             run.run(BrokenAt(), samples, x.device)
 
 

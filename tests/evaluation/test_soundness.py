@@ -83,7 +83,7 @@ def wrapped(
 
 
 def found(net: Any, norm: Norm = "linf", n: int = N, attack: Attack | None = None, **settings: Any) -> list[Check]:
-    """What is said of an evaluation by a short Auto-PGD."""
+    """What is said of an evaluation by a short APGD."""
     x, y = held_out(n)
     attack = attack or APGD(Threat(norm, EPS[norm]), steps=50)
     standing = net(attack(net, x, y, rng=SampleRNG(1, torch.arange(n)))).argmax(1) == y

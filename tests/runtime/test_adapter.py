@@ -107,5 +107,5 @@ def test_what_makes_no_net_is_refused(settings, error, message):
 
 
 def test_images_with_other_channels_are_refused():
-    with pytest.raises(ValueError, match=r"for 3 channels, but the images are of shape \(4, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"for 3 channels, but the images are of shape \(4, 1, 8, 8\): give one value"):
         NetAdapter(nn.Flatten(), mean=MEAN, std=STD)(X[:, :1])
