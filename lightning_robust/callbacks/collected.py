@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lightning_robust.callbacks.figures import Examples
 from lightning_robust.evaluation.checksums import checksums
-from lightning_robust.evaluation.positions import Positions, by_content, refuse_overlap, refuse_repeats
+from lightning_robust.evaluation.positions import Positions, are_shares, by_content, refuse_overlap, refuse_repeats
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.state import State
-from lightning_robust.runtime.ranks import gather_objects
+from lightning_robust.runtime.ranks import gather_objects, rank, world_size
 from lightning_robust.types import Batch
 
 
@@ -31,51 +31,89 @@ class Collected:
         self.batches: list[Samples] = []
         self.seconds = 0.0  # of the clean predictions
         self.largest = 1  # batch
-        self.indexed = True  # where the samples stand in the dataset is known
+        self.places: list[Tensor] = []  # of each batch's samples in the loader
+        self.explicit = True  # batches say where their samples stand in the dataset
+        self.indexed = True  # it is known where they stand
+        self.shown = 0
         self.state: State | None = None
         self.examples: dict[str, dict[int, Tensor]] = {}
         self.report: dict[str, Any] = {}
 
-    def collect(self, batch: Batch, position: Tensor, logits: Tensor, keep: Tensor, shown: int) -> None:
-        """Add those samples of a batch that `keep` [b] marks; the first `shown` of the dataset will be drawn."""
+    def collect(
+        self, batch: Batch, position: Tensor, logits: Tensor, keep: Tensor, shown: int, images: bool, identify: bool
+    ) -> None:
+        """Add those samples of a batch that `keep` [b] marks.
+
+        Args:
+            batch: images, labels and dataset positions, if it has them.
+            position: positions [b] that the loader's order gives.
+            logits: logits [b k] of the clean images.
+            keep: which samples count [b].
+            shown: how many samples, the first ones, will be drawn.
+            images: whether the images are needed again.
+            identify: whether samples with dataset positions, too, have to be known again in another run.
+        """
+        assert self.positions is not None
         self.largest = max(self.largest, len(batch.x))
-        if self.batches:
+        if self.batches and images:
             _refuse_sizes([self.batches[0].x.shape[1:], batch.x.shape[1:]])
-        self.indexed = batch.index is not None or (self.positions is not None and self.positions.meaningful)
-        content = checksums(batch.x, batch.y)
+        self.explicit = batch.index is not None
+        self.indexed = self.explicit or self.positions.meaningful
+        self.shown = shown
+        x, y, position = batch.x.detach()[keep], batch.y.long()[keep], position[keep]
+        index = position if batch.index is None else batch.index[keep]
+        needed = identify or not self.explicit or not self.positions.known
+        content = checksums(x, y) if needed else torch.zeros(len(y), dtype=torch.int64)
         samples = Samples(
-            index=position if batch.index is None else batch.index,
-            y=batch.y.long(),
-            clean=logits.argmax(1),
+            index=index,
+            y=y,
+            clean=logits.argmax(1)[keep],
             checksum=content,
             shown=position < shown,
-            x=batch.x.detach(),
+            x=x if images else x.flatten(1)[:, :0],
             # so that a sample has the same numbers whatever the order and the rank in which a loader gives it
-            key=content if batch.index is None else batch.index,
+            key=index if self.explicit else content,
         )
-        self.batches.append(samples.map(Tensor.cpu)[keep.cpu()])
+        self.places.append(position.cpu())
+        self.batches.append(samples.map(Tensor.cpu))
 
-    def settle(self) -> None:
+    def settle(self, most: int | None = None) -> None:
         """Join the batches, and refuse samples that stand there twice; all ranks call it together.
 
+        Args:
+            most: how many samples, the first ones, are evaluated; by default all.
+
         Raises:
-            ValueError: if there are no samples, images of several sizes, samples that the loader repeats, or samples on
-                several ranks of which nothing says whether they are repeats.
+            ValueError: if there are none, images of several sizes, samples that are repeated, or samples of which it
+                is not known on which rank they count.
         """
         if not sum(gather_objects(sum(map(len, self.batches)))):
-            raise ValueError(
-                "No sample to evaluate: the data loader is empty, or every label equals ignore_index. Check both."
-            )
+            raise ValueError("No sample to evaluate: the data loader is empty, or every label equals ignore_index.")
         _refuse_sizes(
             [shape for part in gather_objects([batch.x.shape[1:] for batch in self.batches[:1]]) for shape in part]
         )
         self.samples = Samples.collect(self.batches)
-        facts = gather_objects((self.indexed, self.samples.x.numel() > 0))
-        attacked = any(held for _, held in facts)  # for clean accuracy alone no image is held
-        if attacked and not all(indexed for indexed, _ in facts):
+        known = self.positions is None or self.positions.known
+        facts = gather_objects((known, self.explicit, self.indexed))
+        known, self.explicit, self.indexed = (all(column) for column in zip(*facts, strict=True))
+        if not known:
+            self._find_shares(most)
+        if not self.indexed:
             refuse_overlap(self.samples.checksum)
             self.samples.index = by_content(self.samples.checksum)
         refuse_repeats(self.samples.index)
+
+    def _find_shares(self, most: int | None) -> None:
+        """Let the content tell whether every rank has all samples, of which rank 0's count, or a share of its own."""
+        place = torch.cat([torch.empty(0, dtype=torch.int64), *self.places])
+        if are_shares(self.samples.checksum):
+            self.indexed = self.explicit
+            place = place * world_size() + rank()
+            self.samples.shown = place < self.shown
+            keep = torch.ones_like(place, dtype=torch.bool) if most is None else place < most
+        else:
+            keep = torch.full_like(place, rank() == 0, dtype=torch.bool)
+        self.samples = self.samples[keep]
 
     def drawn(self, name: str) -> Examples | None:
         """Return the samples to draw under this attack, in the order of their index; None if there are none."""

@@ -51,13 +51,16 @@ class CorruptionAccuracy(AnyModule):
         super().__init__(**kwargs)
         self.reference = ALEXNET_ERRORS if reference == "alexnet" else reference
         self._positions: list[Positions] = []
+        self._suites: list[CorruptionSuite | None] = []
         self._error: CorruptionError | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the counts for the loaders of this epoch."""
         loop: Any = trainer._evaluation_loop
-        self._positions = [Positions(trainer, i) for i in range(len(loop._combined_loader.flattened))]
-        groups = dict.fromkeys(g for p in self._positions for g in getattr(_corruptions(p.loader), "groups", []))
+        loaders = loop._combined_loader.flattened
+        self._positions = [Positions(trainer, i) for i in range(len(loaders))]
+        self._suites = [_corruptions(loader) for loader in loaders]
+        groups = dict.fromkeys(group for suite in self._suites for group in getattr(suite, "groups", []))
         if trainer.testing and not groups:
             raise TypeError(
                 "CorruptionAccuracy found no loader over a CorruptionSuite: test on CIFAR10C, ImageNetC or "
@@ -77,12 +80,12 @@ class CorruptionAccuracy(AnyModule):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the batch's correct predictions by corruption."""
-        positions = self._positions[dataloader_idx]
-        corruptions = _corruptions(positions.loader)
+        positions, corruptions = self._positions[dataloader_idx], self._suites[dataloader_idx]
         if corruptions is None or self._error is None or trainer.sanity_checking:
             return
         given = self.read(pl_module, batch)
-        index, keep = positions.next(given)
+        index, keep = positions.next(len(given.x), given.x.device)
+        keep &= positions.known or trainer.is_global_zero  # else every rank has read all of them
         if given.index is not None:
             index = given.index
             if not bool(((index >= 0) & (index < len(corruptions))).all()):
@@ -125,7 +128,7 @@ class CorruptionAccuracy(AnyModule):
     def _refuse_repeats(self, counts: dict[tuple[str, int], tuple[int, int]]) -> None:
         """Raise where more samples of a group were counted than there are: positions were others, or repeat."""
         sizes: dict[tuple[str, int], int] = {}
-        for suite in filter(None, (_corruptions(positions.loader) for positions in self._positions)):
+        for suite in filter(None, self._suites):
             for group, part in zip(suite.groups, suite.datasets, strict=True):
                 sizes[group] = sizes.get(group, 0) + len(part)  # type: ignore[arg-type]
         for (name, severity), (_, n) in counts.items():

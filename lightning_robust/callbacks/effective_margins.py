@@ -63,7 +63,7 @@ class EffectiveMargins(AnyModule):
             if not batch_idx:
                 self.check_pixels(given.x, 0.0, 1.0)
             positions = self._positions.setdefault(dataloader_idx, Positions(trainer, dataloader_idx))
-            keep = positions.next(given)[1]
+            keep = positions.next(len(given.x), given.x.device)[1]
             keep &= self.counts(given.y)
             x, y = given.x[keep], given.y[keep]
             if len(x):

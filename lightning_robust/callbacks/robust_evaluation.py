@@ -189,7 +189,7 @@ class RobustEvaluation(SampleCollector):
             attacks = self._running
             size = self.batch_size or max(gather_objects(loader.largest))
             run = Evaluation(attacks, self.seed, size, self.precision)
-            loader.settle()
+            loader.settle(self.fit_samples if fitting else None)
             run.prepare(loader.samples)
             save: Callable[[], None] = lambda: None  # noqa: E731
             if not fitting:

@@ -91,7 +91,7 @@ class SampleCollector(BestReport):
             self._loaders[number] = Collected(Positions(trainer, number))
         loader = self._loaders[number]
         assert loader.positions is not None
-        position, keep = loader.positions.next(batch)
+        position, keep = loader.positions.next(len(batch.x), batch.x.device)
         if self.ignore_index is not None:
             counts = self.counts(batch.y)
             batch, position, keep = select(batch, counts), position[counts], keep[counts]
@@ -112,9 +112,8 @@ class SampleCollector(BestReport):
             return
         if self.fit_samples is not None and trainer.state.fn == "fit":
             keep &= position < self.fit_samples
-        if not self._running:  # clean accuracy alone: the images are not needed again
-            batch = batch._replace(x=batch.x.flatten(1)[:, :0])
-        loader.collect(batch, position, logits, keep, self.figure_samples)
+        images, identify = bool(self._running), trainer.state.fn != "fit"
+        loader.collect(batch, position, logits, keep, self.figure_samples, images, identify)
         loader.seconds += time.perf_counter() - start
         if not (loader.indexed or self._told_of_order):
             self._told_of_order = True

@@ -368,7 +368,7 @@ class Defense(LightningModule, ABC):
         logits = self(batch.x)
         if not batch_idx:
             self._positions[dataloader_idx] = Positions(self.trainer, dataloader_idx)
-        keep = self._positions[dataloader_idx].next(batch)[1]
+        keep = self._positions[dataloader_idx].next(len(batch.x), batch.x.device)[1]
         values = {"loss": cross_entropy(logits, batch.y), "clean_acc": (logits.argmax(1) == batch.y).float()}
         for name, value in values.items():
             self._log_mean(f"{stage}/{name}", value[keep], dataloader_idx=dataloader_idx)

@@ -7,25 +7,23 @@ from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, SequentialSampler
 
-from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.runtime.ranks import gather_objects, rank
-from lightning_robust.types import Batch
 
 
 class Positions:
     """Counts through one loader of the evaluation loop, so that no sample counts twice.
 
     A distributed sampler, also one that a batch sampler draws from, deals position p to rank p mod world size, and
-    repeats some past the end to even out the ranks. Of other loaders the first sample tells: where all ranks hold the
-    same one they all see every sample, and rank 0's count; where each holds another one, the ranks' shares were cut by
-    hand, and all count.
+    repeats some past the end to even out the ranks. Of other loaders it is not known whether every rank gives all
+    samples or a share that was cut by hand: `known` is False, and all samples are taken to count.
 
     Args:
         trainer: in its evaluation loop.
         i: which of its loaders.
 
     Raises:
-        ValueError: for several loaders that are drawn from at once, whose shorter ones may repeat.
+        ValueError: for several loaders that are drawn from at once, whose shorter ones may repeat, and for a
+            distributed sampler that deals to another number of ranks.
     """
 
     def __init__(self, trainer: Trainer, i: int) -> None:
@@ -36,60 +34,48 @@ class Positions:
                 f"Evaluation draws from {len(several.flattened)} data loaders at once (CombinedLoader in mode "
                 f"{several._mode!r}): give the trainer a list of them, which it goes through one after the other."
             )
-        self.loader = several.flattened[i]
-        self.sampler: Any = getattr(self.loader, "sampler", None)
-        within = getattr(getattr(self.loader, "batch_sampler", None), "sampler", None)
-        dealt: Any = next((s for s in (self.sampler, within) if isinstance(s, DistributedSampler)), None)
-        self.n = None if dealt is None else len(dealt.dataset)
+        # flags, not the loader: a module that holds this is copied and pickled
+        loader = several.flattened[i]
+        sampler: Any = getattr(loader, "sampler", None)
+        within = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+        dealt: Any = next((s for s in (sampler, within) if isinstance(s, DistributedSampler)), None)
         self.rank, self.world_size = trainer.global_rank, trainer.world_size
-        self._dealt = True if self.n is not None or self.world_size == 1 else None  # None: the first batch tells
+        if dealt is not None and (dealt.num_replicas, dealt.rank) != (self.world_size, self.rank):
+            raise ValueError(
+                f"The DistributedSampler deals samples out to {dealt.num_replicas} ranks and is that of rank "
+                f"{dealt.rank}, but this is rank {self.rank} of {self.world_size}: leave the sampler to Lightning, or "
+                "give it num_replicas and rank as they are."
+            )
+        self.known = dealt is not None or self.world_size == 1
+        """Whether it is known which samples count."""
+        self.ordered = in_order(loader)
+        """Whether positions follow the dataset, provided that every rank gives all samples where `known` is False."""
+        stream = sampler is None or isinstance(getattr(loader, "dataset", None), IterableDataset)
+        self.meaningful = self.ordered or stream
+        """Whether positions say something of the samples: where they stand in the dataset or in a stream."""
+        self._n = None if dealt is None else len(dealt.dataset)
         self._seen = 0
 
-    @property
-    def ordered(self) -> bool:
-        """Whether positions follow the dataset."""
-        return in_order(self.loader) and not self.cut_by_hand
+    def next(self, b: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the positions [b] of the next b samples, and which of them count [b].
 
-    @property
-    def cut_by_hand(self) -> bool:
-        """Whether each rank has a data set of its own, as far as the first batch has told."""
-        return self._dealt is True and self.n is None and self.world_size > 1
-
-    @property
-    def meaningful(self) -> bool:
-        """Whether positions say something of the samples: where they stand in the dataset or in a stream."""
-        dataset = getattr(self.loader, "dataset", None)
-        return self.ordered or (not self.cut_by_hand and (self.sampler is None or isinstance(dataset, IterableDataset)))
-
-    def next(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the positions [b] of the next batch's samples, and which of them count [b].
-
-        Of a loader whose sampler does not tell, all ranks read the first batch together.
-
-        Raises:
-            ValueError: if some ranks begin with the same sample, and others with another one.
+        Where `known` is False the positions are those on this rank.
         """
-        b, device = len(batch.x), batch.x.device
-        if self._dealt is None:
-            self._dealt = _are_shares(batch)
         first, self._seen = self._seen, self._seen + b
         position = torch.arange(first, first + b, device=device)
-        if not self._dealt:
-            return position, torch.full_like(position, self.rank == 0, dtype=torch.bool)
-        position = position * self.world_size + self.rank
-        return position, torch.ones_like(position, dtype=torch.bool) if self.n is None else position < self.n
+        if self.known:
+            position = position * self.world_size + self.rank
+        return position, torch.ones_like(position, dtype=torch.bool) if self._n is None else position < self._n
 
 
-def _are_shares(batch: Batch) -> bool:
-    """Return whether all ranks begin with samples of their own; all call it together."""
-    firsts = gather_objects(checksums(batch.x[:1], batch.y[:1]).tolist())
-    different = len({tuple(first) for first in firsts})
-    if 1 < different < len(firsts):
-        raise ValueError(
-            f"The data loaders of {len(firsts)} ranks begin with {different} different samples: it is not known which "
-            "count. Deal the samples out by a DistributedSampler, or give every rank all of them."
-        )
-    return different > 1
+def are_shares(checksum: Tensor) -> bool:
+    """Return whether the ranks hold shares of the samples, not all of them each; all call it together.
+
+    Args:
+        checksum: of this rank's samples [n].
+    """
+    parts = [sorted(part.tolist()) for part in gather_objects(checksum)]
+    return any(part != parts[0] for part in parts)
 
 
 def by_content(checksum: Tensor) -> Tensor:
@@ -126,7 +112,8 @@ def refuse_overlap(checksum: Tensor) -> None:
     if twice:
         raise ValueError(
             f"{twice} of the {len(ranks)} samples lie on several ranks, and nothing says whether they are repeats that "
-            "even out the shares: let a DistributedSampler deal them out, or give their positions by index_key."
+            "even out the shares or twins in the dataset: let a DistributedSampler deal them out in order, or give "
+            "their positions by index_key."
         )
 
 
@@ -147,7 +134,8 @@ def in_order(loader: Any) -> bool:
     if batches is not None:
         sampler = batches.sampler if type(batches) is BatchSampler else None
     if isinstance(sampler, DistributedSampler):
-        return not sampler.shuffle
+        sampler_within = getattr(sampler.dataset, "_sampler", None)  # in Lightning's wrapper of a user's own sampler
+        return not sampler.shuffle and (sampler_within is None or isinstance(sampler_within, SequentialSampler))
     return isinstance(sampler, SequentialSampler)
 
 

@@ -1,20 +1,34 @@
 """Every way of dealing the samples out to ranks gives the counts of one rank, or is refused."""
 
 import csv
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    Sampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.data import Indexed
+from lightning_robust.defenses import Standard
+from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.threat import Threat
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.helpers.foreign import ForeignModule, images
+from tests.helpers.few import plain_net
+from tests.helpers.foreign import ForeignModule, images, loader
 
 N = 21
 
@@ -46,6 +60,13 @@ def sampled(kind: Any, rank: int, ranks: int, shuffle: bool = False) -> Any:
     return DataLoader(images(N), batch_sampler=kind(sampler, 2, False))
 
 
+def alike(rank: int, ranks: int) -> Any:
+    """Shares of a data set whose first and second sample are the same."""
+    x, y = images(N).tensors
+    x[1], y[1] = x[0], y[0]
+    return Subset(TensorDataset(x, y), list(range(rank, N, ranks)))
+
+
 # what rank `rank` of `ranks` loads; Lightning deals nothing out
 DEALT: dict[str, Any] = {
     "sampler in a batch sampler": lambda rank, ranks: sampled(BatchSampler, rank, ranks),
@@ -56,6 +77,7 @@ DEALT: dict[str, Any] = {
     "stream for each": lambda rank, ranks: DataLoader(Stream(rank, ranks), 4),
     "one stream for all": lambda rank, ranks: DataLoader(Stream(), 4),
     "everything for all": lambda rank, ranks: DataLoader(images(N), 4),
+    "a share without samples": lambda rank, ranks: DataLoader(Stream(0 if rank == 0 else N, 1), 4),
 }
 
 
@@ -99,11 +121,18 @@ def partly(rank: int, ranks: int) -> Any:
     return DataLoader(shares(min(rank, 1), 2), 4)
 
 
+def twins(rank: int, ranks: int) -> Any:
+    """A distributed sampler of one rank, on each."""
+    return DataLoader(images(N), 4, sampler=DistributedSampler(images(N), 1, 0, shuffle=False))
+
+
 @pytest.mark.parametrize(
     ("make", "ranks", "told"),
     [
         (overlapping, 2, "1 of the 21 samples lie on several ranks"),
-        (partly, 3, "ranks begin with 2 different samples"),
+        (lambda rank, ranks: DataLoader(alike(rank, ranks), 4), 2, "1 of the 20 samples lie on several ranks"),
+        (partly, 3, "10 of the 21 samples lie on several ranks"),
+        (twins, 2, "deals samples out to 1 ranks and is that of rank 0, but this is rank 1 of 2"),
     ],
 )
 def test_what_cannot_be_told_is_refused(make: Any, ranks: int, told: str, tmp_path: Path) -> None:
@@ -126,3 +155,56 @@ def test_without_positions_random_numbers_belong_to_the_content(tmp_path: Path) 
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1)).tolist()
     assert evaluated(images(N), order, tmp_path / "b") == first
     assert len(first) == N
+
+
+class Reversed(Sampler[int]):
+    """Someone's own order, which Lightning deals out by a wrapper of its own."""
+
+    def __iter__(self) -> Any:
+        return iter(range(N - 1, -1, -1))
+
+    def __len__(self) -> int:
+        return N
+
+
+@pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
+@pytest.mark.filterwarnings("ignore:Your `test_dataloader`'s sampler has shuffling enabled")
+def test_an_own_order_that_lightning_deals_out_is_no_order_of_the_dataset(tmp_path: Path) -> None:
+    """In one order on all ranks each sample counts once, without an index; an order of each rank's own is refused."""
+
+    def run(sampler: Any) -> Any:
+        def on(rank: int) -> Any:
+            torch.manual_seed(rank)
+            evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.12), steps=1)}, figure_samples=0, check_samples=0)
+            trainer = ddp_trainer(default_root_dir=tmp_path, callbacks=[evaluation])
+            trainer.test(ForeignModule(), DataLoader(images(N), 4, sampler=sampler), verbose=False)
+            loader = next(iter(evaluation._loaders.values()))
+            return loader.indexed, sorted(loader.found.checksum.tolist())
+
+        return run_ddp(on)
+
+    assert run(Reversed()) == [(False, sorted(checksums(*images(N).tensors).tolist()))] * 2
+    with pytest.raises(AssertionError, match=r"\d+ of the \d+ samples lie on several ranks"):
+        run(SubsetRandomSampler(range(N)))
+
+
+def test_a_module_keeps_no_loader(tmp_path: Path) -> None:
+    """So that it can be pickled and copied after a validation."""
+    defense = Standard(plain_net())
+    loader = DataLoader(images(N), 4, collate_fn=lambda samples: default_collate(samples))
+    quiet_trainer(default_root_dir=tmp_path).validate(defense, loader, verbose=False)
+    assert len(pickle.dumps(defense._positions)) < 1000
+
+
+def test_a_limit_inside_fit_counts_the_same_samples_in_shares(tmp_path: Path) -> None:
+    def on(rank: int, ranks: int) -> Any:
+        evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.12), steps=1)}, fit_samples=6, figure_samples=0)
+        trainer = ddp_trainer(
+            ranks, default_root_dir=tmp_path, callbacks=[evaluation], use_distributed_sampler=False, max_epochs=1
+        )
+        trainer.fit(ForeignModule(), loader(8), DataLoader(shares(rank, ranks), 4))
+        return sorted(next(iter(evaluation._loaders.values())).found.checksum.tolist())
+
+    one = run_ddp(lambda rank: on(rank, 1), ranks=1)
+    assert len(one[0]) == 6
+    assert run_ddp(lambda rank: on(rank, 2)) == one * 2
