@@ -16,6 +16,7 @@ from torch.utils.data import (
     IterableDataset,
     Sampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     default_collate,
 )
