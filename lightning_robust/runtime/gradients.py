@@ -158,4 +158,5 @@ def _gradient(values: Tensor, x: Tensor, keep_graph: bool, create_graph: bool = 
     (grad,) = torch.autograd.grad(total, x, retain_graph=keep_graph, create_graph=create_graph)
     if fp16:
         grad = grad / _FP16_SCALE
-    return grad if create_graph else torch.nan_to_num_(grad, nan=0.0, posinf=0.0, neginf=0.0)
+    # not in place: the gradient of a sum over channels is one plane seen several times, and of others a net may own it
+    return grad if create_graph else torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)

@@ -22,10 +22,11 @@ from lightning_robust.attacks.functional import (
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from tests.helpers.each_attack import each
-from tests.helpers.toys import conv_net
+from tests.helpers.toys import conv_net, linear_net
 
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(4)
+WEIGHT = torch.randn(4, 64, generator=torch.Generator().manual_seed(2)) / 8
 EVERY_NORM: list[Attack] = [
     kind(Threat(norm, eps), **few)
     for norm, eps in (("linf", 0.1), ("l2", 0.5), ("l1", 2.0))
@@ -243,3 +244,24 @@ def test_a_net_that_computes_in_half_precision_is_attacked(attack: Attack, dtype
     x_adv = attack(net, x, y, eps=4 * attack.threat.eps)
     assert x_adv.dtype == torch.float32
     assert (net(x_adv).argmax(1) != y).any()
+
+
+class Grey(nn.Module):
+    """From colour to grey, by a sum whose gradient is one plane seen three times, or by a product with ones."""
+
+    def __init__(self, product: bool) -> None:
+        super().__init__()
+        self.product, self.head = product, linear_net(WEIGHT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x * torch.ones_like(x)).sum(1) if self.product else x.sum(1))
+
+
+@each
+def test_a_net_that_begins_with_a_sum(attack: Attack) -> None:
+    found, y = [], Grey(product=True)(X).argmax(1)
+    for product in (True, False):
+        torch.manual_seed(0)
+        found.append(attack(Grey(product).eval(), X, y))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+    assert isinstance(attack, CW) or (found[0] != X).any()  # whose few steps find none

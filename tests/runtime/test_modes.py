@@ -187,6 +187,37 @@ def test_several_gradients_from_one_forward_pass_are_those_of_several():
         torch.testing.assert_close(values[:, j], value)
 
 
+class Stored(torch.autograd.Function):
+    """The input itself, whose gradient is a tensor that the net owns."""
+
+    gradient = torch.full_like(X, torch.inf)
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return Stored.gradient
+
+
+@pytest.mark.parametrize("dim", [1, 3, (2, 3)])
+def test_a_gradient_that_is_seen_several_times_in_memory(dim):
+    """Of a net that begins with a sum, such as from colour to grey: as of a sum written as a product with ones."""
+    weights = torch.linspace(-1, 1, X.sum(dim).numel()).view(X.sum(dim).shape)
+    grad, _ = input_gradient(lambda z: (z.sum(dim) * weights).flatten(1).sum(1), X)
+    expected = torch.autograd.functional.jacobian(lambda z: ((z * torch.ones_like(z)).sum(dim) * weights).sum(), X)
+    torch.testing.assert_close(grad, expected, rtol=0, atol=0)
+    grads, _ = input_gradients(lambda z: z.sum(dim).flatten(1)[:, :2], X)
+    assert grads.sum().item() == 2 * len(X) * X.numel() / X.sum(dim).numel()
+
+
+def test_a_gradient_that_the_net_owns_stays_as_it_is():
+    grad, _ = input_gradient(lambda z: Stored.apply(z).flatten(1).sum(1), X)
+    assert (grad == 0).all()
+    assert Stored.gradient.isinf().all()
+
+
 def over_confident_net():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
