@@ -1,6 +1,7 @@
 """Adversarial training of an existing LightningModule, without touching its code."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.any_module import AnyModule, select
 from lightning_robust.evaluation.aims import refuse_targeted
 from lightning_robust.runtime.modes import AttackBN, logits_no_grad
-from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
+from lightning_robust.runtime.rng import SampleRNG, derive_seed, global_seed, training_rng
 from lightning_robust.types import Batch
 from lightning_robust.utils.checks import check_labels, check_logits
 
@@ -30,21 +31,27 @@ class AdversarialInputs(AnyModule):
     Args:
         attack: crafts the images, on cross-entropy.
         attack_bn: how the module's batch norms run during the attack: "eval", "batch" or "train".
-        share: part of each batch that becomes adversarial, in (0, 1], rounded to whole samples. The samples are drawn
-            anew in each step; the others, and those with the label `ignore_index`, stay as they are.
+        share: part of the samples that becomes adversarial, in (0, 1]: of each batch so many, rounded up or down by
+            chance so that the part is right on average. The samples are drawn anew in each step; the others, and those
+            with the label `ignore_index`, stay as they are.
         kwargs: `image_key`, `label_key`, `index_key`, `read_batch`, `forward`, `mean`, `std`, `ignore_index`; see
-            `lightning_robust.callbacks.any_module.AnyModule`. With `read_batch`, also set `image_key`, the place where
-            the adversarial images are written (by default element 0 of a tuple, or a usual name).
+            `lightning_robust.callbacks.any_module.AnyModule`. With `read_batch` it needs `image_key`, the place from
+            which that function takes the images: adversarial ones are written there.
 
     Raises:
         TypeError: for an unreadable batch, or one without images where `image_key` says.
-        ValueError: for a targeted attack, or a share out of range; on the first batch, for images outside the threat's
-            box or outputs that are not logits.
+        ValueError: for a targeted attack, a share out of range, or `read_batch` without `image_key`; on the first
+            batch, for images outside the threat's box or outputs that are not logits.
     """
 
     def __init__(self, attack: Attack, attack_bn: AttackBN = "eval", share: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         refuse_targeted({"attack": attack})
+        if self.reader.read is not None and self.reader.image_key is None:
+            raise ValueError(
+                "AdversarialInputs with read_batch needs image_key, the place from which read_batch takes the images: "
+                "adversarial ones are written there."
+            )
         if not 0 < share <= 1:
             raise ValueError(f"share must lie in (0, 1], got {share}.")
         self.attack = attack
@@ -70,7 +77,8 @@ class AdversarialInputs(AnyModule):
                 checked = True
             place = (trainer.current_epoch, trainer.fit_loop.batch_idx, trainer.global_rank)
             rng = training_rng(global_seed(), *place, Batch(given.x, given.y))
-            x_adv = self._attacked(net, given, rng)
+            rounding = derive_seed(global_seed(), *place, CHOICE) / 2**63  # on the host: reading it waits for no device
+            x_adv = self._attacked(net, given, rng, rounding)
             return step(self.replaced(pl_module, batch, x_adv), *args, **kwargs)
 
         def undo() -> None:
@@ -89,14 +97,19 @@ class AdversarialInputs(AnyModule):
         """Give the module its own `training_step` back."""
         self.teardown(trainer, pl_module, "fit")
 
-    def _attacked(self, net: nn.Module, batch: Batch, rng: SampleRNG) -> Tensor:
-        """Return the images of a batch, those that are chosen for it as adversarial examples."""
+    def _attacked(self, net: nn.Module, batch: Batch, rng: SampleRNG, rounding: float) -> Tensor:
+        """Return the images of a batch, those that are chosen for it as adversarial examples.
+
+        The number of a batch's chosen samples is rounded up where its fraction and `rounding`, drawn from [0, 1), reach
+        1, so that small batches too have the share on average.
+        """
         if self.share == 1 and self.ignore_index is None:
             return self.attack(net, batch.x, batch.y, bn=self.attack_bn, rng=rng)
         counts = self.counts(batch.y)
         n = len(counts) if self.ignore_index is None else int(counts.sum())
         place = rng.fork(CHOICE).uniform(torch.empty(len(counts), 1, device=counts.device))[:, 0]
-        rows = place.masked_fill(~counts, 1.0).argsort()[: round(self.share * n)].sort().values
+        chosen = min(n, math.floor(self.share * n + rounding))
+        rows = place.masked_fill(~counts, 1.0).argsort()[:chosen].sort().values
         if not len(rows):
             return batch.x
         x, y = batch.x[rows], batch.y[rows]

@@ -1,5 +1,6 @@
 """AdversarialInputs on a foreign module: the same as an adversarial training step written by hand."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -294,7 +295,8 @@ def test_a_share_of_each_batch_and_no_ignored_sample_becomes_adversarial(share: 
     for seen, rows in zip(module.seen, [slice(10), slice(10, 20)] * 2, strict=True):
         kept = y[rows] != -1
         changed = (seen != x[rows]).flatten(1).any(1)
-        assert int(changed.sum()) == round(share * int(kept.sum()))
+        mean = share * int(kept.sum())
+        assert math.floor(mean) <= int(changed.sum()) <= math.ceil(mean)
         assert not changed[~kept].any()
         if changed.any():  # in evaluation mode a sample's example does not depend on the others
             expected = ATTACK(reference, x[rows][changed], y[rows][changed])
@@ -303,6 +305,19 @@ def test_a_share_of_each_batch_and_no_ignored_sample_becomes_adversarial(share: 
         chosen.append(changed.tolist())
     if 0.1 < share < 1:
         assert len({tuple(rows) for rows in chosen}) > 1
+
+
+@pytest.mark.parametrize(("share", "size", "ignored"), [(0.5, 1, 0), (0.5, 3, 0), (0.1, 4, 1), (0.25, 2, 0)])
+def test_small_batches_have_the_share_on_average(share: float, size: int, ignored: int) -> None:
+    x, y = images(200 * size).tensors
+    y.view(-1, size)[:, :ignored] = -1
+    module, callback = Recorder(), AdversarialInputs(ATTACK, share=share, ignore_index=-1 if ignored else None)
+    quiet_trainer(max_epochs=1, callbacks=[callback]).fit(module, DataLoader(torch.utils.data.TensorDataset(x, y), size))
+    changed = (torch.cat(module.seen) != x).flatten(1).any(1).view(-1, size).sum(1)
+    mean = share * (size - ignored)
+    assert set(changed.tolist()) <= {math.floor(mean), math.ceil(mean)}
+    fraction = mean - math.floor(mean)
+    assert float(changed.float().mean()) == pytest.approx(mean, abs=4 * math.sqrt(fraction * (1 - fraction) / 200))
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])

@@ -162,3 +162,15 @@ def test_of_several_loaders_one_is_chosen_or_all_are_refused() -> None:
     attacked = True
     chosen = AdversarialInputs(ATTACK, image_key="labelled.0", label_key="labelled.1")
     quiet_trainer(max_epochs=1, callbacks=[chosen]).fit(Two(), loaders)
+
+
+def test_a_function_alone_does_not_say_where_adversarial_images_are_written() -> None:
+    """The function may take another tensor than the usual place holds: the step would train on clean images."""
+    read: Any = lambda batch: Batch(batch["strong"], batch["label"])  # noqa: E731
+    with pytest.raises(ValueError, match="AdversarialInputs with read_batch needs image_key"):
+        AdversarialInputs(ATTACK, read_batch=read)
+    x, strong, y = torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.long)
+    callback = AdversarialInputs(ATTACK, read_batch=read, image_key="strong")
+    batch = callback.replaced(ForeignModule(), {"image": x, "strong": strong, "label": y}, strong + 0.1)
+    assert torch.equal(batch["strong"], strong + 0.1)
+    assert batch["image"] is x

@@ -221,7 +221,8 @@ def test_a_config_says_how_the_module_is_called_and_is_written_as_it_was_read(to
     expected = module.classify((x - 0.5) / 0.2)["logits"]
     torch.testing.assert_close(callback.net(module)(x), expected)
     assert (callback.reader.index_key, callback.mean, callback.std) == (2, [0.5], [0.2])
-    config = parser.parse_args([*given[:3], *given[4:], f"--callback.read_batch={reader}"])
+    place = ["--callback.image_key=0"] if kind is AdversarialInputs else []
+    config = parser.parse_args([*given[:3], *given[4:], *place, f"--callback.read_batch={reader}"])
     again = parser.parse_string(parser.dump(config))
     assert parser.instantiate_classes(again).callback.reader.read is as_batch
 
