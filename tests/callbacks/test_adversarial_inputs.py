@@ -312,7 +312,8 @@ def test_small_batches_have_the_share_on_average(share: float, size: int, ignore
     x, y = images(200 * size).tensors
     y.view(-1, size)[:, :ignored] = -1
     module, callback = Recorder(), AdversarialInputs(ATTACK, share=share, ignore_index=-1 if ignored else None)
-    quiet_trainer(max_epochs=1, callbacks=[callback]).fit(module, DataLoader(torch.utils.data.TensorDataset(x, y), size))
+    data = DataLoader(torch.utils.data.TensorDataset(x, y), size)
+    quiet_trainer(max_epochs=1, callbacks=[callback]).fit(module, data)
     changed = (torch.cat(module.seen) != x).flatten(1).any(1).view(-1, size).sum(1)
     mean = share * (size - ignored)
     assert set(changed.tolist()) <= {math.floor(mean), math.ceil(mean)}
