@@ -23,7 +23,9 @@ from lightning_robust.defenses.loss_contract import check_losses, check_repeats
 from lightning_robust.defenses.perturbed_weights import PerturbedWeights
 from lightning_robust.defenses.rate_scaling import rate_factor, rescale_checkpoint
 from lightning_robust.defenses.stored_arguments import (
+    KeepsArguments,
     constructor_arguments,
+    given_arguments,
     or_not_stored,
     plain_settings,
     rebuilt,
@@ -50,7 +52,7 @@ GRAPHS = 64
 """How many graphs of a net `torch.compile` may make: of attacks, losses and evaluation, for one batch size and any."""
 
 
-class Defense(LightningModule, ABC):
+class Defense(KeepsArguments, LightningModule, ABC):
     """Trains a robust classifier; the base of all methods.
 
     In each step, `generate` crafts examples, `loss` turns them into one value per sample, regularizers add their
@@ -129,6 +131,8 @@ class Defense(LightningModule, ABC):
     ) -> None:
         super().__init__()
         constructors = constructor_arguments(inspect.currentframe(), self)
+        if (outermost := given_arguments(self)) is not None:
+            constructors.append(outermost)  # as they were given, which a subclass may have changed since
         refuse_missing(constructors[-1])
         # the command line stores its plain config, with all that is needed to build the parts again
         under_cli = _given_hyperparameters.get() is not None

@@ -8,13 +8,16 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import FrameType, ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 
 import lightning_robust.attacks
 import lightning_robust.parts
 from lightning_robust.threat import Threat
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PARTS = ("attack", "reweighting", "regularizers", "weight_perturbation")
 """The arguments of every defense that are rebuilt from what is stored."""
@@ -28,8 +31,39 @@ NOT_STORED = "not_stored"
 _ROOMS: tuple[ModuleType, ...] = (lightning_robust.attacks, lightning_robust.parts)
 
 
+class KeepsArguments:
+    """Notes what an object is made from, before any constructor may change it.
+
+    It is a base and not a method of `Defense`, whose constructor would then be hidden from the command line.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
+        """Return the object, with its arguments until `given_arguments` takes them."""
+        self = super().__new__(cls)
+        if args or kwargs:  # else it may be a copy, which no constructor takes them from
+            vars(self)["_given"] = args, kwargs
+        return self
+
+
+def given_arguments(owner: KeepsArguments) -> dict[str, Any] | None:
+    """Return the arguments that an object's class was called with, and its defaults, once; None if not known.
+
+    Args:
+        owner: the object under construction.
+    """
+    args, kwargs = vars(owner).pop("_given", ((), {}))
+    signature = inspect.signature(type(owner).__init__)
+    try:
+        bound = signature.bind(owner, *args, **kwargs)
+    except TypeError:  # a class with a `__new__` of its own, which did not pass them on
+        return None
+    bound.apply_defaults()
+    _, *parameters = signature.parameters.values()
+    return _flat(parameters, bound.arguments)
+
+
 def constructor_arguments(frame: FrameType | None, owner: Any) -> list[dict[str, Any]]:
-    """Return the arguments of the constructors that run: the given frame's first, the object's own class's last.
+    """Return the arguments of the constructors that run, as they are by now: the given frame's first.
 
     Args:
         frame: of a constructor of `owner`.
@@ -41,15 +75,20 @@ def constructor_arguments(frame: FrameType | None, owner: Any) -> list[dict[str,
         first, *parameters = inspect.signature(cls.__init__).parameters.values()
         if values.get(first.name) is not owner:
             break
-        given: dict[str, Any] = {}
-        for parameter in parameters:
-            if parameter.kind is parameter.VAR_KEYWORD:
-                given |= values[parameter.name]
-            elif parameter.kind is not parameter.VAR_POSITIONAL:
-                given[parameter.name] = values[parameter.name]
-        found.append(given)
+        found.append(_flat(parameters, values))
         frame = frame.f_back
     return found
+
+
+def _flat(parameters: Sequence[inspect.Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a constructor's named arguments and of those that it takes by any name."""
+    given: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= values[parameter.name]
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            given[parameter.name] = values[parameter.name]
+    return given
 
 
 def plain_settings(constructors: Sequence[Mapping[str, Any]]) -> dict[str, bool | int | float | str]:

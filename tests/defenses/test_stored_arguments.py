@@ -1,5 +1,6 @@
 """A defense comes back from its checkpoint with all that it was given, or says what must be given again."""
 
+import copy
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -131,6 +132,50 @@ def test_a_module_of_ones_own_stays_out_of_the_checkpoints_arguments(tmp_path: P
     back = Distilled.load_from_checkpoint(path, net=plain_net(), teacher=nn.Linear(2, 3))
     assert torch.equal(back.teacher.weight, teacher.weight)
     assert (back.weight, back.attack_bn) == (0.5, "batch")
+
+
+class Changing(AT):
+    """Changes its arguments before it hands them on."""
+
+    def __init__(self, net: nn.Module, eps: float = 8.0, steps: int = 1, **kwargs: Any) -> None:
+        eps = eps / 255
+        kwargs = {"attack": PGD(Threat(eps=eps), steps=steps), **kwargs}
+        super().__init__(net, **kwargs)
+
+
+class ByName(AT):
+    """Calls its base by name."""
+
+    def __init__(self, net: nn.Module, k: int = 3, **kwargs: Any) -> None:
+        AT.__init__(self, net, attack=PGD(steps=k), **kwargs)
+
+
+class Own(ByName):
+    """Makes its own net."""
+
+    def __init__(self, k: int = 5, **kwargs: Any) -> None:
+        super().__init__(plain_net(), k, **kwargs)
+
+
+def test_arguments_are_stored_as_they_were_given(tmp_path: Path) -> None:
+    path = saved(Changing(plain_net(), 4.0, attack_bn="batch"), tmp_path)
+    assert torch.load(path, weights_only=True)["hyper_parameters"] == {"eps": 4.0, "steps": 1, "attack_bn": "batch"}
+    back = Changing.load_from_checkpoint(path, net=plain_net())
+    assert (back.attack.threat.eps, back.attack_bn) == (pytest.approx(4 / 255), "batch")
+    path = saved(ByName(plain_net(), k=7), tmp_path)
+    assert ByName.load_from_checkpoint(path, net=plain_net()).attack.steps == 7
+    path = saved(Own(k=9), tmp_path)
+    assert Own.load_from_checkpoint(path).attack.steps == 9
+
+
+@pytest.mark.parametrize("make", [lambda: Own(9, reweighting=MarginWeights()), lambda: ByName(plain_net(), 9)])
+def test_what_was_given_is_kept_in_no_other_place(make: Callable[[], Defense]) -> None:
+    defense = make()
+    for back in (copy.deepcopy(defense), pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(defense))))):
+        assert back.attack.steps == 9
+        assert dict(back.hparams) == dict(defense.hparams)
+        assert "_given" not in vars(back)
+    assert "_given" not in vars(defense)
 
 
 @pytest.mark.parametrize("name", ["optimizer", "scheduler"])
