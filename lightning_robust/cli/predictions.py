@@ -1,6 +1,7 @@
 """What `predict` leaves: a table of the predictions."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ FILE = "predictions.csv"
 class Predictions(BasePredictionWriter):
     """Writes one line for each image: its index, its label, the predicted class and that class's probability.
 
-    A label below 0 stands for an unknown one, and is left out.
+    A label below 0 stands for an unknown one, and is left out. Where a loader has no positions, as that of a stream,
+    each rank numbers its images on.
     """
 
     def __init__(self) -> None:
@@ -44,11 +46,13 @@ class Predictions(BasePredictionWriter):
         """Take the predictions of a batch, if they are logits."""
         if not isinstance(prediction, Tensor) or prediction.dim() != 2:
             return
-        index, label = batch_indices or [], [-1] * len(prediction)
+        start = len(self._rows)
+        index, label = batch_indices or range(start, start + len(prediction)), [-1] * len(prediction)
         if not isinstance(batch, Tensor):
-            given = getattr(pl_module, "reader", BatchReader())(batch)
-            index = index if given.index is None else given.index.tolist()
-            label = given.y.tolist()
+            with suppress(TypeError):  # images alone, which `predict_step` takes too
+                given = getattr(pl_module, "reader", BatchReader())(batch)
+                index = index if given.index is None else given.index.tolist()
+                label = given.y.tolist()
         confidence, predicted = prediction.float().softmax(1).max(1)
         self._rows += zip(index, label, predicted.tolist(), confidence.tolist(), strict=True)
 

@@ -95,6 +95,7 @@ class RobustDataModule(LightningDataModule, ABC):
         self.uint8_transfer = uint8_transfer
         self._on_device_images: OnDeviceImages | None = None
         self._split_id: str | None = None
+        self._limit_before: int | float | None = None  # the trainer's limit_val_batches, while nothing is validated
 
     @abstractmethod
     def train_data(self, augment: bool) -> Dataset[Any]:
@@ -130,16 +131,36 @@ class RobustDataModule(LightningDataModule, ABC):
             self._split_id = describe_split(validation, len(train) + len(validation))
             self.val_set = Indexed(Part(plain, validation))
             self.train_set = Indexed(Part(augmented, train))
-            if not len(validation) and self.trainer is not None:
+            self._validate_again()
+            if not len(validation) and self.trainer is not None and not self._other_validates():
                 if self.trainer.state.fn == TrainerFn.VALIDATING:
                     raise ValueError(
                         "There is nothing to validate on because val_size is 0: set val_size to the value used in "
                         "training, or use `test`."
                     )
+                if self._limit_before is None:
+                    self._limit_before = self.trainer.limit_val_batches
                 self.trainer.limit_val_batches = 0  # else Lightning asks for a loader, and warns that it is empty
         if stage in (None, "test", "predict"):
             self.test_set = Indexed(self.test_data())
             _check_not_empty(self.test_set, "test")
+
+    def teardown(self, stage: str) -> None:
+        """Let the trainer validate on other data again."""
+        self._validate_again()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Do the same where a run ends early."""
+        self._validate_again()
+
+    def _other_validates(self) -> bool:
+        """Return whether `validate` was given loaders, for which the last data module is set up too."""
+        running = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
+        return running and self.trainer.validate_loop._data_source.instance is not self  # type: ignore[union-attr]
+
+    def _validate_again(self) -> None:
+        if self._limit_before is not None and self.trainer is not None:
+            self.trainer.limit_val_batches, self._limit_before = self._limit_before, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return a description of the validation split, which checkpoints keep."""

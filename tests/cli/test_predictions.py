@@ -3,19 +3,23 @@
 import csv
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_robust.cli.main import main
 from lightning_robust.cli.predictions import Predictions
 from lightning_robust.cli.terminal import how_to_test
 from lightning_robust.data import Digits
+from lightning_robust.defenses import Standard
 from lightning_robust.models import SmallConvNet
 from tests.cli.test_cli import QUICK, STANDARD, folder, the_run  # noqa: F401
-from tests.helpers.ddp import ddp_trainer, run_ddp
+from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, plain_net
 from tests.helpers.foreign import images
 
@@ -49,8 +53,6 @@ def test_predict_writes_what_a_plain_loop_finds(folder: Path, capsys: pytest.Cap
 
 def test_two_ranks_write_one_table(tmp_path: Path) -> None:
     def on(rank: int) -> None:
-        from lightning_robust.defenses import Standard
-
         trainer = ddp_trainer(callbacks=[Predictions()], default_root_dir=tmp_path)
         trainer.predict(Standard(plain_net()), Few(test_size=11, batch_size=3), return_predictions=False)
 
@@ -61,6 +63,27 @@ def test_two_ranks_write_one_table(tmp_path: Path) -> None:
     assert [(int(r["index"]), int(r["label"]), int(r["predicted"])) for r in rows] == list(
         zip(range(11), y.tolist(), expected, strict=True)
     )
+
+
+class Stream(IterableDataset[Any]):
+    """Images without positions."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(images(5, seed=1).tensors[0])
+
+
+@pytest.mark.parametrize("data", [images(5, seed=1).tensors[0], Stream()], ids=["map", "stream"])
+@pytest.mark.parametrize("make", [lambda x: [x], lambda x: {"image": x}, lambda x: x], ids=["list", "dict", "tensor"])
+@pytest.mark.filterwarnings("ignore:Couldn.t infer the batch indices")
+def test_images_without_labels_or_positions(make: Any, data: Any, tmp_path: Path) -> None:
+    loader: Any = DataLoader(data, 2, collate_fn=lambda xs: make(torch.stack(xs)))
+    trainer = quiet_trainer(callbacks=[Predictions()], default_root_dir=tmp_path)
+    trainer.predict(Standard(plain_net()), loader)
+    expected = plain_net()(images(5, seed=1).tensors[0]).argmax(1).tolist()
+    rows = table(tmp_path / "predictions.csv")
+    assert [(r["index"], r["label"], r["predicted"]) for r in rows] == [
+        (str(i), "", str(e)) for i, e in enumerate(expected)
+    ]
 
 
 def test_a_run_without_checkpoints_leaves_none(folder: Path) -> None:  # noqa: F811

@@ -1,5 +1,6 @@
 """Nothing held out, and less than there are devices."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,25 @@ def test_the_whole_training_set_is_seen() -> None:
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(Standard(plain_net()), data)
     assert trainer.global_step == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_trainer_validates_on_other_data_afterwards(fails: bool) -> None:
+    class Failing(Standard):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            if fails:
+                raise RuntimeError("in the midst")
+            return super().training_step(batch, batch_idx)
+
+    trainer, model = quiet_trainer(max_epochs=1, limit_val_batches=2), Failing(plain_net())
+    with pytest.raises(RuntimeError, match="in the midst") if fails else nullcontext():
+        trainer.fit(model, Few(val_size=0))
+    assert trainer.limit_val_batches == 2
+    other = Few(val_size=4)
+    other.setup("validate")
+    x, y = (torch.stack(part) for part in zip(*[(s[0], torch.as_tensor(s[1])) for s in other.val_set], strict=True))
+    (logged,) = trainer.validate(model, other.val_dataloader(), verbose=False)
+    assert logged["val/clean_acc"] == pytest.approx(float((model.net(x).argmax(1) == y).float().mean()))
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
