@@ -52,5 +52,5 @@ def radius_figure(radii: torch.Tensor, title: str) -> Figure:
     axes.hist(radii.numpy(), bins=40, color="tab:blue")
     axes.axvline(float(radii.median()), color="tab:red", label=f"median {float(radii.median()):.4g}")
     axes.set(xlabel="radius (pixel values in [0, 1])", ylabel="training samples", title=title)
-    axes.legend()
+    axes.legend(loc="upper right")  # to look for the best place takes seconds where there are many samples
     return figure

@@ -48,6 +48,7 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WANDB_SILENT", "true")
     evaluate(WandbLogger(save_dir=tmp_path, project="theirs", offline=True), tmp_path)
     wandb.finish()
+    wandb.teardown()  # another test's run has a folder of its own
     rows = [item for record in wandb_records(tmp_path) for item in record.history.item]
     told = {item.key or item.nested_key[0]: item.value_json for item in rows}
     assert float(told["test/worst_acc"]) == pytest.approx(plain_loop())
