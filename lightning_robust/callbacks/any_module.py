@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_robust.runtime.adapter import NetAdapter
 from lightning_robust.types import Batch
 from lightning_robust.utils.batch_reader import BatchReader, Key
-from lightning_robust.utils.checks import check_images
+from lightning_robust.utils.checks import check_images, check_label_type
 from lightning_robust.utils.messages import describe_error
 
 
@@ -75,8 +75,9 @@ class AnyModule(Callback):
         return self._adapter
 
     def read(self, module: nn.Module, batch: Any) -> Batch:
-        """Return a batch with its images in pixels."""
+        """Return a batch with its images in pixels, and labels that are class numbers [b]."""
         given = self.reader(batch)
+        check_label_type(given.y, len(given.x))
         net = self.net(module)
         return given._replace(x=net.to_pixels(given.x)) if isinstance(net, NetAdapter) else given
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+from lightning_robust.utils.named_class import is_named
 
 
 def accumulates(trainer: Trainer) -> int:
@@ -20,8 +21,9 @@ def most_batches(accumulate_grad_batches: int, callbacks: Iterable[Any]) -> int:
         callbacks: its callbacks; a `GradientAccumulationScheduler` among them schedules other numbers.
 
     Example:
+        >>> from lightning.pytorch.callbacks import GradientAccumulationScheduler
         >>> most_batches(1, [GradientAccumulationScheduler({0: 1, 5: 4})])
         4
     """
-    schedules = [c.scheduling for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+    schedules: list[dict[int, int]] = [c.scheduling for c in callbacks if is_named(c, "GradientAccumulationScheduler")]
     return max([accumulate_grad_batches, *(n for schedule in schedules for n in schedule.values())])

@@ -6,6 +6,8 @@ from typing import Any, Literal
 from torch import nn
 
 from lightning_robust.defenses.at import AT
+from lightning_robust.defenses.several import several
+from lightning_robust.defenses.stored_arguments import rebuilt
 from lightning_robust.parts import AdversarialWeightPerturbation, WeightPerturbation
 
 
@@ -43,8 +45,8 @@ class AWP(AT):
         gamma: float = 0.01,
         start_epoch: int = 0,
         restore: Literal["before_step", "after_step"] = "before_step",
-        weight_perturbation: Sequence[WeightPerturbation] = (),
+        weight_perturbation: WeightPerturbation | Sequence[WeightPerturbation] | None = None,
         **kwargs: Any,
     ) -> None:
         first = AdversarialWeightPerturbation(gamma, start_epoch, restore)
-        super().__init__(net, weight_perturbation=[first, *weight_perturbation], **kwargs)
+        super().__init__(net, weight_perturbation=[first, *several(rebuilt(weight_perturbation))], **kwargs)

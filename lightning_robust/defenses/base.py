@@ -22,6 +22,7 @@ from lightning_robust.defenses.hyper_parameters import log_hyper_parameters
 from lightning_robust.defenses.loss_contract import check_losses, check_repeats
 from lightning_robust.defenses.perturbed_weights import PerturbedWeights
 from lightning_robust.defenses.rate_scaling import rate_factor, rescale_checkpoint
+from lightning_robust.defenses.several import several
 from lightning_robust.defenses.stored_arguments import (
     KeepsArguments,
     constructor_arguments,
@@ -69,7 +70,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
         attack_precision: "bf16" crafts the examples under autocast in bf16 whatever the trainer's precision, so that
             the loss and its gradient can stay in fp32; by default the trainer's. (IAAT's probes are part of it.)
         reweighting: how much each sample counts, from its adversarial logits; the weights of several are multiplied.
-        regularizers: penalties added to the loss.
+        regularizers: penalties added to the loss, one or several.
         weight_perturbation: moves the weights to where the loss is larger while the gradient is taken; several move
             them one after the other.
         optimizer: from parameters to an optimizer; SGD with momentum 0.9, weight decay 5e-4 and rate 0.1 by default.
@@ -116,7 +117,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
         attack_bn: AttackBN = "eval",
         attack_precision: Literal["bf16"] | None = None,
         reweighting: Reweighting | Sequence[Reweighting] | None = None,
-        regularizers: Sequence[Regularizer] = (),
+        regularizers: Regularizer | Sequence[Regularizer] | None = None,
         weight_perturbation: WeightPerturbation | Sequence[WeightPerturbation] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
         scheduler: Callable[[Optimizer], FollowsRun | ReduceLROnPlateau] | LRSchedulerCallable | None = None,
@@ -153,9 +154,9 @@ class Defense(KeepsArguments, LightningModule, ABC):
         self.attack = attack or PGD()
         self.attack_bn = attack_bn
         self.attack_precision = attack_precision
-        self.reweightings = _several(rebuilt(reweighting))
-        self.regularizers = tuple(rebuilt(regularizers))
-        self.weight_perturbations = _several(rebuilt(weight_perturbation))
+        self.reweightings = several(rebuilt(reweighting))
+        self.regularizers = several(rebuilt(regularizers))
+        self.weight_perturbations = several(rebuilt(weight_perturbation))
         self.reader = BatchReader(image_key, label_key, index_key, read_batch)
         # the default is not kept: a function within another cannot be sent to the processes of ddp_spawn
         self._optimizer = None if optimizer is _DEFAULTS["optimizer"] else or_not_stored("optimizer", optimizer)
@@ -249,7 +250,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
         method, first = type(self).__name__, "loss" not in self._checked
         if first and self.weight_perturbations:
             with frozen_running_stats(self.net):
-                check_repeats(method, lambda: self.loss(batch, views).total)
+                check_repeats(method, lambda: self.loss(batch, views).total, batch.x.device)
         loss_fn: Callable[[], Tensor] = lambda: self.loss(batch, views).total  # noqa: E731
         perturbed = self._perturbed.during_loss(self.net, loss_fn, epoch, scale)
         with nullcontext() if self.gathers_statistics else perturbed:
@@ -407,13 +408,6 @@ class Defense(KeepsArguments, LightningModule, ABC):
 
 
 _DEFAULTS = Defense.__init__.__kwdefaults__ or {}
-
-
-def _several(given: Any) -> tuple[Any, ...]:
-    """Return one part, several or none as a tuple."""
-    if given is None:
-        return ()
-    return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
 def _unused(name: str, taken: Collection[str]) -> str:

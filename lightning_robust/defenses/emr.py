@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from lightning_robust.defenses.at import AT
+from lightning_robust.defenses.several import several
+from lightning_robust.defenses.stored_arguments import rebuilt
 from lightning_robust.parts.regularizers import EffectiveWeightNorm, Regularizer
 
 
@@ -44,8 +46,8 @@ class EMR(AT):
         weight: float = 3 / 128,
         temperature: float = 40.0,
         milestones: Sequence[int] = (),
-        regularizers: Sequence[Regularizer] = (),
+        regularizers: Regularizer | Sequence[Regularizer] | None = None,
         **kwargs: Any,
     ) -> None:
         penalty = EffectiveWeightNorm(weight, temperature, milestones=milestones)
-        super().__init__(net, regularizers=[penalty, *regularizers], **kwargs)
+        super().__init__(net, regularizers=[penalty, *several(rebuilt(regularizers))], **kwargs)

@@ -39,19 +39,21 @@ def check_losses(method: str, losses: Losses, count: int) -> None:
         )
 
 
-def check_repeats(method: str, loss_fn: Callable[[], Tensor]) -> None:
+def check_repeats(method: str, loss_fn: Callable[[], Tensor], device: torch.device) -> None:
     """Raise unless a loss has the same value when it is computed again, as weight perturbations do.
 
     Args:
         method: the defense's name, for the message.
         loss_fn: returns the loss [b] of each sample; it is called twice from equal random numbers.
+        device: the device that the loss is computed on.
 
     Raises:
         ValueError: for values that differ by more than rounding.
     """
     values = []
+    devices, kind = ([], "cuda") if device.type == "cpu" else ([device], device.type)
     for _ in range(2):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices, device_type=kind):
             values.append(loss_fn().detach())
     if not torch.allclose(values[0], values[1], rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ValueError(

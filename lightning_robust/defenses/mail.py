@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from lightning_robust.defenses.at import AT
+from lightning_robust.defenses.several import several
+from lightning_robust.defenses.stored_arguments import rebuilt
 from lightning_robust.parts.reweighting import MarginWeights, Reweighting
 
 
@@ -44,7 +46,9 @@ class MAIL(AT):
         bias: float = -0.5,
         slope: float = 10.0,
         start_epoch: int = 76,
-        reweighting: Sequence[Reweighting] = (),
+        reweighting: Reweighting | Sequence[Reweighting] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(net, reweighting=[MarginWeights(bias, slope, start_epoch), *reweighting], **kwargs)
+        super().__init__(
+            net, reweighting=[MarginWeights(bias, slope, start_epoch), *several(rebuilt(reweighting))], **kwargs
+        )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_robust.attacks import PGD
-from lightning_robust.callbacks import AdversarialInputs, EffectiveMargins, RobustEvaluation
+from lightning_robust.callbacks import AdversarialInputs, CorruptionAccuracy, EffectiveMargins, RobustEvaluation
+from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.defenses import AT
 from lightning_robust.metrics.functional import effective_margin
 from lightning_robust.threat import Threat
@@ -174,3 +175,22 @@ def test_a_function_alone_does_not_say_where_adversarial_images_are_written() ->
     batch = callback.replaced(ForeignModule(), {"image": x, "strong": strong, "label": y}, strong + 0.1)
     assert torch.equal(batch["strong"], strong + 0.1)
     assert batch["image"] is x
+
+
+@pytest.mark.parametrize("kind", [RobustEvaluation, AdversarialInputs, EffectiveMargins, CorruptionAccuracy])
+@pytest.mark.parametrize(
+    ("y", "told"), [(torch.ones(2, 1, dtype=torch.long), r"y.flatten\(\)"), (torch.eye(2), "argmax")]
+)
+def test_labels_of_another_shape_are_told_of_before_some_are_left_out(kind: Any, y: Tensor, told: str) -> None:
+    callback = AnyModule.__new__(kind)
+    AnyModule.__init__(callback, ignore_index=-1)
+    with pytest.raises(TypeError, match=rf"Labels must be class numbers \[b\].*{told}"):
+        callback.read(ForeignModule(), (torch.zeros(2, 1, 4, 4), y))
+
+
+def test_an_evaluation_tells_of_labels_of_another_shape(tmp_path: Path) -> None:
+    data = DataLoader([(x, y[None]) for x, y in images(4)], 2)
+    evaluation = RobustEvaluation({"pgd": ATTACK}, check_samples=0, figure_samples=0, ignore_index=-1)
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation])
+    with pytest.raises(TypeError, match=r"Labels must be class numbers \[b\] .* give y.flatten"):
+        trainer.test(Theirs(lambda x, y: [x, y], {}), data, verbose=False)

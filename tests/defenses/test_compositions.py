@@ -108,3 +108,22 @@ def test_two_attacks_of_a_step_start_at_different_points() -> None:
     batch = Batch(X, Y)
     logged(one)
     assert torch.equal(one.craft(batch), one.craft(batch))
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "part"),
+    [
+        (MAIL, "reweighting", MarginWeights()),
+        (AWP, "weight_perturbation", AdversarialWeightPerturbation()),
+        (EMR, "regularizers", InputGradient(0.5)),
+        (AT, "regularizers", InputGradient(0.5)),
+    ],
+)
+def test_one_part_several_or_none(method: Any, name: str, part: Any) -> None:
+    def parts(**given: Any) -> list[Any]:
+        model = method(plain_net(), **given)
+        return list(getattr(model, name if name == "regularizers" else f"{name}s"))
+
+    own = len(parts())
+    for given, expected in ((None, []), (part, [part]), ([part], [part]), ((part, part), [part, part])):
+        assert parts(**{name: given})[own:] == expected

@@ -7,6 +7,8 @@ import torch
 
 from lightning_robust.attacks import PGD
 from lightning_robust.defenses import AT, ST, TRADES
+from lightning_robust.defenses.accumulation import most_batches
+from lightning_robust.defenses.loss_contract import check_repeats
 from lightning_robust.parts import AdversarialWeightPerturbation, RobustWeightPerturbation
 from lightning_robust.types import Batch, Losses, Views
 from tests.helpers.ddp import quiet_trainer
@@ -67,3 +69,20 @@ def test_a_loss_that_changes_when_it_is_called_again(perturbation: Any) -> None:
 def test_a_nets_own_random_numbers_and_statistics_are_fine(method: Any) -> None:
     net = torch.nn.Sequential(norm_net()[:-1], torch.nn.Dropout(0.5), norm_net()[-1])
     step(method(net, weight_perturbation=AdversarialWeightPerturbation(), **SETTINGS))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_random_numbers_are_kept_on_the_batchs_device_alone(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch would look at each GPU there is, and warn of their number."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail("a GPU was asked"))
+    state = torch.get_rng_state()
+    check_repeats("Mine", lambda: torch.rand(4), torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
+def test_a_schedule_of_accumulation_is_seen_whichever_package_it_is_from(package: str) -> None:
+    callbacks = pytest.importorskip(f"{package}.callbacks")
+    assert most_batches(2, [callbacks.GradientAccumulationScheduler({0: 1, 5: 4})]) == 4
