@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_robust.runtime.gradients import detached
 from lightning_robust.runtime.modes import AttackBN, attack_mode
 from lightning_robust.runtime.outputs import LogitsNet
+from lightning_robust.runtime.precision import explain_types
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
@@ -44,7 +45,7 @@ class CheckedNet(LogitsNet):
         try:
             logits = super().forward(x)
         except RuntimeError as error:
-            self._explain(x, error)
+            explain_types(self.net, x, error)
             raise
         seen = logits.detach()
         if not self._checked:
@@ -77,17 +78,6 @@ class CheckedNet(LogitsNet):
             f"The net's logits hold NaN or +inf on {len(samples)} of the batch's {len(self._x)} samples, or on images "
             f"made of them (rows {told}): look at its weights and its input scale."
         )
-
-    def _explain(self, x: Tensor, error: RuntimeError) -> None:
-        """Raise a sentence instead of torch's error where weights and images are of different types."""
-        parameters = self.net.parameters() if isinstance(self.net, nn.Module) else iter(())
-        types = {p.dtype for p in parameters if p.is_floating_point()} - {x.dtype}
-        if types and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(
-                f"The net's weights are {', '.join(map(str, types))} and the images {x.dtype}, and the net fails on "
-                f"them ({str(error).splitlines()[0]}): convert one of them; for half precision put torch.autocast "
-                "around a float32 net."
-            ) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from lightning_robust.runtime.batch_norms import fast_bn_backward
 from lightning_robust.runtime.gradients import eagerly
 from lightning_robust.runtime.modules_of import modules_of, parts_of
 from lightning_robust.runtime.outputs import logits_of
-from lightning_robust.runtime.precision import full_precision
+from lightning_robust.runtime.precision import explain_types, full_precision
 from lightning_robust.runtime.recorded_graphs import refuse_recorded_training
 from lightning_robust.types import Net
 
@@ -98,7 +98,11 @@ def logits_no_grad(net: Net, x: Tensor, bn: AttackBN = "eval") -> Tensor:
         tensor([[1., 1.]])
     """
     with attack_mode(net, bn), torch.no_grad():
-        return logits_of(net(x))
+        try:
+            return logits_of(net(x))
+        except RuntimeError as error:
+            explain_types(net, x, error)
+            raise
 
 
 def samples_are_independent(net: Net, bn: AttackBN = "eval") -> bool:

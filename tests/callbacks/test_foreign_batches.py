@@ -194,3 +194,16 @@ def test_an_evaluation_tells_of_labels_of_another_shape(tmp_path: Path) -> None:
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation])
     with pytest.raises(TypeError, match=r"Labels must be class numbers \[b\] .* give y.flatten"):
         trainer.test(Theirs(lambda x, y: [x, y], {}), data, verbose=False)
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_images_of_another_type_than_the_weights_are_told_of(stage: str, tmp_path: Path) -> None:
+    class Quiet(ForeignModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    data = DataLoader([(x.double(), y) for x, y in images(4)], 2)
+    callbacks = [RobustEvaluation({"pgd": ATTACK}, check_samples=0), AdversarialInputs(ATTACK)]
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=callbacks)
+    with pytest.raises(TypeError, match=r"weights are torch.float32 and the images torch.float64.*: convert one"):
+        getattr(trainer, stage)(Quiet(), data)
