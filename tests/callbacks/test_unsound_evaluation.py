@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_robust.attacks import APGD, PGD, AutoAttack
 from lightning_robust.callbacks import RobustEvaluation, UnsoundEvaluation
+from lightning_robust.callbacks.unsound_evaluation import refuse_doubts
+from lightning_robust.evaluation.clean_check import clean_accuracy
 from lightning_robust.threat import Threat
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.foreign import ForeignModule, loader
@@ -136,8 +139,8 @@ class Logging(Sound):
 @pytest.mark.parametrize(
     ("name", "in_steps", "factor", "status", "told"),
     [
-        ("test_acc", True, 1.0, "warn", "do its steps normalise the images?"),
-        ("Accuracy", True, 100.0, "warn", "do its steps normalise the images?"),
+        ("test_acc", True, 1.0, "fail", "do its steps normalise the images?"),
+        ("Accuracy", True, 100.0, "fail", "do its steps normalise the images?"),
         ("test_acc", False, 1.0, "pass", "test_acc = 0.9375"),
         ("acc/percent", False, 100.0, "pass", "acc/percent = 0.9375"),
         ("adv_acc", True, 1.0, "pass", "logged no accuracy"),
@@ -174,10 +177,10 @@ def test_an_accuracy_that_the_module_logs_at_the_epochs_end(tmp_path: Path, caps
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=several[::-1])
     with pytest.raises(UnsoundEvaluation, match="do its steps normalise"):
         trainer.test(LoggingLate("", in_steps=True), data(64), verbose=False)
-    assert checks(tmp_path)["clean"] == "warn"
+    assert checks(tmp_path)["clean"] == "fail"
     again = json.loads((tmp_path / "again-robustness.json").read_text())["checks"]
-    assert [check["status"] for check in again if check["name"] == "clean"] == ["warn"]
-    assert " ".join(capsys.readouterr().out.split()).count("warn: The module logged test_acc = 0.9375") == 2
+    assert [check["status"] for check in again if check["name"] == "clean"] == ["fail"]
+    assert " ".join(capsys.readouterr().out.split()).count("fail: The module logged test_acc = 0.9375") == 2
 
 
 def test_a_module_that_stays_in_training_mode(tmp_path: Path) -> None:
@@ -219,3 +222,20 @@ def test_the_checks_leave_the_global_random_numbers_alone(tmp_path: Path) -> Non
         trainer.test(Sound(), data(16), verbose=False)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
+
+
+@pytest.mark.parametrize(
+    ("logged", "correct", "status"),
+    [
+        ({"val_acc": 0.6, "loss_accum": 0.9}, 90, "fail"),
+        ({"val_acc": 0.82}, 90, "warn"),
+        ({"macro_acc": 0.5, "acc_per_class": 0.4, "balanced_accuracy": 0.3, "top5_acc": 1.0}, 90, "pass"),
+        ({"val_acc": 0.975}, 100, "pass"),  # Wilson's interval is (0.963, 1): the plain one would be empty
+    ],
+)
+def test_only_a_large_difference_from_the_plain_accuracy_is_refused(logged: Any, correct: int, status: str) -> None:
+    report: Any = {"n": 100, "clean": {"correct": correct}}
+    check = clean_accuracy(report, logged)
+    assert check.status == status
+    with pytest.raises(UnsoundEvaluation) if status == "fail" else nullcontext():
+        refuse_doubts([{"checks": [check._asdict()]}])
