@@ -146,6 +146,7 @@ def test_configs(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.slow
 def test_checkpoints(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("evil.ckpt").write_bytes(CHECKPOINTS[name]())
     net = "--model.init_args.net.init_args.width=5"
@@ -159,6 +160,7 @@ def test_checkpoints(name: str, here: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
+@pytest.mark.slow
 def test_descriptions_of_nets(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("evil").mkdir()
     save_file(SmallConvNet(width=4).state_dict(), "evil/model.safetensors")

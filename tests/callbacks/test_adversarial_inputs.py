@@ -308,6 +308,7 @@ def test_a_share_of_each_batch_and_no_ignored_sample_becomes_adversarial(share: 
 
 
 @pytest.mark.parametrize(("share", "size", "ignored"), [(0.5, 1, 0), (0.5, 3, 0), (0.1, 4, 1), (0.25, 2, 0)])
+@pytest.mark.slow
 def test_small_batches_have_the_share_on_average(share: float, size: int, ignored: int) -> None:
     x, y = images(200 * size).tensors
     y.view(-1, size)[:, :ignored] = -1

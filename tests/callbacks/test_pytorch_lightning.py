@@ -68,6 +68,7 @@ def run(pl: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str
     return found, told, net.state_dict()
 
 
+@pytest.mark.slow
 def test_callbacks_find_report_and_train_the_same_under_both(tmp_path: Path) -> None:
     (found, told, weights), (other, other_told, other_weights) = [run(pl, tmp_path / pl.__name__) for pl in PACKAGES]
     assert found == other

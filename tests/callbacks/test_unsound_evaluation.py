@@ -87,6 +87,7 @@ def test_strict_ends_with_an_error_once_everything_is_written(stage: str, tmp_pa
     assert not list(tmp_path.glob("unfinished/*/*"))  # nothing is left to be resumed
 
 
+@pytest.mark.slow
 def test_without_strict_the_table_is_followed_by_the_doubts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation()])
     trainer.test(Sound(quantised=True), data(16), verbose=False)
@@ -195,6 +196,7 @@ def test_a_module_that_stays_in_training_mode(tmp_path: Path) -> None:
 
 # Lightning's advice to evaluate on one device: https://github.com/Lightning-AI/pytorch-lightning/issues/12862
 @pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
+@pytest.mark.slow
 def test_two_ranks_agree_with_each_other_and_with_one(tmp_path: Path) -> None:
     trained_net(robust=False)  # once, for both
 

@@ -113,6 +113,7 @@ def test_one_radius_moves_training_selection_and_test(folder: Path, capsys: pyte
     assert set(radii(json.loads(other.read_text()))) == {0.15}
 
 
+@pytest.mark.slow
 def test_runs_do_not_collide(folder: Path) -> None:
     for _ in range(3):
         main(["fit", "--config", STANDARD, *QUICK])

@@ -187,6 +187,7 @@ def test_without_a_number_of_epochs_there_is_no_plan() -> None:
         trainer(max_epochs=-1).plan(AT(plain_net(), attack=ATTACK), Few(n=8, batch_size=4))
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

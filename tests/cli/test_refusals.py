@@ -141,6 +141,7 @@ def test_weights_of_another_net_are_told(folder: Path, capsys: pytest.CaptureFix
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_method_is_refused_by_every_command(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_checkpoint_of_another_method_is_refused_by_every_command(
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_monitor_that_is_missed_after_an_epoch_is_one_sentence(
     args: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,6 +228,7 @@ def test_what_a_loading_process_refuses_is_one_sentence_too(folder: Path, capsys
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_keeps_what_is_whole(
     folder: Path,
     small_disk: Path,  # noqa: F811

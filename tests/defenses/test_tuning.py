@@ -147,6 +147,7 @@ def test_a_schedule_with_rates_of_its_own_is_told_the_found_one() -> None:
 
 
 @pytest.mark.parametrize("method", ["AT", "IAAT", "FreeAT"])  # one without and two with a memory: it takes seconds
+@pytest.mark.slow
 def test_a_batch_size_is_found(method: str) -> None:
     defense, data = made(method), Few(n=48, val_size=4)
     before, trainer = state(defense), quiet_trainer(max_epochs=1, num_sanity_val_steps=0)

@@ -221,6 +221,7 @@ def test_a_sample_that_a_random_start_breaks_is_no_gain() -> None:
     assert (told.name, told.status) == ("more_steps", "fail")
 
 
+@pytest.mark.slow
 def test_gradients_that_mislead_are_not_zero() -> None:
     told = statuses(found(wrapped(Shattered.apply)))
     assert (told["black_box"], told["gradients"], told["strength"]) == ("fail", "pass", "pass")
@@ -341,6 +342,7 @@ def evaluated_by(net: nn.Module, attacks: dict[str, Attack]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("masked", "status"), [(False, "pass"), (True, "fail")])
+@pytest.mark.slow
 def test_gradients_are_blamed_only_if_no_strong_attack_breaks_what_square_did(masked: bool, status: str) -> None:
     """Of a net with sound gradients Square breaks what a single step does not."""
     net = wrapped((lambda x: (8 * x).round() / 8) if masked else None)

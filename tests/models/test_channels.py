@@ -33,6 +33,7 @@ NETS = {
 @pytest.mark.parametrize("channels", [1, 2, 4])
 @pytest.mark.parametrize("given", [STATISTICS, {}], ids=["normalised", "plain"])
 @pytest.mark.parametrize("name", NETS)
+@pytest.mark.slow
 def test_other_channels_are_refused(name: str, given: dict[str, Any], channels: int) -> None:
     told = rf"The net takes images of 3 channels, got {channels} \(shape \(2, {channels}, 32, 32\)\): set its channels"
     with pytest.raises(ValueError, match=told):
@@ -47,6 +48,7 @@ def test_one_statistic_is_for_one_channel() -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--model.net.mean=[0.5,0.5,0.5]", "--model.net.std=[0.5,0.5,0.5]"]])
+@pytest.mark.slow
 def test_the_command_line_tells_it_in_one_sentence(
     more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,7 @@ def test_others_are_left_alone(other: Any) -> None:
         assert "forward" not in vars(module)
 
 
+@pytest.mark.slow
 def test_compiled_nets_are_left_alone() -> None:
     net = conv_net().eval()
     net.compile()

@@ -87,6 +87,7 @@ def test_a_foreign_net_is_attacked_as_the_plain_one(kind: str, attack: str) -> N
     ],
     ids=["in place", "wrapped", "function"],
 )
+@pytest.mark.slow
 def test_a_compiled_net_allows_several_gradients_of_one_pass(compiled: Callable[[nn.Module], Any]) -> None:
     """The compiler gives buffers of the forward pass away in the backward pass, so that a second one raises."""
 
