@@ -224,6 +224,8 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def _eval_loader(self, dataset: Indexed, remedy: str = "give more images") -> DataLoader[Any]:
         world_size, rank = self._world_size_and_rank()
+        if not len(dataset):
+            raise ValueError(f"There are no images to evaluate on: {remedy}.")
         if len(dataset) < world_size:
             raise ValueError(
                 f"{len(dataset)} images cannot be shared by {world_size} devices: set trainer.devices to at most "

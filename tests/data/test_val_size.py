@@ -41,7 +41,7 @@ def test_the_whole_training_set_is_seen() -> None:
     data = Few(n=12, val_size=0, batch_size=4)
     data.setup("fit")
     assert len(data.train_set) == 12
-    with pytest.raises(ValueError, match="0 validation images: raise val_size"):
+    with pytest.raises(ValueError, match="There are no images to evaluate on: raise val_size"):
         data.val_dataloader()
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(Standard(plain_net()), data)
