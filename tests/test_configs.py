@@ -12,7 +12,7 @@ from lightning_robust.cli.main import main
 from tests.helpers.files import checksums_of, write
 
 ROOT = Path(__file__).parent.parent
-QUICK = {"digits-st"}  # the rest only in the full suite
+QUICK = {"digits-at"}  # the rest only in the full suite
 CONFIGS = [
     pytest.param(path, id=name, marks=() if name in QUICK else pytest.mark.slow)
     for path in sorted((ROOT / "configs").rglob("*.yaml"))

@@ -187,6 +187,7 @@ def test_weights(content: bytes, here: Path, capsys: pytest.CaptureFixture[str])
     refused(capsys, *FIT, "--model.net=Pretrained", "--model.net.source=evil")
 
 
+@pytest.mark.slow
 def test_archives_of_images(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Arrays that are pickles; archives of ImageNet whose names climb; pickles of CIFAR."""
     np.savez("evil.npz", image=np.array([Payload(PWNED)], dtype=object), label=np.zeros(1, dtype=int))
@@ -214,6 +215,7 @@ def test_reports(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(capsys, "leaderboard", *about, "--model_id=../../outside/pwned")
 
 
+@pytest.mark.slow
 def test_links_in_a_run_that_goes_on(here: Path) -> None:
     """A stranger's run folder, in which training goes on, writes nothing through its links."""
     quick = [

@@ -285,6 +285,7 @@ def test_rates_at_the_recipes_own_length(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 @pytest.mark.parametrize("share", [0.5, 2])
+@pytest.mark.slow
 def test_the_rate_never_rises_in_a_shorter_or_longer_run(path: Path, share: float) -> None:
     epochs = int(RATES.get(name(path), (40,))[0] * share)
     found = rates(built(path, epochs), epochs)

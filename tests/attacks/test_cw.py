@@ -29,6 +29,7 @@ def test_the_nearest_boundary_of_a_linear_net(k, dtype):
     assert (size > (1 - 1e-4) * best).all()
 
 
+@pytest.mark.slow
 def test_it_finds_what_foolbox_does():
     """The first c is too small, some of the last too large."""
     net, x = nn.Sequential(conv_net(), linear_net(10 * torch.eye(4))).eval(), images()
@@ -40,6 +41,7 @@ def test_it_finds_what_foolbox_does():
     torch.testing.assert_close(Threat("l2").distance(ours, x), Threat("l2").distance(x_adv, x), rtol=0.05, atol=0)
 
 
+@pytest.mark.slow
 def test_an_example_has_the_margin_asked_for():
     net, x = conv_net().eval(), images()
     y = net(x).argmax(1)

@@ -49,6 +49,7 @@ def test_each_attack_sees_only_what_the_ones_before_left(batch_size):
     assert torch.equal(x_adv[5], x[5])  # what stands is returned as it is
 
 
+@pytest.mark.slow
 def test_a_radius_and_a_step_for_each_sample():
     net, (x, y) = trained_net(), held_out(20)
     eps = torch.linspace(0, 0.3, 20)

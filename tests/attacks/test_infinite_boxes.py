@@ -37,6 +37,7 @@ def test_the_nearest_example_is_found(norm: Any, box: tuple[float, float]) -> No
         (Square, {"queries": 400}, 4.0),
     ],
 )
+@pytest.mark.slow
 def test_attacks_within_a_radius_succeed_beyond_it_alone(
     kind: type[Attack], settings: dict[str, Any], reach: float, norm: Any
 ) -> None:

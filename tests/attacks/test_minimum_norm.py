@@ -114,6 +114,7 @@ def test_where_there_is_no_example_the_clean_image_comes_back(attack):
 
 
 @pytest.mark.parametrize(("shape", "k"), [((2, 1, 28, 28), 1000), ((3, 3, 17, 23), 2), ((1, 3, 17, 23), 5)])
+@pytest.mark.slow
 def test_any_number_of_classes_and_shape_of_images(attack, shape, k):
     x = images(shape)
     net = linear_net(torch.randn(k, x[0].numel(), generator=torch.Generator().manual_seed(1)))

@@ -208,6 +208,7 @@ def test_each_loader_has_its_report(tmp_path: Path) -> None:
     assert first["checkpoint"]["sha256"] == second["checkpoint"]["sha256"]
 
 
+@pytest.mark.slow
 def test_two_ranks_leave_one(tmp_path: Path) -> None:
     def train(rank: int) -> tuple[str, Tensor]:
         settings: dict[str, Any] = {"max_epochs": 4, "default_root_dir": tmp_path, "enable_checkpointing": True}

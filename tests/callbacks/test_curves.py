@@ -32,6 +32,7 @@ def plain() -> Standard:
     return Standard(plain_net(), optimizer=lambda params: torch.optim.SGD(params, lr=0.1))
 
 
+@pytest.mark.slow
 def test_it_draws_what_was_logged_epoch_by_epoch(tmp_path: Path) -> None:
     drawn, losses = Curves(["train/loss", "train/nothing"]), Losses()
     quiet_trainer(max_epochs=3, callbacks=[drawn, losses], default_root_dir=tmp_path).fit(plain(), Few())

@@ -137,6 +137,7 @@ def test_an_attack_whose_steps_fall_short_of_the_radius_is_told(
     assert "cannot reach" not in caplog.text
 
 
+@pytest.mark.slow
 def test_two_evaluations_share_a_trainer(tmp_path: Path) -> None:
     """Each writes what it would alone, under names of its own."""
     settings: dict[str, dict[str, Any]] = {"": {}, "far-": {"attacks": {"pgd": PGD(Threat(eps=0.3), steps=2)}}}

@@ -32,6 +32,7 @@ def test_the_figure_counts_every_radius_and_marks_the_median() -> None:
     assert axes.get_title() == "title"
 
 
+@pytest.mark.slow
 def test_it_draws_each_epoch_or_every_few_as_png_and_in_tensorboard(tmp_path: Path) -> None:
     for every, epochs in ((1, [0, 1, 2, 3]), (2, [1, 3])):
         logger = TensorBoardLogger(tmp_path, name="", version=f"every{every}")

@@ -319,6 +319,7 @@ def test_two_processes_train_and_test_in_one_folder(folder: Path) -> None:
     the_run(folder, "Digits/AT/fit-*")
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_is_the_last_epochs_though_the_best_is_older(folder: Path) -> None:
     """Killed after an epoch that was no better, a run goes on from there and not from the best epoch."""
     still = "--model.optimizer.init_args.lr=0.0"  # no epoch is better than the first
@@ -350,6 +351,7 @@ class Plain(TorchCheckpointIO):
     """As Lightning has it."""
 
 
+@pytest.mark.slow
 def test_checkpoints_are_atomic_unless_a_plugin_of_ones_own_writes_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def test_parts_in_files_are_read_as_strictly(setting: str, folder: Path, capsys:
     assert "line 3: did not find expected node content" in refusal(capsys, *FIT, setting)
 
 
+@pytest.mark.slow
 def test_only_the_command_line_lets_a_checkpoint_run_code(folder: Path, capsys: Refused) -> None:  # noqa: F811
     """Nor does it for a file that is fetched, whatever says where."""
     for text in ("{weights_only: false}", "{weights_only: no}", "weights_only: off\nseed_everything: 1"):

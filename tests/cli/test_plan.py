@@ -158,6 +158,7 @@ def test_the_evaluations_attacks_are_timed_at_the_recipes_radius(
     assert seen == [ATTACK.threat.eps]
 
 
+@pytest.mark.slow
 def test_images_that_travel_as_bytes_are_attacked_as_images(tmp_path: Path) -> None:
     write_cifar10(tmp_path)
     evaluation = RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=1)})

@@ -102,6 +102,7 @@ class Keeps(Callback):
         KEPT.append({name: value.clone() for name, value in pl_module.state_dict().items() if name.startswith("net.")})
 
 
+@pytest.mark.slow
 def test_a_bare_run_trains_to_the_same_weights(folder: Path) -> None:  # noqa: F811
     """Lightning's mode for raw speed, which refuses loggers, bars, checkpoints, and a recipe's `log_every_n_steps`."""
     quick = [word for word in QUICK if "progress_bar" not in word and "summary" not in word]

@@ -132,6 +132,7 @@ def test_what_is_refused_is_one_sentence_and_leaves_nothing(
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_another_net_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(FIT)
     (last,) = folder.rglob("last.ckpt")
@@ -219,6 +220,7 @@ class Faulty(Digits):
         return Failing(super().train_data(augment))
 
 
+@pytest.mark.slow
 def test_what_a_loading_process_refuses_is_one_sentence_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workers = ["--data.num_workers=1", "--trainer.num_sanity_val_steps=0", "--data.val_size=64"]
     told = refusal(capsys, *FIT, *workers, "--data=tests.cli.test_refusals.Unreadable")

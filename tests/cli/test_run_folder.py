@@ -123,6 +123,7 @@ def test_mlflow_in_a_database(folder: Path) -> None:  # noqa: F811
     assert [file.path for file in client.list_artifacts(logged.info.run_id, "figures")] == ["figures/val-pgd10.png"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_config_of_its_earlier_part(folder: Path) -> None:  # noqa: F811
     run = fit(STANDARD)
     first = (run / "config.yaml").read_text()

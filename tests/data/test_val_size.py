@@ -16,6 +16,7 @@ from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, plain_net
 
 
+@pytest.mark.slow
 def test_without_validation_all_samples_train_and_the_last_epoch_is_kept(
     folder: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],

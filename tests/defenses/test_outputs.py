@@ -88,6 +88,7 @@ class Foreign(LightningModule):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("module", [AT, Foreign])
+@pytest.mark.slow
 def test_it_is_evaluated_as_the_plain_one(output: str, module: Any) -> None:
     """With the checks of the evaluation, for one kind."""
 

@@ -46,6 +46,7 @@ def rates(schedule: str, batch_size: int, base: int | None, folder: Path | None,
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_rates_of_its_batches(schedule: str, batch_size: int, tmp_path: Path) -> None:
     rates(schedule, 4, 4, tmp_path, until=2)
     whole = rates(schedule, batch_size, 4, None, until=5)

@@ -240,6 +240,7 @@ def test_a_sigmoid_is_a_warning() -> None:
     assert statuses(found(wrapped(after=torch.sigmoid), n=8))["logits"] == "warn"
 
 
+@pytest.mark.slow
 def test_no_random_image_helps_at_a_huge_radius() -> None:
     """A net without gradients errs on most random images, which says nothing of the attack."""
     (told,) = [check for check in found(wrapped(lambda x: (8 * x).round() / 8), n=8) if check.name == "huge_radius"]
@@ -252,6 +253,7 @@ def test_a_net_that_passes_on_no_gradient_at_all() -> None:
     assert statuses(found(net, n=16, attack=PGD(Threat(eps=0.12), steps=0))) == {**SILENT, **BLIND}
 
 
+@pytest.mark.slow
 def test_gradients_that_vanish_on_few_samples_are_a_warning() -> None:
     """The few are those of which the net is most certain."""
     net = wrapped()
