@@ -4,10 +4,10 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from lightning import Callback
 from torch import Tensor, nn
 
+from lightning_robust.metrics.settings import not_ignored
 from lightning_robust.runtime.adapter import NetAdapter
 from lightning_robust.types import Batch
 from lightning_robust.utils.batch_reader import BatchReader, Key
@@ -93,7 +93,7 @@ class AnyModule(Callback):
 
     def counts(self, y: Tensor) -> Tensor:
         """Mark the samples [b] that are not to be left out."""
-        return torch.ones_like(y, dtype=torch.bool) if self.ignore_index is None else y != self.ignore_index
+        return not_ignored(y, self.ignore_index)
 
     def check_pixels(self, x: Tensor, lower: float, upper: float) -> None:
         """Raise unless images are pixels in the box, and name the settings for those that are normalised."""

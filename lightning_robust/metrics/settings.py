@@ -47,4 +47,14 @@ def counted(y: Tensor, logits: Tensor, ignore_index: int | None) -> Tensor:
             f"Labels must be class numbers [b] of {len(logits)} samples, got {y.dtype} of shape {tuple(y.shape)}: "
             "squeeze them, or take the arg max of probabilities."
         )
+    return not_ignored(y, ignore_index)
+
+
+def not_ignored(y: Tensor, ignore_index: int | None) -> Tensor:
+    """Mark the labels [b] that are not the one to leave out; with None, all.
+
+    Example:
+        >>> not_ignored(torch.tensor([3, 255]), 255)
+        tensor([ True, False])
+    """
     return torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
