@@ -42,6 +42,9 @@ class Attack(ABC):
     gradients: ClassVar[bool] = True
     """Whether the attack takes gradients."""
 
+    minimizes: ClassVar[bool] = False
+    """Whether it looks for the nearest example at whatever distance, by a method `nearest`, not only in the ball."""
+
     norms: ClassVar[Sequence[Norm]] = get_args(Norm)
     """The norms that the attack works in."""
 

@@ -61,6 +61,8 @@ class MinimumNorm(Attack):
     differences of logits, which half precision rounds to few values.
     """
 
+    minimizes = True
+
     @abstractmethod
     def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Search for the samples that are left, and hand each example found to `found.take`.

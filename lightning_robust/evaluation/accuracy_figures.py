@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.attacks.minimum_norm import MinimumNorm
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.metrics.functional import wilson_interval
 
@@ -30,7 +29,7 @@ def accuracy_by_radius(samples: Samples, attacks: Mapping[str, Attack]) -> Figur
     Returns:
         The figure, or None if no attack looks for the nearest example.
     """
-    nearest = {name: attack for name, attack in attacks.items() if isinstance(attack, MinimumNorm)}
+    nearest = {name: attack for name, attack in attacks.items() if attack.minimizes}
     norms = list(dict.fromkeys(attack.threat.norm for attack in nearest.values()))
     if not norms:
         return None

@@ -5,7 +5,6 @@ from typing import get_args
 
 from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.base import Attack
-from lightning_robust.attacks.minimum_norm import MinimumNorm
 from lightning_robust.attacks.objectives import Loss
 from lightning_robust.evaluation.stages import named_stages
 
@@ -46,6 +45,6 @@ def in_words(losses: Sequence[Loss]) -> str:
 def _losses(attack: Attack) -> list[Loss]:
     if isinstance(attack, APGD) and attack.targets is not None:
         return ["dlr"]
-    if isinstance(attack, MinimumNorm):
+    if attack.minimizes:
         return ["margin"]
     return [loss for loss in ALL if loss == getattr(attack, "loss", None)] or ALL

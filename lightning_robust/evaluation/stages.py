@@ -1,12 +1,11 @@
 """The stages of an evaluation: the attacks it runs one after the other, and the names they are reported under."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.attacks.minimum_norm import MinimumNorm
 
 
 class Stage(NamedTuple):
@@ -15,14 +14,18 @@ class Stage(NamedTuple):
     Args:
         name: the name it is reported under.
         attack: the attack, which holds the threat and the settings.
-        search: how it is called, with (net, x, y, rng=...), to get examples [b c h w].
-        nearest: whether `search` gives the nearest examples of whatever size, instead of examples within the radius.
+        nearest: whether it gives the nearest examples of whatever size, instead of examples within the radius.
     """
 
     name: str
     attack: Attack
-    search: Callable[..., Tensor]
     nearest: bool = False
+
+    @property
+    def search(self) -> Callable[..., Tensor]:
+        """How the attack is called, with (net, x, y, rng=...), to get examples [b c h w]."""
+        attack: Any = self.attack
+        return attack.nearest if self.nearest else attack  # type: ignore[no-any-return]
 
 
 def named_stages(name: str, attack: Attack) -> list[Stage]:
@@ -38,8 +41,5 @@ def named_stages(name: str, attack: Attack) -> list[Stage]:
         >>> [(stage.name, stage.nearest) for stage in named_stages("fab", FAB())]
         [('fab', True)]
     """
-    if attack.stages:
-        return [Stage(f"{name}/{part_name}", part, part) for part_name, part in attack.stages.items()]
-    if isinstance(attack, MinimumNorm):
-        return [Stage(name, attack, attack.nearest, nearest=True)]
-    return [Stage(name, attack, attack)]
+    parts = [Stage(f"{name}/{part_name}", part) for part_name, part in attack.stages.items()]
+    return parts or [Stage(name, attack, attack.minimizes)]
