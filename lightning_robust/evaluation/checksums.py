@@ -21,9 +21,9 @@ def checksums(x: Tensor, y: Tensor) -> Tensor:
     if not len(x):
         return torch.zeros(0, dtype=torch.int64)
     images = x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
-    digests = [
-        hashlib.sha1(image, usedforsecurity=False).digest()[:8] + label.to_bytes(8, "little", signed=True)
-        for image, label in zip(images, y.tolist(), strict=True)
-    ]
-    mixed = [hashlib.sha1(digest, usedforsecurity=False).digest()[:8] for digest in digests]
-    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in mixed])
+    found = []
+    for image, label in zip(images, y.tolist(), strict=True):
+        digest = hashlib.sha1(image, usedforsecurity=False)
+        digest.update(label.to_bytes(8, "little", signed=True))
+        found.append(int.from_bytes(digest.digest()[:8], "little", signed=True))
+    return torch.tensor(found)
