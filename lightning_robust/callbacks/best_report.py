@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.callbacks.run_folder import run_folder
-from lightning_robust.evaluation.report import checkpoint_identity, write_json
+from lightning_robust.evaluation.provenance import checkpoint_identity
 from lightning_robust.utils.named_class import is_named
+from lightning_robust.utils.writers import write_json
 
 
 class BestReport(AnyModule):

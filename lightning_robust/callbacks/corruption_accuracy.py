@@ -13,10 +13,11 @@ from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.data import CorruptionSuite, Indexed
 from lightning_robust.evaluation.corruption_report import corruption_figure, corruption_report, corruption_table
 from lightning_robust.evaluation.positions import Positions
-from lightning_robust.evaluation.report import evaluated_in, write_json
+from lightning_robust.evaluation.provenance import evaluated_in
 from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
+from lightning_robust.utils.writers import write_json
 
 
 class CorruptionAccuracy(AnyModule):

@@ -10,7 +10,9 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.callbacks.figures import adversarial_grid, save_figure
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
-from lightning_robust.evaluation.report import print_table, sample_rows, write_csv, write_json
+from lightning_robust.evaluation.report_table import print_table
+from lightning_robust.evaluation.sample_rows import sample_rows
+from lightning_robust.utils.writers import write_csv, write_json
 
 
 class EvaluationFiles:

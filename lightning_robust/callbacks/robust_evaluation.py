@@ -18,7 +18,9 @@ from lightning_robust.callbacks.unfinished import go_on
 from lightning_robust.callbacks.unsound_evaluation import compare_clean, examine_run, refuse_doubts
 from lightning_robust.evaluation.aims import refuse_targeted
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
-from lightning_robust.evaluation.report import evaluated_in, print_doubts, robustness
+from lightning_robust.evaluation.provenance import evaluated_in
+from lightning_robust.evaluation.report import robustness
+from lightning_robust.evaluation.report_table import print_doubts
 from lightning_robust.evaluation.threats import mismatch, short_of_radius, training_threat, under_threat
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.runtime.modes import disable_inference_mode

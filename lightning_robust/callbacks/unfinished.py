@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_robust.callbacks.collected import Collected
+from lightning_robust.evaluation.description import describe
 from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.fingerprint import fingerprint
-from lightning_robust.evaluation.report import describe
 from lightning_robust.evaluation.state import State
 from lightning_robust.runtime.ranks import gather_objects
 

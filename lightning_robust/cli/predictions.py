@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lightning_robust.callbacks.run_folder import run_folder
-from lightning_robust.evaluation.report import write_csv
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.utils.batch_reader import BatchReader
+from lightning_robust.utils.writers import write_csv
 
 FILE = "predictions.csv"
 """Name of the table in the run's folder."""

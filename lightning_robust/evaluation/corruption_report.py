@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from lightning_robust.evaluation.report import accuracy
+from lightning_robust.evaluation.accuracy_rows import accuracy
 
 COLUMNS = 5
 """The number of panels in a row of the figure."""

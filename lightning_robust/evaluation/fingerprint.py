@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_robust.evaluation.report import versions
+from lightning_robust.evaluation.provenance import versions
 from lightning_robust.evaluation.state import FORMAT
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_robust.attacks import PGD
-from lightning_robust.evaluation.report import versions, write_json
+from lightning_robust.evaluation.provenance import versions
 from lightning_robust.models.net_config import build_net, net_class
 from lightning_robust.models.pretrained import load_named_weights
 from lightning_robust.models.weight_files import (
@@ -27,6 +27,7 @@ from lightning_robust.utils.checks import file_sha256
 from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.files import atomic_write
 from lightning_robust.utils.messages import describe_error, one_line
+from lightning_robust.utils.writers import write_json
 
 REPORT, CARD = "robustness.json", "README.md"
 

@@ -10,7 +10,8 @@ from lightning_robust.attacks import APGD, FAB, PGD, Attack, AutoAttack, Ensembl
 from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.random_nets import PASSES
-from lightning_robust.evaluation.report import robustness, table
+from lightning_robust.evaluation.report import robustness
+from lightning_robust.evaluation.report_table import table
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.soundness import examine
 from lightning_robust.threat import Threat

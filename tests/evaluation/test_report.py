@@ -11,17 +11,14 @@ import torch
 
 from lightning_robust.attacks import FAB, PGD, AutoAttack
 from lightning_robust.evaluation.check import Check
-from lightning_robust.evaluation.report import (
-    checkpoint_identity,
-    describe,
-    print_table,
-    robustness,
-    sample_rows,
-    write_csv,
-    write_json,
-)
+from lightning_robust.evaluation.description import describe
+from lightning_robust.evaluation.provenance import checkpoint_identity
+from lightning_robust.evaluation.report import robustness
+from lightning_robust.evaluation.report_table import print_table
+from lightning_robust.evaluation.sample_rows import sample_rows
 from lightning_robust.losses import margin
 from lightning_robust.threat import Threat
+from lightning_robust.utils.writers import write_csv, write_json
 from tests.helpers.evaluated import evaluated, verdicts
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_robust.evaluation.report import write_csv, write_json
 from lightning_robust.utils import files
 from lightning_robust.utils.files import atomic_write, set_aside, unique_name
+from lightning_robust.utils.writers import write_csv, write_json
 from tests.helpers.ddp import process_group, run_ddp
 
 
