@@ -1,4 +1,4 @@
-"""Attacks described as plain data."""
+"""Attacks as plain data: their classes and settings."""
 
 from collections.abc import Mapping
 from typing import Any

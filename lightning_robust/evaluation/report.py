@@ -1,4 +1,4 @@
-"""The content of `robustness.json`."""
+"""The content of `robustness.json`: the accuracies of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
