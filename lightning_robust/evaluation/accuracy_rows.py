@@ -28,6 +28,7 @@ def mean_accuracy(shares: Tensor) -> dict[str, Any]:
     The interval is that of as many samples with a fixed answer each, which vary more.
 
     Example:
+        >>> import torch
         >>> mean_accuracy(torch.tensor([1.0, 0.5, 0.0, 0.5]))["accuracy"]
         0.5
     """
