@@ -99,6 +99,20 @@ def normalized(net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> n
     return nn.Sequential(Normalize(mean, std), net)
 
 
+def average_channels(values: Sequence[float], channels: int) -> list[float]:
+    """Return a statistic of each channel for another number of channels: the average over all, for each.
+
+    Args:
+        values: the mean, or the standard deviation, of each channel.
+        channels: channels of the images.
+
+    Example:
+        >>> average_channels([0.25, 0.5, 0.75], 1), average_channels([0.25, 0.5, 0.75], 3)
+        ([0.5], [0.25, 0.5, 0.75])
+    """
+    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
+
+
 def make_normalize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
     """Return a net's first layer: `Normalize`, or `Unnormalized` if there are no statistics.
 

@@ -8,27 +8,36 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from lightning_robust.models.normalize import make_normalize
+from lightning_robust.models.first_convolution import set_in_channels, use_small_stem
+from lightning_robust.models.image_size import Resize, Resizing, fit_to_images
+from lightning_robust.models.normalize import average_channels, make_normalize
 from lightning_robust.utils.messages import describe_error, did_you_mean
 
 
 class TorchvisionModel(nn.Module):
-    """A classification net of torchvision, for any number of classes, with normalisation inside.
+    """A classification net of torchvision, for any number of classes and channels, with normalisation inside.
 
     `resnet18` with `small_images` is the ResNet-18 of the TRADES, MART and ST recipes.
 
     Args:
         name: torchvision's name of the net, such as "resnet50".
-        num_classes: number of logits.
+        num_classes: number of logits; None for that of the pretrained weights, or 10 without them.
         small_images: adapt a ResNet, ResNeXt or wide ResNet to images of up to 64 pixels: begin with a 3x3 convolution
-            of stride 1 instead of a 7x7 convolution of stride 2 and max pooling.
+            of stride 1 instead of a 7x7 convolution of stride 2 and max pooling. None leaves it to `image_size`.
         weights: name of pretrained weights, such as "DEFAULT" or "IMAGENET1K_V1", which are downloaded once; None for
             none. The last layer is initialised anew if they have another number of classes, the first one with
             `small_images`.
-        mean: mean of each of the three channels, in pixels in [0, 1], for the normalisation inside the net; None,
-            together with std None, for that of the pretrained weights, or none without them.
+        mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
+            None, for that of the pretrained weights (averaged over their channels for another number), or none
+            without them.
         std: standard deviation of each channel, > 0.
         options: further arguments of torchvision's builder, such as {image_size: 64} for vision transformers.
+        in_channels: channels of the images. Pretrained weights for another number are summed or repeated as by timm.
+        image_size: height and width of the images in pixels. With it, small images (up to 64 pixels) get `small_images`
+            in ResNets without pretrained weights. Elsewhere they are resized inside the net to the size that it was
+            made for, as are all images in nets that take no other size. None leaves the net as it is.
+        resize: height and width in pixels to which images are resized inside the net, by linear interpolation; "auto"
+            for what `image_size` says, None for never.
 
     Raises:
         ValueError: for a name or weights that torchvision does not have, `small_images` for a net that is no ResNet, or
@@ -46,12 +55,15 @@ class TorchvisionModel(nn.Module):
     def __init__(
         self,
         name: str = "resnet18",
-        num_classes: int = 10,
-        small_images: bool = False,
+        num_classes: int | None = None,
+        small_images: bool | None = None,
         weights: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         options: dict[str, Any] | None = None,
+        in_channels: int = 3,
+        image_size: int | None = None,
+        resize: Resizing = "auto",
     ) -> None:
         super().__init__()
         known = torchvision.models.list_models(module=torchvision.models)
@@ -60,15 +72,36 @@ class TorchvisionModel(nn.Module):
         pretrained = _download_weights(name, weights)
         if pretrained is not None and mean is None and std is None:
             preprocessing = pretrained.transforms()
-            mean, std = preprocessing.mean, preprocessing.std
-        self.normalize = make_normalize(3, mean, std)
-        self.net = _build(name, num_classes, pretrained, options or {})
-        if small_images:
-            _adapt_to_small_images(name, self.net)
+            mean, std = (average_channels(values, in_channels) for values in (preprocessing.mean, preprocessing.std))
+        if num_classes is None:
+            num_classes = 10 if pretrained is None else len(pretrained.meta["categories"])
+        net = _build(name, num_classes, pretrained, options or {})
+        made_for, fixed = _made_for(name, net, options or {})
+        fit = fit_to_images(
+            name,
+            image_size,
+            small_images,
+            resize,
+            resnet=isinstance(net, ResNet),
+            trained=weights is not None,
+            made_for=made_for,
+            fixed=fixed,
+        )
+        self.adapted = fit._asdict()
+        """What was decided by `image_size`, as the arguments that say so."""
+        if fit.small_images:
+            use_small_stem(net, in_channels)
+        elif in_channels != 3:
+            if getattr(net, "transform_input", False):
+                raise ValueError(f"The pretrained weights of {name} take 3 channels, not {in_channels}.")
+            set_in_channels(net, in_channels, trained=weights is not None)
+        self.normalize = make_normalize(in_channels, mean, std)
+        self.resize = Resize(fit.resize) if fit.resize else nn.Identity()
+        self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits [b k] for images [b 3 h w] in [0, 1]."""
-        logits: Tensor = self.net(self.normalize(x))
+        """Return logits [b k] for images [b c h w] in [0, 1]."""
+        logits: Tensor = self.net(self.resize(self.normalize(x)))
         return logits
 
 
@@ -113,12 +146,11 @@ def _replace_head(net: nn.Module, num_classes: int) -> None:
         net.set_submodule(path, nn.Conv2d(last.in_channels, num_classes, 1))
 
 
-def _adapt_to_small_images(name: str, net: nn.Module) -> None:
-    if not isinstance(net, ResNet):
-        raise ValueError(
-            f"small_images is defined for torchvision's ResNets only, not for {name}: leave it out and enlarge the "
-            "images, or take PreActResNet or WideResNet."
-        )
-    net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    net.maxpool = nn.Identity()
+def _made_for(name: str, net: Any, options: dict[str, Any]) -> tuple[int, bool]:
+    """Return the height and width of the images that a net was made for, and whether it takes no other."""
+    if name.startswith("vit_"):
+        return net.image_size, True
+    if "input_size" in options:  # MaxViT
+        return options["input_size"][0], True
+    preprocessing = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    return preprocessing.crop_size[0], name.startswith("maxvit_")

@@ -11,6 +11,7 @@ from lightning_robust.attacks import PGD
 from lightning_robust.evaluation.provenance import versions
 from lightning_robust.models.net_config import build_net, net_class
 from lightning_robust.models.pretrained import load_named_weights
+from lightning_robust.models.standalone import standalone
 from lightning_robust.models.weight_files import (
     CONFIG,
     WEIGHTS,
@@ -21,7 +22,6 @@ from lightning_robust.models.weight_files import (
     read_config,
 )
 from lightning_robust.publish.model_card import model_card
-from lightning_robust.publish.standalone import standalone
 from lightning_robust.threat import Threat
 from lightning_robust.utils.checks import file_sha256
 from lightning_robust.utils.extras import import_extra
@@ -68,8 +68,9 @@ def export_weights(
             f"({describe_error(error).removesuffix('.')}): export a checkpoint that `lightning-robust fit` saved."
         ) from error
     loadable = net is not None and net_class(net["class_path"]) is not None
-    if loadable:
-        load_named_weights(build_net(net), weights, ckpt_path)
+    if net is not None and loadable:
+        built = load_named_weights(build_net(net), weights, ckpt_path)
+        net["init_args"] |= getattr(built, "adapted", {})
     digest = file_sha256(ckpt_path)
     report = _newest_report(digest, run) if evaluation is None else _report(evaluation, digest)
     place = Path(folder)

@@ -49,7 +49,7 @@ def test_pretrained_weights_bring_their_normalisation(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(timm, "create_model", without_download)
     x = torch.rand(2, 3, 8, 8)
-    net = TimmModel("vit_tiny_patch16_224", pretrained=True, options=TINY).eval()
+    net = TimmModel("vit_tiny_patch16_224", 10, pretrained=True, options=TINY).eval()
     torch.testing.assert_close(net(x), net.net(normalize(x, [0.5] * 3, [0.5] * 3)))  # what this net was trained with
     net = TimmModel("vit_tiny_patch16_224", pretrained=False, options=TINY).eval()
     torch.testing.assert_close(net(x), net.net(x))
@@ -79,10 +79,17 @@ def test_importing_the_models_does_not_import_timm() -> None:
 
 
 def test_weights_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    timm = pytest.importorskip("timm")
+    pytest.importorskip("timm")
     with pytest.raises(ValueError, match=r"timm could not build 'resnet18.nonsense' .*Invalid pretrained tag"):
         TimmModel("resnet18.nonsense", pretrained=True)
+
+
+def test_statistics_of_pretrained_weights_are_averaged_for_other_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **settings: create(name, **settings))
-    with pytest.raises(ValueError, match=r"trained on 3 channels, so their mean and std do not fit 1"):
-        TimmModel("resnet18", pretrained=True, in_channels=1)
+    net: Any = TimmModel("resnet10t", pretrained=True, in_channels=1)
+    theirs = create("resnet10t").pretrained_cfg
+    assert net.normalize.mean.flatten().tolist() == pytest.approx([sum(theirs["mean"]) / 3])
+    assert net.normalize.std.flatten().tolist() == pytest.approx([sum(theirs["std"]) / 3])
+    assert net(torch.rand(2, 1, 64, 64)).shape == (2, 1000)  # as many as those weights have

@@ -112,9 +112,12 @@ def test_pretrained_weights_bring_their_normalisation_and_keep_their_layers(name
 
 
 @pytest.mark.usefixtures("no_download")
-def test_pretrained_weights_with_a_small_stem() -> None:
+def test_pretrained_weights_with_a_small_stem_and_for_one_channel() -> None:
     pretrained: Any = TorchvisionModel("resnet18", weights="DEFAULT").net
     small: Any = TorchvisionModel("resnet18", weights="DEFAULT", small_images=True).net
+    grey: Any = TorchvisionModel("resnet18", weights="DEFAULT", in_channels=1)
+    assert torch.equal(grey.net.conv1.weight, pretrained.conv1.weight.sum(1, keepdim=True))
+    assert grey.normalize.mean.flatten().tolist() == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
     assert torch.equal(pretrained.layer1[0].conv1.weight, small.layer1[0].conv1.weight)
     assert small.conv1.weight.shape == (64, 3, 3, 3)
     assert isinstance(small.maxpool, nn.Identity)

@@ -6,6 +6,7 @@ from typing import Any
 import torchvision
 
 from lightning_robust.models.net_config import short_name
+from lightning_robust.models.normalize import average_channels
 from lightning_robust.models.weight_files import find_weights, read_description
 from lightning_robust.utils.extras import import_extra
 
@@ -29,12 +30,13 @@ def standalone(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         return inner, f"net.{prefix}"
     if name == "TimmModel" and settings.get("pretrained"):
         theirs = import_extra("timm", "zoo").get_pretrained_cfg(settings["name"])
-        settings = {**settings, "pretrained": False, **_statistics(settings, theirs.mean, theirs.std)}
+        settings = {**_as_built(settings, theirs.num_classes, theirs.mean, theirs.std), "pretrained": False}
     if name == "TorchvisionModel" and settings.get("weights"):
         weights = torchvision.models.get_model_weights(settings["name"])[settings["weights"]]
         pixels = weights.transforms()
         options = {**_implied(settings["name"], weights), **(settings.get("options") or {})}
-        settings = {**settings, "weights": None, "options": options, **_statistics(settings, pixels.mean, pixels.std)}
+        settings = _as_built(settings, len(weights.meta["categories"]), pixels.mean, pixels.std)
+        settings |= {"weights": None, "options": options}
     return {"class_path": name, "init_args": settings}, ""
 
 
@@ -46,11 +48,15 @@ def _started_from(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(net)
 
 
-def _statistics(settings: Mapping[str, Any], mean: Any, std: Any) -> dict[str, Any]:
-    """Those given, or those of the pretrained weights."""
-    if settings.get("mean") is None and settings.get("std") is None:
-        return {"mean": list(mean), "std": list(std)}
-    return {}
+def _as_built(settings: Mapping[str, Any], num_classes: int, mean: Any, std: Any) -> dict[str, Any]:
+    """Write down what was taken from the pretrained weights: their classes, statistics and stem."""
+    built = {**settings, "small_images": bool(settings.get("small_images"))}
+    if built.get("num_classes") is None:
+        built["num_classes"] = num_classes
+    if built.get("mean") is None and built.get("std") is None:
+        channels = built.get("in_channels", len(mean))
+        built |= {"mean": average_channels(mean, channels), "std": average_channels(std, channels)}
+    return built
 
 
 def _implied(name: str, weights: Any) -> dict[str, Any]:
