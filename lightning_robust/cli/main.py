@@ -55,6 +55,10 @@ def _run(words: list[str], args: list[str] | None) -> None:
             from lightning_robust.cli.publishing import publish
 
             publish(command, words[1:])
+        elif command in ("report", "compare"):
+            from lightning_robust.cli import pages
+
+            (pages.report if command == "report" else pages.comparison)(words[1:])
         else:
             from lightning_robust.cli.robust_cli import run
 

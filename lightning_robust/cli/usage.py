@@ -9,6 +9,8 @@ COMMANDS = {
     "predict": "run a checkpoint's net on the data, without attacks",
     "plan": "measure a few steps and say how long a recipe will take here",
     "recipes": "list the recipes that come with the package, or print one",
+    "report": "write one HTML page about a run",
+    "compare": "put runs side by side, with paired tests",
     "export": "write a checkpoint's net as safetensors, with a model card",
     "push": "upload an export to the Hugging Face Hub",
     "leaderboard": "write a result in the form of RobustBench's leaderboard",

@@ -1,6 +1,6 @@
 """Figures of an evaluation: accuracy against radius, and accuracy by class."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,12 +57,15 @@ def accuracy_by_radius(samples: Samples, attacks: Mapping[str, Attack]) -> Figur
     return figure
 
 
-def accuracy_by_class(samples: Samples, attacks: Mapping[str, Attack]) -> Figure:
+def accuracy_by_class(
+    samples: Samples, attacks: Mapping[str, Attack], names: Sequence[str] | None = None
+) -> Figure:
     """Draw the clean and the worst-case accuracy of each class, with 95 % confidence intervals.
 
     Args:
         samples: all samples, with the attacks' verdicts.
         attacks: the attacks by name, which the worst case is over.
+        names: of the classes; their numbers by default.
     """
     y = samples.y
     masks = {"clean": samples.right, "worst case": samples.robust(attacks)}
@@ -81,7 +84,9 @@ def accuracy_by_class(samples: Samples, attacks: Mapping[str, Attack]) -> Figure
         gaps = list(zip(*((s - low, high - s) for s, (low, high) in zip(shares, bounds, strict=True)), strict=True))
         where = [k + 0.4 * (place - 0.5) for k in range(len(classes))]
         axis.bar(where, shares, width=0.4, yerr=gaps, capsize=2, label=name, error_kw={"linewidth": 0.8})
-        axis.set_xticks(range(len(classes)), [str(label) for label in classes])
+        shown = [str(label) if names is None else names[label] for label in classes]
+        look: dict[str, Any] = {"rotation": 45, "ha": "right"} if max(map(len, shown)) > 3 else {}
+        axis.set_xticks(range(len(classes)), shown, parse_math=False, **look)
     axis.set(xlabel="class" if len(classes) <= FEW_CLASSES else "classes, sorted", ylabel="accuracy", ylim=(0, 1.05))
     axis.margins(x=0.02)
     _legend(axis)

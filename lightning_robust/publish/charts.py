@@ -1,0 +1,106 @@
+"""The charts of a report: curves of a training, radii of the training samples, and runs against each other."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def curves_chart(curves: Mapping[str, Mapping[int, float]], label: str, percent: bool = False) -> Figure:
+    """Draw logged numbers against the epoch.
+
+    Args:
+        curves: for each name, the values by epoch.
+        label: of the vertical axis.
+        percent: whether the values are shares, to be drawn between 0 and 100 %.
+
+    Example:
+        >>> figure = curves_chart({"train/loss": {0: 2.0, 1: 1.0}}, "loss")
+        >>> figure.axes[0].get_ylabel()
+        'loss'
+    """
+    figure, axis = _panel()
+    for name, values in curves.items():
+        epochs = sorted(values)
+        axis.plot(
+            epochs,
+            [values[epoch] * (100 if percent else 1) for epoch in epochs],
+            label=name,
+            marker="." if len(epochs) < 40 else None,
+        )
+    axis.set(xlabel="epoch", ylabel=label)
+    if percent:
+        axis.set_ylim(0, 100)
+    axis.grid(alpha=0.5)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return figure
+
+
+def radii_chart(radii: Tensor, trained_at: float | None) -> Figure:
+    """Draw how the radii of the training samples [n] are distributed.
+
+    Args:
+        radii: in pixels in [0, 1].
+        trained_at: a radius to compare with, such as the one of the evaluation.
+    """
+    figure, axis = _panel()
+    axis.hist(radii.numpy(), bins=40, color="tab:blue")
+    axis.axvline(float(radii.median()), color="tab:orange", label=f"median {float(radii.median()):.4g}")
+    if trained_at is not None:
+        axis.axvline(trained_at, color="tab:green", linestyle="--", label=f"evaluated at {trained_at:.4g}")
+    axis.set(xlabel="radius", ylabel="training samples")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return figure
+
+
+class Point(NamedTuple):
+    """A run in the plot of clean against robust accuracy.
+
+    Args:
+        name: of the run.
+        clean: clean accuracy and its confidence interval (value, low, high), in [0, 1].
+        robust: robust accuracy in the same form.
+    """
+
+    name: str
+    clean: tuple[float, float, float]
+    robust: tuple[float, float, float]
+
+
+def trade_off_chart(points: Sequence[Point]) -> Figure:
+    """Draw clean against robust accuracy of several runs, with 95 % confidence intervals.
+
+    Example:
+        >>> figure = trade_off_chart([Point("at", (0.9, 0.8, 0.95), (0.5, 0.4, 0.6))])
+        >>> figure.axes[0].get_xlabel()
+        'clean accuracy, %'
+    """
+    figure, axis = _panel(width=5.4, height=3.8)
+    for point in points:
+        (x, *around_x), (y, *around_y) = point.clean, point.robust
+        axis.errorbar(
+            [100 * x],
+            [100 * y],
+            xerr=[[100 * (x - around_x[0])], [100 * (around_x[1] - x)]],
+            yerr=[[100 * (y - around_y[0])], [100 * (around_y[1] - y)]],
+            fmt="o",
+            capsize=3,
+            elinewidth=1,
+            label=point.name,
+        )
+    axis.set(xlabel="clean accuracy, %", ylabel="robust accuracy, %")
+    axis.grid(alpha=0.5)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return figure
+
+
+def _panel(width: float = 4.6, height: float = 3.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    return figure, axis

@@ -1,0 +1,212 @@
+"""Runs side by side: only what was measured at the same threat, on the same images, is put into one table."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from lightning_robust.publish.evaluations import RecordedEvaluation, strongest
+from lightning_robust.publish.run_files import Run
+
+
+class Entry(NamedTuple):
+    """A run in a comparison.
+
+    Args:
+        name: by which the run is called, the shortest that tells it from the others.
+        evaluation: the strongest one of the run at the table's threat.
+    """
+
+    name: str
+    evaluation: RecordedEvaluation
+
+
+class Paired(NamedTuple):
+    """A paired test of two runs on the same images (McNemar's exact test, two-sided).
+
+    Args:
+        first: the name of one run.
+        second: the name of the other.
+        measure: "clean" or "robust".
+        only_first: the number of images that only the first run has right.
+        only_second: the number that only the second has right.
+        p: the probability of a difference at least as large if neither is better.
+    """
+
+    first: str
+    second: str
+    measure: str
+    only_first: int
+    only_second: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that were evaluated at the same threats on as many images of the same kind.
+
+    Args:
+        threats: as people write them.
+        stage: "test", "validate" or "fit".
+        n: the number of images.
+        entries: the runs, in the order in which they were given.
+    """
+
+    threats: str
+    stage: str
+    n: int
+    entries: list[Entry]
+
+    @property
+    def title(self) -> str:
+        """What the runs have in common."""
+        kind = "test" if self.stage == "test" else "validation"
+        return f"{self.threats or 'no attack'}, {self.n} {kind} images"
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader has to know before comparing the rows, as sentences."""
+        told = []
+        attacks = {entry.name: ", ".join(entry.evaluation.attacks) for entry in self.entries}
+        if len(set(attacks.values())) > 1:
+            listed = "; ".join(f"{name}: {used}" for name, used in attacks.items())
+            told.append(f"The attacks differ ({listed}): what weaker attacks leave is only an upper bound.")
+        if len(self.entries) > 1 and not self.same_images:
+            told.append("The images differ, or are not known to be the same, so there are no paired tests.")
+        for entry in self.entries:
+            bad = [check["name"] for check in entry.evaluation.report["checks"] if check["status"] != "pass"]
+            if bad:
+                told.append(f"Checks of {entry.name} did not pass ({', '.join(bad)}).")
+        return told
+
+    @property
+    def same_images(self) -> bool:
+        """Whether all runs were evaluated on the same images, as far as their files tell."""
+        first, *others = (_identity(entry.evaluation) for entry in self.entries)
+        return first is not None and all(other is not None and _equal(first, other) for other in others)
+
+    def paired(self) -> list[Paired]:
+        """Test every two runs against each other; nothing where the images differ."""
+        if len(self.entries) < 2 or not self.same_images:
+            return []
+        found = []
+        for one, two in combinations(self.entries, 2):
+            for measure in ("clean", "robust") if one.evaluation.attacks else ("clean",):
+                a, b = (_right(entry.evaluation, measure) for entry in (one, two))
+                only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+                p = mcnemar(only_first, only_second)
+                found.append(Paired(one.name, two.name, measure, only_first, only_second, p))
+        return found
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the p-value of McNemar's exact test, two-sided.
+
+    Args:
+        only_first: the number of samples that only the first classifier has right.
+        only_second: the number that only the second has right.
+
+    Example:
+        >>> mcnemar(5, 5), mcnemar(0, 1), mcnemar(0, 0)
+        (1.0, 1.0, 1.0)
+        >>> round(mcnemar(1, 9), 4)
+        0.0215
+    """
+    differing = only_first + only_second
+    return float(binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0
+
+
+def compare(runs: Sequence[str]) -> list[Group]:
+    """Read runs and group their evaluations by what can be compared.
+
+    Of each run the strongest evaluation at each threat is taken, one of the test set before one of validation.
+
+    Args:
+        runs: folders of runs, or `robustness.json` files.
+
+    Returns:
+        The groups, those with most runs first.
+
+    Raises:
+        ValueError: for a folder that is no run, or one without any evaluation.
+    """
+    groups: dict[tuple[str, str, int, Any], list[Entry]] = {}
+    for name, place in zip(short_names(runs), runs, strict=True):
+        found = list(_by_threat(Run.read(place)))
+        if not found:
+            raise ValueError(f"{place!r} holds no evaluation: run `lightning-robust test` on its checkpoint first.")
+        for evaluation in found:
+            key = (" and ".join(evaluation.threats), _stage(evaluation), evaluation.report["n"], _boxes(evaluation))
+            groups.setdefault(key, []).append(Entry(name, evaluation))
+    made = [Group(threats, stage, n, entries) for (threats, stage, n, _), entries in groups.items()]
+    return sorted(made, key=lambda group: -len(group.entries))
+
+
+def short_names(runs: Sequence[str]) -> list[str]:
+    """Return names for folders: without the parts that all of them begin with.
+
+    Example:
+        >>> short_names(["runs/Digits/AT/fit-1", "runs/Digits/TRADES/fit-2"])
+        ['AT/fit-1', 'TRADES/fit-2']
+        >>> short_names(["runs/a", "runs/a"])
+        ['a', 'a (2)']
+    """
+    parts = [Path(run).parts for run in runs]
+    common = 0
+    while all(len(part) > common + 1 for part in parts) and len({part[common] for part in parts}) == 1:
+        common += 1
+    names: list[str] = []
+    for part in parts:
+        name = "/".join(part[common:])
+        again = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({again + 1})" if again else name)
+    return names
+
+
+def _by_threat(run: Run) -> Iterable[RecordedEvaluation]:
+    """Give the run's strongest evaluation at each threat: of a fit's folder among all of its checkpoints'."""
+    own = [] if run.evaluation is None else [run.evaluation]
+    if run.trained == run.folder:
+        own += run.others
+    threats = list(dict.fromkeys(tuple(evaluation.threats) for evaluation in own))
+    for asked in threats:
+        chosen = strongest(evaluation for evaluation in own if tuple(evaluation.threats) == asked)
+        if chosen is not None:
+            yield chosen
+
+
+def _stage(evaluation: RecordedEvaluation) -> str:
+    return "test" if evaluation.report.get("stage") == "test" else "validation"
+
+
+def _boxes(evaluation: RecordedEvaluation) -> Any:
+    """What threats leave out as text: the range of pixels."""
+    return tuple(sorted({(attack.threat.lower, attack.threat.upper) for attack in evaluation.attacks.values()}))
+
+
+def _identity(evaluation: RecordedEvaluation) -> tuple[str | None, Tensor, Tensor] | None:
+    """What tells the images of an evaluation: a digest of them if it was recorded, their places and their labels."""
+    samples = evaluation.samples
+    if samples is None:
+        return None
+    order = samples.index.argsort()
+    return evaluation.report.get("images_sha256"), samples.index[order], samples.y[order]
+
+
+def _equal(one: tuple[str | None, Tensor, Tensor], two: tuple[str | None, Tensor, Tensor]) -> bool:
+    if one[0] and two[0]:
+        return one[0] == two[0]
+    return torch.equal(one[1], two[1]) and torch.equal(one[2], two[2])
+
+
+def _right(evaluation: RecordedEvaluation, measure: str) -> Tensor:
+    """Mark the samples that the net has right, in the order of their index."""
+    samples = evaluation.samples
+    assert samples is not None
+    right = samples.right if measure == "clean" else samples.robust()
+    return right[samples.index.argsort()]
