@@ -78,8 +78,9 @@ def as_latex(groups: Sequence[Group]) -> str:
     blocks = []
     for group in groups:
         body = [" & ".join(map(_escaped, line)) + r" \\" for line in (HEAD, *rows(group))]
+        columns = "ll" + "r" * (len(HEAD) - 2)
         lines = [
-            r"\begin{tabular}{ll" + "r" * (len(HEAD) - 2) + "}",
+            rf"\begin{{tabular}}{{{columns}}}",
             r"\hline",
             body[0],
             r"\hline",

@@ -41,8 +41,8 @@ def confusion(y: Tensor, predicted: Tensor, names: Sequence[str]) -> dict[str, A
         names: of the classes, at least as many as there are.
 
     Returns:
-        `rows`, the whole matrix, each cell with its `count`, its `share` of the true class and whether it is `right`, or None for many
-        classes; and `pairs`, the most frequent mistakes.
+        `rows`, the whole matrix, each cell with its `count`, its `share` of the true class and whether it is `right`,
+        or None for many classes; and `pairs`, the most frequent mistakes.
 
     Example:
         >>> told = confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), ["cat", "dog"])

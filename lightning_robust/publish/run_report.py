@@ -195,7 +195,7 @@ def _examples(evaluation: RecordedEvaluation, names: Sequence[str]) -> Iterator[
             "before": before,
             "after": after,
             "broken": broken,
-            "times": f"× {columns['times'][i]:.3g}" if columns["times"][i] else "none",
+            "times": f"times {columns['times'][i]:.3g}" if columns["times"][i] else "none",
             "told": f"{y}; image {int(columns['index'][i])}; " + (f"broken by {attack}, {how}" if broken else how),
         }
 
