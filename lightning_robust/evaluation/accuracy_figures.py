@@ -57,9 +57,7 @@ def accuracy_by_radius(samples: Samples, attacks: Mapping[str, Attack]) -> Figur
     return figure
 
 
-def accuracy_by_class(
-    samples: Samples, attacks: Mapping[str, Attack], names: Sequence[str] | None = None
-) -> Figure:
+def accuracy_by_class(samples: Samples, attacks: Mapping[str, Attack], names: Sequence[str] | None = None) -> Figure:
     """Draw the clean and the worst-case accuracy of each class, with 95 % confidence intervals.
 
     Args:

@@ -1,6 +1,6 @@
 """Runs side by side: only what was measured at the same threat, on the same images, is put into one table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,10 +20,12 @@ class Entry(NamedTuple):
     Args:
         name: by which the run is called, the shortest that tells it from the others.
         evaluation: the strongest one of the run at the table's threat.
+        config: of its training.
     """
 
     name: str
     evaluation: RecordedEvaluation
+    config: Mapping[str, Any]
 
 
 class Paired(NamedTuple):
@@ -90,6 +92,13 @@ class Group:
         first, *others = (_identity(entry.evaluation) for entry in self.entries)
         return first is not None and all(other is not None and _equal(first, other) for other in others)
 
+    def differences(self) -> dict[str, list[str]]:
+        """List the settings of model, data and trainer that differ between the runs, with each run's value."""
+        flat = [dict(_flat(entry.config)) for entry in self.entries]
+        keys = dict.fromkeys(key for settings in flat for key in settings)
+        values = {key: [str(settings.get(key, "")) for settings in flat] for key in keys}
+        return {key: told for key, told in values.items() if len(set(told)) > 1}
+
     def paired(self) -> list[Paired]:
         """Test every two runs against each other; nothing where the images differ."""
         if len(self.entries) < 2 or not self.same_images:
@@ -137,12 +146,13 @@ def compare(runs: Sequence[str]) -> list[Group]:
     """
     groups: dict[tuple[str, str, int, Any], list[Entry]] = {}
     for name, place in zip(short_names(runs), runs, strict=True):
-        found = list(_by_threat(Run.read(place)))
+        run = Run.read(place)
+        found = list(_by_threat(run))
         if not found:
             raise ValueError(f"{place!r} holds no evaluation: run `lightning-robust test` on its checkpoint first.")
         for evaluation in found:
             key = (" and ".join(evaluation.threats), _stage(evaluation), evaluation.report["n"], _boxes(evaluation))
-            groups.setdefault(key, []).append(Entry(name, evaluation))
+            groups.setdefault(key, []).append(Entry(name, evaluation, run.config))
     made = [Group(threats, stage, n, entries) for (threats, stage, n, _), entries in groups.items()]
     return sorted(made, key=lambda group: -len(group.entries))
 
@@ -178,6 +188,20 @@ def _by_threat(run: Run) -> Iterable[RecordedEvaluation]:
         chosen = strongest(evaluation for evaluation in own if tuple(evaluation.threats) == asked)
         if chosen is not None:
             yield chosen
+
+
+def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Give the settings of what was trained on what, each under its place in the configuration."""
+
+    def walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                yield from walk(inner, place if key == "init_args" else f"{place}.{key}")
+        elif value is not None:
+            yield place.removesuffix(".class_path"), value
+
+    for section in ("model", "data", "trainer", "seed_everything"):
+        yield from walk(config.get(section), section)
 
 
 def _stage(evaluation: RecordedEvaluation) -> str:

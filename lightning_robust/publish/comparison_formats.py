@@ -48,7 +48,7 @@ def write_comparison(runs: Sequence[str], out: str) -> str:
 def rows(group: Group) -> list[list[str]]:
     """Return the lines of a group's table, under `HEAD`."""
     lines = []
-    for name, evaluation in group.entries:
+    for name, evaluation, _ in group.entries:
         report = evaluation.report
         cells = [name, ", ".join(evaluation.attacks)]
         for row in (report["clean"], report["worst"]):
@@ -107,7 +107,7 @@ def as_csv(groups: Sequence[Group]) -> str:
         ["run", "threat", "stage", "n", "attacks", *(f"{of}_{k}" for of in ("clean", "robust") for k in kinds)]
     )
     for group in groups:
-        for name, evaluation in group.entries:
+        for name, evaluation, _ in group.entries:
             cells = [name, group.threats, group.stage, group.n, " ".join(evaluation.attacks)]
             for row in (evaluation.report["clean"], evaluation.report["worst"]):
                 cells += [row["accuracy"], *row["confidence_interval"], row["correct"]]
@@ -131,6 +131,8 @@ def as_html(groups: Sequence[Group]) -> str:
                 "doubts": group.doubts,
                 "chart": chart if group.threats else None,
                 "paired": group.paired(),
+                "names": [entry.name for entry in group.entries],
+                "differences": group.differences(),
             }
         )
     return render("comparison.html", title="Comparison of runs", head=HEAD, groups=told)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 import lightning_robust.attacks
-from lightning_robust.attacks import MinimumNorm
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
 from lightning_robust.threat import Threat
@@ -28,12 +27,12 @@ class RecordedAttack:
     Args:
         threat: what it was run at.
         stages: the names of its stages, in the order in which they ran.
-        nearest: whether it looks for the nearest example, of whatever size.
+        minimizes: whether it looks for the nearest example, of whatever size.
     """
 
     threat: Threat
     stages: tuple[str, ...]
-    nearest: bool
+    minimizes: bool
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class RecordedEvaluation:
             told = row["attack"]
             kind = getattr(lightning_robust.attacks, told["class"], object)
             stages = tuple(f"{name}/{stage}" for stage in told.get("attacks", ())) or (name,)
-            found[name] = RecordedAttack(Threat(**told["threat"]), stages, issubclass(kind, MinimumNorm))
+            found[name] = RecordedAttack(Threat(**told["threat"]), stages, getattr(kind, "minimizes", False))
         return found
 
     def beside(self, kind: str, ending: str) -> Path:

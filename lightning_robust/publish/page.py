@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from lightning_robust.evaluation.report import versions
+from lightning_robust.evaluation.provenance import versions
 from lightning_robust.utils.files import atomic_write
 
 _GENERATOR = b'<meta name="generator" content="lightning-robust'
