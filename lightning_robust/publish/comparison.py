@@ -74,10 +74,11 @@ class Group:
     def doubts(self) -> list[str]:
         """What a reader has to know before comparing the rows, as sentences."""
         told = []
-        attacks = {entry.name: ", ".join(entry.evaluation.attacks) for entry in self.entries}
-        if len(set(attacks.values())) > 1:
-            listed = "; ".join(f"{name}: {used}" for name, used in attacks.items())
-            told.append(f"The attacks differ ({listed}): what weaker attacks leave is only an upper bound.")
+        if not self.same_attacks:
+            told.append(
+                "The attacks or their settings differ: robust accuracy under weaker attacks is only an upper bound, "
+                "and is not tested against the others."
+            )
         if len(self.entries) > 1 and not self.same_images:
             told.append("The images differ, or are not known to be the same, so there are no paired tests.")
         for entry in self.entries:
@@ -92,6 +93,12 @@ class Group:
         first, *others = (_identity(entry.evaluation) for entry in self.entries)
         return first is not None and all(other is not None and _equal(first, other) for other in others)
 
+    @property
+    def same_attacks(self) -> bool:
+        """Whether all runs were evaluated under the same attacks with the same settings."""
+        first, *others = ([row["attack"] for row in e.evaluation.report["attacks"].values()] for e in self.entries)
+        return all(other == first for other in others)
+
     def differences(self) -> dict[str, list[str]]:
         """List the settings of model, data and trainer that differ between the runs, with each run's value."""
         flat = [dict(_flat(entry.config)) for entry in self.entries]
@@ -105,7 +112,7 @@ class Group:
             return []
         found = []
         for one, two in combinations(self.entries, 2):
-            for measure in ("clean", "robust") if one.evaluation.attacks else ("clean",):
+            for measure in ("clean", "robust") if self.threats and self.same_attacks else ("clean",):
                 a, b = (_right(entry.evaluation, measure) for entry in (one, two))
                 only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
                 p = mcnemar(only_first, only_second)

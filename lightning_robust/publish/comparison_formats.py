@@ -141,8 +141,8 @@ def as_html(groups: Sequence[Group]) -> str:
 def sentences(group: Group) -> list[str]:
     """Return each paired test of a group in words."""
     return [
-        f"{test.measure}: {test.only_first} images only {test.first} has right, {test.only_second} only {test.second}; "
-        f"p = {test.p:.2g} (McNemar)"
+        f"{test.measure.capitalize()}: {test.only_first} images are right in {test.first} alone, {test.only_second} in "
+        f"{test.second} alone; p = {test.p:.2g} (McNemar's exact test)."
         for test in group.paired()
     ]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from lightning_robust.evaluation.provenance import versions
 from lightning_robust.utils.files import atomic_write
@@ -26,7 +27,7 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = loader.get_source(environment, "page.css")[0]
+    style = Markup(loader.get_source(environment, "page.css")[0])
     return environment.get_template(template).render(version=versions()["lightning-robust"], style=style, **content)
 
 
