@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import re
 import types
 import typing
@@ -22,6 +23,7 @@ _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a (?:<class 'NoneType'>|path but )|"
     r"Unable to load config '|.* a subclass of FollowsRun"
 )
+_NO_CONFIG = re.compile(r"Unable to load config \"(.+)\"$")
 _CALLABLE = re.compile(r"Type [\w.]*Callable\[.*\] expects a function or a callable class: ")
 _INNER = re.compile(r"Problem with given class_path '(.+)':\n\s*(.+)")
 _UNKNOWN_CLASS = re.compile(
@@ -84,6 +86,8 @@ def _of_value(tree: str, typehint: Any) -> str:
         return _unknown_class(inner[0][0], typehint, "" if "subclass" in inner[0][1] else f" ({inner[0][1]})")
     if unknown := _UNKNOWN_CLASS.search(tree):
         return _unknown_class(unknown[1], typehint)
+    if section := _NO_CONFIG.search(tree):
+        return _no_file(section[1]) or f"expected settings, or a YAML file of them, got {section[1]!r}."
     lines = _lines(tree)
     leaves = [text for _, text in lines if not _NOISE.match(text)]
     if typehint is not None and all(re.match("Expected ", leaf) for leaf in leaves):
@@ -98,13 +102,20 @@ def _without_settings(text: str) -> str:
 
 def _unknown_class(name: str, typehint: Any, why: str = "") -> str:
     """Say that there is no such class, or that the class cannot stand here, and which can."""
-    if re.search(r"\.(ya?ml|json)$|/", name):
-        return f"there is no file {name!r}."
+    if os.path.isfile(name):  # jsonargparse reads none for one name of a mapping
+        return f"the file {name} cannot be named here on the command line: name it in a YAML file for --config."
+    if told := _no_file(name):
+        return told
     short = name.rpartition(".")[2]
     names = {found.__name__ for kind in _classes(typehint) for found in _choices(kind)}
     if _is_known(short) and short not in names:
         return f"{short!r} cannot stand here; there are {', '.join(sorted(names))}."
     return f"there is no class {name!r}{why}{did_you_mean(short, names)}"
+
+
+def _no_file(name: str) -> str | None:
+    """Say that there is no such file, if the name looks like a file's."""
+    return f"there is no file {name!r}." if re.search(r"\.(ya?ml|json)$|/", name) else None
 
 
 def _unfitting(tree: str, typehint: Any) -> str:

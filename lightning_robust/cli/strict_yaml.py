@@ -5,6 +5,8 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
+from lightning_robust.cli.sub_configs import file_of
+
 STRICT_YAML = "strict_yaml"
 """The parser mode that reads with `load`."""
 
@@ -22,8 +24,8 @@ def load(text: str, path: str = "") -> Any:
         path: the config file that it was read from, which must hold settings; "" if it is anything else.
 
     Raises:
-        TypeError: for a text of several lines, or a file, that is not YAML, has a key twice, or is too large; the
-            message is one sentence with file, line and reason.
+        TypeError: for a text of several lines, or a file, that is not YAML, has a key twice, or is too large; and for
+            an empty file. The message is one sentence with file, line and reason.
         yaml.YAMLError: for a value of one line that is not YAML: it may be meant as a string.
 
     Example:
@@ -36,9 +38,12 @@ def load(text: str, path: str = "") -> Any:
         _weigh(yaml.compose(text, Loader=_SafeLoader), (), {})
         value = get_loader("yaml")(text)
     except yaml.YAMLError as error:
+        path = path or file_of(text) or ""
         if path or "\n" in text.strip():
             raise TypeError(_sentence(error, path)) from error
         raise
+    if value is None and not path:
+        path = file_of(text) or ""
     if path and not isinstance(value, dict):
         what = "nothing" if value is None or not text.strip() else "a list" if isinstance(value, list) else "a value"
         raise TypeError(f"{path} holds {what}, not settings such as `seed_everything: 0`.")

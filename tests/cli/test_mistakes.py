@@ -1,5 +1,6 @@
 """Plausible mistakes on the command line: each is one right sentence with status 2, and leaves nothing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ Refused = pytest.CaptureFixture[str]
         (["--trainer.max_epochs=ten"], "trainer.max_epochs: expected an integer or null, got 'ten'."),
         (["--trainer.precision=fp16"], "trainer.precision: expected 64, 32, 16, transformer-engine, "),
         (["--trainer.precision=fp16"], "32-true, 64-true, bf16 or null, got 'fp16'."),
+        (["--evaluation=3"], "evaluation: expected settings, or a YAML file of them, got '3'."),
+        (["--evaluation=mine.yaml"], "evaluation: there is no file 'mine.yaml'."),
         (["--evaluation.attacks=3"], "evaluation.attacks: expected a mapping of names to values, got '3'."),
         (["--trainer.devices=all"], "`devices` selected with `CPUAccelerator` should be an int > 0."),
         # names of settings
@@ -148,12 +151,91 @@ def test_a_file_of_bytes_is_no_config(folder: Path, capsys: Refused) -> None:  #
     )
 
 
-@pytest.mark.parametrize("setting", ["--model=part.yaml", "--model.net=part.yaml", "--evaluation=part.yaml"])
-def test_parts_in_files_are_read_as_strictly(setting: str, folder: Path, capsys: Refused) -> None:  # noqa: F811
-    Path("part.yaml").write_text("class_path: AT\ninit_args: {a: 1}\nclass_path: MART\n")
-    assert "line 3: 'class_path' stands here for the second time" in refusal(capsys, *FIT, setting)
-    Path("part.yaml").write_text("class_path: AT\ninit_args: [\n")
-    assert "line 3: did not find expected node content" in refusal(capsys, *FIT, setting)
+PART = {
+    "twice": (
+        "class_path: AT\ninit_args: {a: 1}\nclass_path: MART\n",
+        "line 3: 'class_path' stands here for the second",
+    ),
+    "open": ("class_path: AT\ninit_args: [\n", "line 3: did not find expected node content"),
+    "one line": ("class_path: [", "line 2: did not find expected node content"),
+    "endless": ("class_path: &a {b: *a}\n", "line 1: the value is part of itself"),
+    "empty": ("# nothing\n", "holds nothing, not settings"),
+    "bytes": ("\udcff\udcfe", "cannot be read as a config (UnicodeDecodeError"),
+}
+KINDS = ["twice", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("empty", "bytes"))]
+SETTINGS = [
+    *("--model=part.yaml", "--model.net=part.yaml", "--model.init_args.net=part.yaml", "--data=part.yaml"),
+    *("--model.attack.threat=part.yaml", "--model.optimizer=part.yaml", "--model.regularizers+=part.yaml"),
+    *("--evaluation=part.yaml", "--evaluation.attacks=part.yaml", "--checkpoint=part.yaml", "--trainer=part.yaml"),
+    *("--trainer.callbacks=part.yaml", "--trainer.logger=part.yaml", "--evaluation.attacks={x: part.yaml}"),
+    "--config={data: part.yaml}",
+]
+CONFIGS = [
+    *("model: part.yaml", "data: part.yaml", "evaluation: part.yaml", "trainer: {callbacks: [part.yaml]}"),
+    *(
+        "model: {init_args: {net: part.yaml}}",
+        "evaluation:\n  attacks: part.yaml",
+        "evaluation: {attacks: {x: part.yaml}}",
+    ),
+    "model: inner/net.yaml",
+]
+
+
+def write_part(kind: str) -> str:
+    content, told = PART[kind]
+    Path("mine/inner").mkdir(parents=True)
+    Path("mine/part.yaml").write_bytes(content.encode(errors="surrogateescape"))
+    Path("mine/inner/net.yaml").write_text("class_path: AT\ninit_args: {net: ../part.yaml}\n")
+    return told
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_in_a_file_is_told_with_name_line_and_reason(
+    kind: str,
+    setting: str,
+    folder: Path,  # noqa: F811
+    capsys: Refused,
+) -> None:
+    told = write_part(kind)
+    sentence = refusal(capsys, *FIT, setting.replace("part.yaml", "mine/part.yaml"))
+    assert re.search(rf"mine/part\.yaml,? {re.escape(told)}", sentence)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_is_one_that_a_config_names_from_its_own_folder(
+    kind: str,
+    config: str,
+    folder: Path,  # noqa: F811
+    capsys: Refused,
+) -> None:
+    told = write_part(kind)
+    Path("mine/a.yaml").write_text(config)
+    part = "mine/(inner/../)?part.yaml"
+    assert re.search(rf"{part},? {re.escape(told)}", refusal(capsys, *FIT, "--config", "mine/a.yaml"))
+
+
+@pytest.mark.parametrize("kind", PART)
+def test_parts_in_files_are_read_as_strictly(kind: str, folder: Path, capsys: Refused) -> None:  # noqa: F811
+    told = write_part(kind)
+    for words in (["--model.net=mine/part.yaml"], ["--model.net", "mine/part.yaml"]):
+        assert re.search(rf"mine/part.yaml,? {re.escape(told)}", refusal(capsys, *FIT, *words))
+
+
+def test_of_several_files_the_one_with_the_error_is_told(folder: Path, capsys: Refused) -> None:  # noqa: F811
+    Path("net.yaml").write_text("class_path: SmallConvNet\ninit_args: {in_channels: 1}\n")
+    Path("data.yaml").write_text("class_path: Digits\r\ninit_args: {\r\n")
+    Path("large.ckpt").write_bytes(b"a: [\n" * 300_000)
+    others = ["--model.net=net.yaml", "--ckpt_path=large.ckpt", "--data=data.yaml"]
+    assert "error: data: data.yaml, line 3: did not find" in refusal(capsys, *FIT, *others)
+
+
+def test_one_attack_of_a_file_is_not_said_to_be_missing(folder: Path, capsys: Refused) -> None:  # noqa: F811
+    Path("pgd.yaml").write_text("class_path: PGD\n")
+    assert "the file pgd.yaml cannot be named here" in refusal(capsys, *FIT, "--evaluation.attacks.x=pgd.yaml")
+    Path("a.yaml").write_text("evaluation: {attacks: {x: pgd.yaml}}\ntrainer: {max_epochs: ten}\n")
+    assert "trainer.max_epochs: expected an integer" in refusal(capsys, *FIT, "--config=a.yaml")  # all before is read
 
 
 @pytest.mark.slow
