@@ -21,6 +21,7 @@ from lightning_robust.models.weight_files import (
     read_checkpoint,
     read_config,
 )
+from lightning_robust.publish.evaluations import RecordedEvaluation, evaluations_in, strongest
 from lightning_robust.publish.model_card import model_card
 from lightning_robust.threat import Threat
 from lightning_robust.utils.checks import file_sha256
@@ -44,8 +45,8 @@ def export_weights(
     Args:
         ckpt_path: the checkpoint of a defense.
         folder: where to write.
-        evaluation: the `robustness.json` of `lightning-robust test` on this very checkpoint; by default the newest one
-            among the runs beside the checkpoint's own.
+        evaluation: the `robustness.json` of `lightning-robust test` on this very checkpoint; by default the strongest
+            one among the runs beside the checkpoint's own, of those at the threat of the training if there are any.
         name: how the card calls the net, such as the `organisation/name` it will have; by default the folder.
         license: identifier of the licence that the weights are under, such as "mit".
 
@@ -72,14 +73,16 @@ def export_weights(
         built = load_named_weights(build_net(net), weights, ckpt_path)
         net["init_args"] |= getattr(built, "adapted", {})
     digest = file_sha256(ckpt_path)
-    report = _newest_report(digest, run) if evaluation is None else _report(evaluation, digest)
+    found = _tests(digest, run)
+    report = _strongest(found, about["threat"]) if evaluation is None else _report(evaluation, digest)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     # copies: tensors that share their memory, or lie in another order, are stored like any others
     copies = {key: value.clone().contiguous() for key, value in weights.items()}
     try:
         with atomic_write(place / WEIGHTS) as beside:
-            library.save_file(copies, beside, metadata={"net": describe_net(net)})  # one entry: their order varies
+            # one entry, since their order varies; its `save_file` makes a file that nobody else may read
+            beside.write_bytes(library.save(copies, metadata={"net": describe_net(net)}))
     except Exception as error:  # its own class of errors has no public name
         raise OSError(f"{place / WEIGHTS} was not written ({describe_error(error)})") from error
     settings = (net or {}).get("init_args", {})
@@ -98,8 +101,9 @@ def export_weights(
         write_json(report, place / REPORT)
     recipe = run / "config.yaml"
     text = recipe.read_text() if recipe.is_file() else None
+    card = model_card(name or folder, config, report, text, license, {_place(test, run): test.report for test in found})
     with atomic_write(place / CARD) as beside:
-        beside.write_text(model_card(name or folder, config, report, text, license))
+        beside.write_text(card)
     return folder
 
 
@@ -178,13 +182,19 @@ def _report(path: str | Path, digest: str) -> dict[str, Any]:
     return report
 
 
-def _newest_report(digest: str, run: Path) -> dict[str, Any] | None:
-    """The last test of these weights, among the runs of the same data and method."""
-    for path in sorted(run.parent.glob("*/robustness.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            report = _report(path, digest)
-        except ValueError:
-            continue
-        if report.get("stage") == "test":
-            return report
-    return None
+def _tests(digest: str, run: Path) -> list[RecordedEvaluation]:
+    """List the tests of these weights among the runs of the same data and method."""
+    runs = sorted(path for path in run.parent.glob("*") if path.is_dir())
+    found = [evaluation for folder in runs for evaluation in evaluations_in(folder)]
+    return [each for each in found if each.checkpoint == digest and each.report.get("stage") == "test"]
+
+
+def _strongest(tests: list[RecordedEvaluation], trained: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the report of the strongest test at the threat of the training, or else at any."""
+    threat = None if trained is None else [str(Threat(**trained))]
+    chosen = strongest([test for test in tests if test.threats == threat] or tests)
+    return None if chosen is None else dict(chosen.report)
+
+
+def _place(test: RecordedEvaluation, run: Path) -> str:
+    return test.path.relative_to(run.parent).as_posix()

@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import yaml
+
 from lightning_robust.threat import Threat
+from lightning_robust.utils.extras import import_extra
 
 RECIPE = (
     "`lightning-robust fit --config <this>.yaml`. A recipe is code: whatever it names is imported and called. Read it "
@@ -20,6 +23,7 @@ def model_card(
     report: Mapping[str, Any] | None = None,
     recipe: str | None = None,
     license: str | None = None,
+    evaluations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Return a model card in Markdown, with the front matter of the Hugging Face Hub.
 
@@ -31,13 +35,15 @@ def model_card(
         report: the content of `robustness.json`.
         recipe: the run's `config.yaml`.
         license: identifier of the weights' licence, such as "mit"; left out by default.
+        evaluations: the reports of all evaluations of these weights, each under its place; they are listed.
     """
     blocks = [
-        _front_matter(config, license),
+        _front_matter(name, config, report, recipe, license),
         f"# {name}",
         _summary(config),
         "## Robustness",
         *(_evaluation(report) if report else ["No evaluation of these weights was recorded."]),
+        *_listed(evaluations or {}),
         "## Use",
         _use(name, config),
         "## Recipe",
@@ -50,12 +56,56 @@ def model_card(
     return "\n\n".join(blocks) + "\n"
 
 
-def _front_matter(config: Mapping[str, Any], license: str | None) -> str:
+def _front_matter(
+    name: str, config: Mapping[str, Any], report: Mapping[str, Any] | None, recipe: str | None, license: str | None
+) -> str:
+    hub = import_extra("huggingface_hub", "zoo")
     threat = [config["threat"]["norm"]] if config["threat"] else []
-    tags = ["adversarial-robustness", "lightning-robust", config["defense"].lower(), *threat]
-    entries = {"license": license, "library_name": "lightning-robust", "pipeline_tag": "image-classification"}
-    lines = [f"{key}: {json.dumps(value)}" for key, value in {**entries, "tags": tags}.items() if value is not None]
-    return "\n".join(["---", *lines, "---"])
+    data = hub.ModelCardData(
+        license=license,
+        library_name="lightning-robust",
+        pipeline_tag="image-classification",
+        tags=["adversarial-robustness", "lightning-robust", config["defense"].lower(), *threat],
+        model_name=name if report else None,
+        eval_results=[hub.EvalResult(**row) for row in _results(report, _data(recipe))] if report else None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(report: Mapping[str, Any], data: str) -> Iterator[dict[str, Any]]:
+    """Give the clean accuracy, and that under each attack, in the form of the Hub's index of models."""
+    common = {
+        "task_type": "image-classification",
+        "dataset_type": data.lower(),
+        "dataset_name": data,
+        "dataset_split": report.get("stage", "test"),
+        "metric_type": "accuracy",
+    }
+    yield {**common, "metric_name": "clean accuracy", "metric_value": report["clean"]["accuracy"]}
+    for key, row in report["attacks"].items():
+        told = f"robust accuracy ({key}, {Threat(**row['attack']['threat'])})"
+        yield {**common, "metric_name": told, "metric_value": row["accuracy"]}
+
+
+def _data(recipe: str | None) -> str:
+    """Return the name of the data that a recipe names."""
+    try:
+        return str(yaml.safe_load(recipe or "")["data"]["class_path"]).rpartition(".")[2]
+    except (yaml.YAMLError, LookupError, TypeError):
+        return "unknown"
+
+
+def _listed(evaluations: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """List all evaluations of the weights, if there are several."""
+    if len(evaluations) < 2:
+        return
+    lines = ["| evaluation | threat | attacks | images | clean | worst case |", "|---|---|---|---|---|---|"]
+    for place, report in evaluations.items():
+        threats = " and ".join(dict.fromkeys(str(Threat(**r["attack"]["threat"])) for r in report["attacks"].values()))
+        accuracies = f"{report['clean']['accuracy']:.2%} | {report['worst']['accuracy']:.2%}"
+        lines.append(f"| {place} | {threats} | {', '.join(report['attacks'])} | {report['n']} | {accuracies} |")
+    yield "All evaluations of these weights that lay beside their training; the table above is of the strongest:"
+    yield "\n".join(lines)
 
 
 def _summary(config: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Weights from a run to a folder and back: the same logits, and the evaluation's own numbers."""
 
 import ast
+import errno
 import inspect
 import json
 import os
@@ -186,25 +187,59 @@ def test_without_an_evaluation_the_card_says_so(place: Path, tmp_path: Path) -> 
         export_weights(str(last), folder, evaluation=str(report_of(place)))
 
 
-def test_the_newest_test_of_these_weights_counts(place: Path, tmp_path: Path) -> None:
-    """Later ones of the validation set, of other weights, or that cannot be read do not."""
+def test_the_strongest_test_of_these_weights_counts(place: Path, tmp_path: Path) -> None:
+    """It is at the threat of the training; weaker ones, of validation, of other weights or threats do not count."""
     runs = tmp_path / "AT"
     shutil.copytree(place, runs)
     report = json.loads(report_of(place).read_text())
+    at_training = json.loads(json.dumps(report).replace(str(8 / 255), "0.15"))
+
+    def broken(report: dict[str, Any], correct: int) -> dict[str, Any]:
+        return {**report, "worst": {**report["worst"], "accuracy": correct / report["n"], "correct": correct}}
+
     others = [
-        {"stage": "test", "seed": 5},
-        {"stage": "validate", "seed": 6},
-        {"checkpoint": {"sha256": "0" * 64}, "seed": 7},
-        {"checkpoint": None, "seed": 8},
+        {**broken(at_training, 30), "seed": 4},
+        {**broken(at_training, 20), "seed": 5},
+        {**broken(at_training, 40), "seed": 6},
+        {**broken(at_training, 1), "seed": 7, "stage": "validate"},
+        {**broken(at_training, 1), "seed": 8, "n": 10},
+        {**broken(at_training, 1), "seed": 9, "checkpoint": {"sha256": "0" * 64}},
+        {**broken(report, 0), "seed": 10},
+        {**broken(at_training, 1), "seed": 11, "checkpoint": None},
         None,
     ]
     for number, other in enumerate(others):
         path = runs / f"later-{number}/robustness.json"
         path.parent.mkdir()
-        path.write_text("" if other is None else json.dumps({**report, **other}))
+        path.write_text("" if other is None else json.dumps(other))
         os.utime(path, (2e9 + number, 2e9 + number))
     folder = export_weights(str(best(runs)), str(tmp_path / "out"))
     assert json.loads(Path(folder, "robustness.json").read_text())["seed"] == 5
+    card = Path(folder, "README.md").read_text()
+    listed = re.findall(r"^\| (\S+)/robustness.json \| (linf \S+) \| pgd50 \| (\d+) \|", card, re.MULTILINE)
+    assert [row for row in listed if row[0].startswith("later")] == [
+        *((f"later-{number}", "linf 0.15", "450") for number in (0, 1, 2)),
+        ("later-4", "linf 0.15", "10"),
+        ("later-6", "linf 8/255", "450"),
+    ]
+
+
+def test_the_hubs_index_holds_the_accuracies(place: Path, tmp_path: Path) -> None:
+    export_weights(str(best(place)), str(tmp_path), name="us/digits")
+    report = json.loads((tmp_path / "robustness.json").read_text())
+    results = huggingface_hub.ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert results is not None
+    assert {(row.dataset_name, row.metric_name, row.metric_value) for row in results} == {
+        ("Digits", "clean accuracy", report["clean"]["accuracy"]),
+        ("Digits", "robust accuracy (pgd50, linf 8/255)", report["attacks"]["pgd50"]["accuracy"]),
+    }
+
+
+def test_others_may_read_the_files(place: Path, tmp_path: Path) -> None:
+    folder = Path(export_weights(str(best(place)), str(tmp_path / "out")))
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
 
 
 def test_a_given_evaluation_counts(place: Path, tmp_path: Path) -> None:
@@ -421,12 +456,13 @@ def test_what_cannot_be_written_is_told(
     folder = export_weights(str(best(place)), str(tmp_path / "out"))
     before = Path(folder, "model.safetensors").read_bytes()
 
-    def full(tensors: Any, file: Path, **kwargs: Any) -> None:
-        file.write_bytes(b"half")
-        raise RuntimeError("No space left on device")
+    def full(self: Path, data: bytes, *args: Any) -> int:
+        self.open("wb").write(data[:4])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     told = refusal(capsys, *command, folder)
+    monkeypatch.undo()
     assert re.search(r"model.safetensors was not written .*No space left", told)
     assert Path(folder, "model.safetensors").read_bytes() == before
     assert not list(Path(folder).glob("*.tmp"))
