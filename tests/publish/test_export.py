@@ -457,7 +457,8 @@ def test_what_cannot_be_written_is_told(
     before = Path(folder, "model.safetensors").read_bytes()
 
     def full(self: Path, data: bytes, *args: Any) -> int:
-        self.open("wb").write(data[:4])
+        with self.open("wb") as file:
+            file.write(data[:4])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
