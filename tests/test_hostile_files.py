@@ -1,9 +1,11 @@
 """Files of strangers: none runs code, writes outside its folder or ends in a traceback."""
 
+import ast
 import io
 import json
 import os
 import pickle
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -15,12 +17,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lightning_robust.attacks import PGD
+from lightning_robust.callbacks import Curves, PseudoLabels, RobustEvaluation
 from lightning_robust.cli.main import main
+from lightning_robust.cli.predictions import Predictions
+from lightning_robust.defenses import Standard
 from lightning_robust.models import SmallConvNet
 from lightning_robust.utils.checks import file_sha256
 from tests.cli.test_checkpoints import Payload
 from tests.cli.test_cli import folder  # noqa: F401
+from tests.helpers.ddp import quiet_trainer
+from tests.helpers.few import Few, norm_net
 
+PACKAGE = Path(__file__).parents[1] / "lightning_robust"
 FIT = ["fit", "--config=digits/at", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 PWNED = Path("outside/pwned")
 LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else '1'}]\n" for i in range(9))
@@ -239,3 +248,73 @@ def test_links_in_a_run_that_goes_on(here: Path) -> None:
     main([*FIT, *quick, "--trainer.max_epochs=2", f"--ckpt_path={best}"])
     assert {path: path.read_bytes() for path in Path("elsewhere").iterdir()} == before
     assert not (run / "metrics.csv").is_symlink()
+
+
+def leave_all(run: Path) -> set[Path]:
+    """Let the callbacks write all that they write, and list it."""
+    evaluation = RobustEvaluation({"pgd": PGD(steps=1)}, check_samples=0, state_dir=str(run / "unfinished"))
+    callbacks = [evaluation, Curves(["train/loss"]), PseudoLabels(str(run / "labels")), Predictions()]
+    trainer = quiet_trainer(max_epochs=1, callbacks=callbacks)
+    trainer.run_folder = run
+    model = Standard(norm_net())
+    trainer.fit(model, Few())
+    trainer.test(model, Few(), verbose=False)
+    trainer.predict(model, Few())
+    return {path for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_what_callbacks_leave_replaces_planted_links(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    written = leave_all(run)
+    expected = {"labels.npz", "predictions.csv", "robustness.json", "samples.csv", "curves.png", "test-pgd.png"}
+    assert {path.name for path in written} >= expected
+    elsewhere.mkdir()
+    for path in written:
+        path.unlink()
+        path.symlink_to(elsewhere / path.name)
+        (elsewhere / path.name).write_text("mine")
+    assert leave_all(run) == written
+    assert {path.read_text() for path in elsewhere.iterdir()} == {"mine"}
+    assert not any(path.is_symlink() for path in written)
+
+
+WRITERS = {"savefig", "savez", "savez_compressed", "save_file", "to_csv", "write_bytes", "write_text"}
+SAVERS = ("torch.save", "np.save", "parser.save", "json.dump", "csv.writer", "pickle.dump")
+
+
+def writes(source: str) -> list[str]:
+    """The calls that write a file outside of a block of `atomic_write`."""
+    tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
+    blocks = [node for node in nodes if isinstance(node, ast.With) and "atomic_write(" in ast.unparse(node.items[0])]
+    inside = {id(node) for block in blocks for node in ast.walk(block)}
+    made = [node for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
+    memory = {
+        ast.unparse(node.targets[0]) for node in made if ast.unparse(node.value) in ("io.BytesIO()", "io.StringIO()")
+    }
+    calls = [node for node in nodes if isinstance(node, ast.Call) and id(node) not in inside]
+    to_file = [call for call in calls if not memory & {ast.unparse(value) for value in call.args}]
+    return [ast.unparse(call) for call in to_file if is_writer(call)]
+
+
+def is_writer(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    texts = [
+        value.value for value in (*call.args, *(k.value for k in call.keywords)) if isinstance(value, ast.Constant)
+    ]
+    modes = [text for text in texts if isinstance(text, str) and re.fullmatch("[rwaxbt+]+", text)]
+    last = name.rpartition(".")[2]
+    return last in WRITERS or name.endswith(SAVERS) or ("open" in last and any(set(m) & set("wax+") for m in modes))
+
+
+def test_every_file_is_written_by_atomic_write() -> None:
+    found = {path.name: calls for path in PACKAGE.rglob("*.py") if (calls := writes(path.read_text()))}
+    assert found == {"files.py": ["temporary.open('r+b')"]}  # its own, of the file that it has made
+
+
+def test_the_writers_are_seen() -> None:
+    seen = "open(a, 'w'); a.open(mode='ab'); a.write_text(''); torch.save(b, a); figure.savefig(a); os.fdopen(a, 'x')"
+    assert len(writes(seen)) == 6
+    assert not writes("open(a); a.open('rb'); state.save(b); m = io.BytesIO(); torch.save(b, m)")
+    assert not writes("with atomic_write(a) as b, b.open('w') as c: json.dump(d, c)")

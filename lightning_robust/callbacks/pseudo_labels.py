@@ -9,13 +9,14 @@ from lightning import Callback, LightningModule, Trainer
 
 from lightning_robust.evaluation.positions import in_order
 from lightning_robust.runtime.outputs import logits_of
+from lightning_robust.utils.files import atomic_write
 
 
 class PseudoLabels(Callback):
     """Writes the classes that `predict` finds to an `.npz` archive as "label" [n], in the order of the images.
 
     Args:
-        path: the file to write.
+        path: the file to write; its name ends in ".npz", which is added where it is missing.
 
     Raises:
         ValueError: on several devices, where each sees only its share of the images; for several data loaders, or one
@@ -54,5 +55,6 @@ class PseudoLabels(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the labels to the archive."""
-        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(self.path, label=torch.cat(self._labels).numpy())
+        path = Path(self.path if self.path.endswith(".npz") else f"{self.path}.npz")
+        with atomic_write(path) as beside, beside.open("wb") as file:
+            np.savez_compressed(file, label=torch.cat(self._labels).numpy())
