@@ -14,7 +14,7 @@ HARD_TO_SHOW = ("Schedule", "disable_inference_mode", "global_seed")
 EXAMPLES = ("attacks", "data", "defenses", "metrics", "models", "parts")
 NO_EXAMPLE = {
     *("CIFAR10", "CIFAR10C", "CIFAR100", "CIFAR100C", "CommonCorruptions", "CorruptionDataModule", "ImageNet"),
-    *("ImageNetC", "MNIST", "RobustBenchModel", "SVHN", "TinyImageNet"),
+    *("FashionMNIST", "HFDataset", "ImageNetC", "MNIST", "RobustBenchModel", "SVHN", "TinyImageNet"),
     *(
         "Attack",
         "MinimumNorm",

@@ -33,6 +33,7 @@ class EvaluationFiles:
         self.stage = "test" if trainer.testing else "val"
         self.title = self.stage if name is None else f"{self.stage}, {name}"
         self.prefix = "" if name is None else f"{name}-"
+        self.class_names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
 
     def draw_examples(self, collected: Collected) -> None:
         """Draw a few samples under each attack."""
@@ -43,7 +44,7 @@ class EvaluationFiles:
                 continue
             correct = report["attacks"][name]["correct"]
             title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
-            self._save(adversarial_grid(drawn, title), name)
+            self._save(adversarial_grid(drawn, title, self.class_names), name)
 
     def write(self, collected: Collected) -> None:
         """Write the report and the samples."""
@@ -53,10 +54,10 @@ class EvaluationFiles:
 
     def draw_accuracies(self, collected: Collected) -> None:
         """Draw accuracy against radius, where an attack looks for the nearest example, and accuracy by class."""
-        for kind, draw in {"radius": accuracy_by_radius, "classes": accuracy_by_class}.items():
-            drawn = draw(collected.found, self.attacks)
-            if drawn is not None:
-                self._save(drawn, kind)
+        by_radius = accuracy_by_radius(collected.found, self.attacks)
+        if by_radius is not None:
+            self._save(by_radius, "radius")
+        self._save(accuracy_by_class(collected.found, self.attacks, self.class_names), "classes")
 
     def print(self, collected: Collected) -> None:
         """Print the table of accuracies."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_robust.callbacks.figure_loggers import log_figure
 from lightning_robust.utils.files import atomic_write
+from lightning_robust.utils.messages import shorten
 
 
 class Examples(NamedTuple):
@@ -62,7 +63,7 @@ def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None
         line[0].set_ylabel(kind)
         for axis, image, head, good in zip(line, images, heads, right, strict=True):
             axis.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_title(head, fontsize=9, color="black" if good else "tab:red")
+            axis.set_title(shorten(head), fontsize=9, color="black" if good else "tab:red", parse_math=False)
             axis.set_xticks([])
             axis.set_yticks([])
     return figure

@@ -23,12 +23,14 @@ def main(args: Sequence[str] | None = None) -> None:
     words = [word for word in given if word != "--traceback"]
     # Lightning warns of arguments that stand both here and in the call, and starts other ranks by those that stand here
     sys.argv = [*argv[:1], *(words if args is None else ())]
+    # a config may name classes of one's own; behind all else, so that a file there hides no package
+    path, sys.path = sys.path, [*sys.path, os.getcwd()]
     if len(words) < len(given):
         os.environ["LIGHTNING_ROBUST_TRACEBACK"] = "1"  # in the environment, for the ranks that a strategy launches
     try:
         _run(words, None if args is None else words)
     finally:
-        sys.argv = argv
+        sys.argv, sys.path = argv, path
         os.environ.pop("LIGHTNING_ROBUST_TRACEBACK", None)
         if environment is not None:
             os.environ["LIGHTNING_ROBUST_TRACEBACK"] = environment

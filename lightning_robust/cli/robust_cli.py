@@ -26,6 +26,7 @@ from lightning_robust.cli.devices import fitting_ddp, processes, rank
 from lightning_robust.cli.failed_start import leaves_nothing_if_it_fails
 from lightning_robust.cli.loggers import run_loggers
 from lightning_robust.cli.monitors import check_monitors, is_unknown_monitor
+from lightning_robust.cli.net_from_data import build_data, fill_net
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.plan import RobustTrainer
 from lightning_robust.cli.predictions import Predictions
@@ -134,8 +135,10 @@ class RobustCLI(LightningCLI):
             rank_zero_warn(f"No --ckpt_path was given: `{command}` runs on the net as it is built.")
 
     def instantiate_classes(self) -> None:
-        """Build everything; what a constructor refuses is reported as a misspelt key is."""
+        """Build everything, the data first; what a constructor refuses is reported as a misspelt key is."""
+        config = self.config[self.subcommand]
         try:
+            fill_net(config.get("model.init_args.net"), build_data(config.data))
             super().instantiate_classes()
         except (ImportError, TypeError, ValueError) as error:
             self.parser.error(str(error), error)

@@ -31,6 +31,22 @@ def read_array(path: Path, name: str | None = None) -> Any:
     raise ValueError(f"{path} holds {found} but no {name!r}.")
 
 
+def array_names(path: Path) -> list[str]:
+    """Return the names of the arrays in an `.npz` archive.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: for any other file.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return sorted(archive)
+    except Exception as error:  # zip, pickle and NumPy's header parser each raise their own kinds
+        raise ValueError(f"{path} cannot be read as an .npz archive: {error}.") from error
+
+
 def check_bytes(image: Any, path: Path) -> None:
     """Raise unless the array holds images as bytes [n h w] or [n h w c].
 

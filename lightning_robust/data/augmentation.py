@@ -18,15 +18,16 @@ Padding: TypeAlias = Literal["constant", "reflect"]
 
 
 class CropAndFlip:
-    """Random crop of the padded image to `size` x `size`, and a horizontal flip with probability 1/2.
+    """Random crop of the padded image, and a horizontal flip with probability 1/2.
 
     Called on one image, it is torchvision's `RandomCrop` and `RandomHorizontalFlip`. `draw` takes the same random
     numbers from torch's generator, and `apply` gives bit for bit the same images for a whole batch on any device.
 
     Args:
-        size: height and width of the crop in pixels.
+        size: height and width of the crop in pixels; one number for both.
         padding: pixels added on each side before the crop.
         padding_mode: "constant" (zeros) or "reflect".
+        flip: whether to flip.
 
     Example:
         >>> crop = CropAndFlip(size=32, padding=4)
@@ -34,15 +35,19 @@ class CropAndFlip:
         torch.Size([3, 32, 32])
     """
 
-    def __init__(self, size: int, padding: int = 4, padding_mode: Padding = "constant") -> None:
-        self.size = size
+    def __init__(
+        self, size: int | tuple[int, int], padding: int = 4, padding_mode: Padding = "constant", flip: bool = True
+    ) -> None:
+        self.size = (size, size) if isinstance(size, int) else size
         self.padding = padding
         self.padding_mode = padding_mode
-        crop = v2.RandomCrop(size, padding, padding_mode=padding_mode)
-        self._transform = v2.Compose([to_byte_tensor, crop, v2.RandomHorizontalFlip(), bytes_to_float])
+        self.flip = flip
+        crop = v2.RandomCrop(self.size, padding, padding_mode=padding_mode)
+        flips = [v2.RandomHorizontalFlip()] if flip else []
+        self._transform = v2.Compose([to_byte_tensor, crop, *flips, bytes_to_float])
 
     def __call__(self, image: Any) -> Tensor:
-        """Augment one image of bytes [h w] or [h w c]; returns [c size size] in [0, 1]."""
+        """Augment one image [h w] or [h w c]; returns [c h w] of the crop's size, in [0, 1]."""
         x: Tensor = self._transform(image)
         return x
 
@@ -57,26 +62,26 @@ class CropAndFlip:
             Three integers: first row and first column of the crop in the padded image, and whether it is flipped.
         """
         corner = []
-        for side in (height, width):
-            room = side + 2 * self.padding - self.size
+        for side, size in zip((height, width), self.size, strict=True):
+            room = side + 2 * self.padding - size
             corner.append(int(torch.randint(room + 1, ())) if room else 0)
-        return torch.tensor([*corner, int(torch.rand(1) < 0.5)])
+        return torch.tensor([*corner, int(self.flip and torch.rand(1) < 0.5)])
 
     def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
         """Augment a batch with random numbers that were drawn before.
 
         Args:
-            x: images as bytes [b c h w], on any device.
+            x: images [b c h w], on any device.
             drawn: what `draw` gave for each image [b 3], on the same device.
 
         Returns:
-            Bytes [b c size size].
+            Images [b c h w] of the crop's size.
         """
         b, c, h, w = x.shape
         top, left, flipped = drawn.T.unsqueeze(2)
-        window = torch.arange(self.size, device=x.device)
-        rows = top + window - self.padding
-        columns = left + torch.where(flipped > 0, window.flip(0), window) - self.padding
+        down, along = (torch.arange(size, device=x.device) for size in self.size)
+        rows = top + down - self.padding
+        columns = left + torch.where(flipped > 0, along.flip(0), along) - self.padding
         rows_inside, rows = self._source(rows, h)
         columns_inside, columns = self._source(columns, w)
         images = torch.arange(b, device=x.device)[:, None, None, None]

@@ -6,11 +6,12 @@ from torch.utils.data import Dataset
 
 from lightning_robust.data.corrupted_dataset import SEVERITIES, CorruptedDataset
 from lightning_robust.data.corruption_suite import CorruptionSuite
+from lightning_robust.data.data_around import DataAround
 from lightning_robust.data.data_module import RobustDataModule
 from lightning_robust.metrics import COMMON_CORRUPTIONS
 
 
-class CommonCorruptions(RobustDataModule):
+class CommonCorruptions(DataAround):
     """Data module that tests another one's images clean and under common corruptions.
 
     Training and validation use the other data module's images as they are.
@@ -35,24 +36,14 @@ class CommonCorruptions(RobustDataModule):
         corruption_seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.data = data
-        self.num_classes = data.num_classes
+        super().__init__(data, **kwargs)
         self.corruptions = list(COMMON_CORRUPTIONS) if corruptions is None else corruptions
         self.severities = list(SEVERITIES) if severities is None else severities
         self.corruption_seed = corruption_seed
 
-    def prepare_data(self) -> None:
-        """Download or unpack what the other data module needs."""
-        self.data.prepare_data()
-
-    def train_data(self, augment: bool) -> Dataset[Any]:
-        """Return the other data module's training set."""
-        return self.data.train_data(augment)
-
     def test_data(self) -> CorruptionSuite:
         """Return the other data module's test set, clean and under every corruption."""
-        clean = self.data.test_data()
+        clean = self.inner.test_data()
         parts: dict[tuple[str, int], Dataset[Any]] = {("clean", 0): clean}
         for name in self.corruptions:
             for severity in self.severities:

@@ -11,7 +11,7 @@ from lightning_robust.types import Batch
 
 
 def to_byte_tensor(image: Any) -> Tensor:
-    """Convert an image of bytes [h w] or [h w c], an array or a PIL image, to a uint8 tensor [c h w].
+    """Convert an image [h w] or [h w c], an array or a PIL image, to a tensor [c h w] of its type: uint8 for bytes.
 
     Example:
         >>> to_byte_tensor(np.zeros((4, 5, 3), dtype=np.uint8)).shape
@@ -22,7 +22,9 @@ def to_byte_tensor(image: Any) -> Tensor:
 
 
 def to_float_tensor(image: Any) -> Tensor:
-    """Convert an image of bytes [h w] or [h w c], an array or a PIL image, to a float32 tensor [c h w] in [0, 1].
+    """Convert an image [h w] or [h w c], an array or a PIL image, to a float32 tensor [c h w] in [0, 1].
+
+    Bytes are divided by 255; floats are in [0, 1] already.
 
     Example:
         >>> to_float_tensor(np.full((1, 2), 255, dtype=np.uint8))
@@ -32,12 +34,14 @@ def to_float_tensor(image: Any) -> Tensor:
 
 
 def bytes_to_float(x: Tensor) -> Tensor:
-    """Convert bytes to float32 in [0, 1], with the same result on every device.
+    """Convert bytes to float32 in [0, 1], with the same result on every device; floats are in [0, 1] already.
 
     Example:
         >>> bytes_to_float(torch.tensor([0, 255], dtype=torch.uint8))
         tensor([0., 1.])
     """
+    if x.is_floating_point():
+        return x.float()
     # divided by a tensor: CUDA multiplies with the rounded inverse of a Python number
     return x.float().div_(torch.full((), 255.0, device=x.device))
 

@@ -27,6 +27,8 @@ class CorruptionDataModule(RobustDataModule):
             have another form; on training, because there are no training images.
     """
 
+    in_channels = 3
+
     def __init__(
         self,
         root: str,

@@ -1,7 +1,7 @@
 """The base class of all data modules: splits, samplers and loaders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ class RobustDataModule(LightningDataModule, ABC):
     Args:
         batch_size: training samples of a step on each device.
         eval_batch_size: evaluation samples of a step on each device; `batch_size` by default.
-        val_size: number of training samples held out for validation. With 0 there is no validation, and the last
-            epoch's weights are what a training gives.
+        val_size: number of training samples held out for validation, or their share (a float below 1). With 0 there is
+            no validation, and the last epoch's weights are what a training gives.
         num_workers: number of loading processes for each device.
         seed: seed of the training order and augmentation; by default that of `seed_everything`.
         split_seed: seed of the validation split.
@@ -66,12 +66,20 @@ class RobustDataModule(LightningDataModule, ABC):
     """
 
     num_classes: int
+    class_names: Sequence[str] | None = None
+    """Names of the classes, for figures."""
+    in_channels: int | None = None
+    """Channels of the images."""
+    mean: Sequence[float] | None = None
+    """Mean of each channel, which the command line gives to a net that has none; None leaves it without."""
+    std: Sequence[float] | None = None
+    """Standard deviation of each channel, likewise."""
 
     def __init__(
         self,
         batch_size: int = 128,
         eval_batch_size: int | None = None,
-        val_size: int = 1000,
+        val_size: int | float = 1000,
         num_workers: int = 0,
         seed: int | None = None,
         split_seed: int = 0,
@@ -105,6 +113,10 @@ class RobustDataModule(LightningDataModule, ABC):
     def test_data(self) -> Dataset[Any]:
         """Return the test set as (image [c h w] in [0, 1], label)."""
 
+    def val_data(self) -> Dataset[Any] | None:
+        """Return the validation set, without augmentation; None holds it out of the training set."""
+        return None
+
     def transform(self, augment: bool) -> Callable[[Any], Any] | None:
         """Return the transform from a stored image of bytes [h w] or [h w c] to [c h w] in [0, 1].
 
@@ -127,12 +139,14 @@ class RobustDataModule(LightningDataModule, ABC):
             augmented = self.train_data(augment=True)
             plain = self.train_data(augment=False)
             _check_not_empty(plain, "training")
-            train, validation = train_val_split(plain, self.val_size, self.split_seed, self.stratified)
+            own = self.val_data()
+            val_size = self.val_size if own is None else 0
+            train, validation = train_val_split(plain, val_size, self.split_seed, self.stratified)
             self._split_id = describe_split(validation, len(train) + len(validation))
-            self.val_set = Indexed(Part(plain, validation))
+            self.val_set = Indexed(Part(plain, validation) if own is None else own)
             self.train_set = Indexed(Part(augmented, train))
             self._validate_again()
-            if not len(validation) and self.trainer is not None and not self._other_validates():
+            if not len(self.val_set) and self.trainer is not None and not self._other_validates():
                 if self.trainer.state.fn == TrainerFn.VALIDATING:
                     raise ValueError(
                         "There is nothing to validate on because val_size is 0: set val_size to the value used in "

@@ -36,7 +36,7 @@ def finish_on_device(
     x, *rest = batch
     if images is not None:
         x = images.gather(rest[-1], drawn=x)
-    if not x.is_floating_point():
+    if images is not None or not x.is_floating_point():
         x = cast(bytes_to_float(x))
     if size is not None and x.shape[2:] != (size, size):
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)

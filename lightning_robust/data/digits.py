@@ -32,6 +32,7 @@ class Digits(RobustDataModule):
     """
 
     num_classes = 10
+    in_channels = 1
 
     def __init__(
         self,

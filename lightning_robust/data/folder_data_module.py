@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_robust.data.arrays import check_classes
@@ -49,13 +50,16 @@ class FolderDataModule(RobustDataModule):
             split: "train" or "test".
             augment: whether to use the transform for training.
         """
+        image, label = self.stored(split)
+        check_classes(label, self.num_classes, len(image), f"The {split} set of {type(self).__name__} in {self.root}")
+        return Images(image, label, self.transform(augment))
+
+    def stored(self, split: str) -> tuple[Any, NDArray[Any]]:
+        """Return what `read` gives, read once; the labels as an array."""
         if split not in self._splits:
             image, label = self.read(split)
-            label = np.asarray(label)
-            where = f"The {split} set of {type(self).__name__} in {self.root}"
-            check_classes(label, self.num_classes, len(image), where)
-            self._splits[split] = image, label
-        return Images(*self._splits[split], self.transform(augment))
+            self._splits[split] = image, np.asarray(label)
+        return self._splits[split]
 
     def train_data(self, augment: bool) -> Dataset[Any]:
         """Return the whole training set, with or without augmentation."""

@@ -9,15 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB")
-"""Pillow's modes of images whose channels have at most 8 bits."""
-
-SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
-"""Pillow's modes of 16-bit grey images; of 16-bit colours, Pillow itself keeps the upper 8 bits."""
+from lightning_robust.data.pictures import as_eight_bits
 
 
 class ImageFiles:
-    """Sequence of RGB images of 8 bits, each decoded from its file when it is indexed.
+    """Sequence of images of 8 bits a channel, each decoded from its file when it is indexed.
 
     Grey images of 16 bits are scaled, 65535 to 255.
 
@@ -27,13 +23,15 @@ class ImageFiles:
     Args:
         root: the folder.
         names: paths of the files relative to the folder; an array of another `ImageFiles` is shared.
+        mode: Pillow's mode of the images; None keeps each one's own.
 
     Raises:
         ValueError: on indexing a file that is not a whole image, or whose value range is not known (pixels of 32 bits).
     """
 
-    def __init__(self, root: Path, names: Iterable[str] | NDArray[np.bytes_]) -> None:
+    def __init__(self, root: Path, names: Iterable[str] | NDArray[np.bytes_], mode: str | None = "RGB") -> None:
         self.root = root
+        self.mode = mode
         self.names = names if isinstance(names, np.ndarray) else np.array([os.fsencode(name) for name in names])
 
     def __len__(self) -> int:
@@ -43,17 +41,13 @@ class ImageFiles:
         path = self.root / os.fsdecode(self.names[i])
         try:
             with Image.open(path) as image:
-                mode = image.mode
-                if mode in EIGHT_BITS:
-                    return image.convert("RGB")
-                if mode in SIXTEEN_BITS:
-                    levels = np.asarray(image).astype(np.uint32)
-                    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+                image.load()
         except Exception as error:  # each format raises its own kinds, and Pillow refuses decompression bombs
             raise ValueError(f"{path} is not a whole image: {error}") from error
-        raise ValueError(
-            f"{path} has mode {mode!r}, whose value range is not known: convert the image to 8 or 16 bits per channel."
-        )
+        try:
+            return as_eight_bits(image, self.mode)
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from error
 
 
 def class_files(folder: Path) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:

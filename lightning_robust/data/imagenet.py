@@ -41,6 +41,7 @@ class ImageNet(FolderDataModule):
     """
 
     num_classes = 1000
+    in_channels = 3
     layout = "train/<class>/<image> and val/<class>/<image> (or ImageNet's archives with its devkit)"
     download_hint = "Get the archives from https://image-net.org/download.php; they are unpacked when they lie there."
 

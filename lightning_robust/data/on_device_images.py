@@ -40,7 +40,8 @@ class OnDeviceImages(Dataset[tuple[Tensor, Any]]):
             and isinstance(source.image, np.ndarray)
             and (type(source.transform) is CropAndFlip or source.transform is to_float_tensor)
         ):
-            images = torch.from_numpy(source.image[chosen])
+            images = torch.from_numpy(np.array(source.image[chosen]))
+            images = images.float() if images.is_floating_point() else images
             self.images = images.unsqueeze(1) if images.dim() == 3 else images.movedim(-1, 1).contiguous()
             self.labels = torch.as_tensor(np.asarray(source.label)[chosen]).long()
             self.augment = source.transform if isinstance(source.transform, CropAndFlip) else None

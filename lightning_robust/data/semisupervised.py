@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from lightning_robust.data.arrays import check_bytes, check_classes, read_array
+from lightning_robust.data.data_around import DataAround
 from lightning_robust.data.data_module import RobustDataModule
 from lightning_robust.data.epoch_sampler import EpochSampler
 from lightning_robust.data.images import Images
@@ -15,7 +16,7 @@ from lightning_robust.data.int_labels import IntLabels
 from lightning_robust.data.mixed_sampler import MixedSampler
 
 
-class SemiSupervised(RobustDataModule):
+class SemiSupervised(DataAround):
     """Data module of robust self-training: each batch mixes samples of a labelled dataset with pseudo-labelled ones.
 
     Validation and test samples are the labelled dataset's. An epoch has about as many samples as its training set.
@@ -59,24 +60,11 @@ class SemiSupervised(RobustDataModule):
         batch_size: int = 256,
         **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, **kwargs)
+        super().__init__(labelled, batch_size=batch_size, **kwargs)
         self.labelled = labelled
         self.images = images
         self.labels = labels
         self.fraction = fraction
-        self.num_classes = labelled.num_classes
-
-    def prepare_data(self) -> None:
-        """Download or unpack what the labelled dataset needs."""
-        self.labelled.prepare_data()
-
-    def train_data(self, augment: bool) -> Dataset[Any]:
-        """Return the labelled training set."""
-        return self.labelled.train_data(augment)
-
-    def test_data(self) -> Dataset[Any]:
-        """Return the labelled dataset's test set."""
-        return self.labelled.test_data()
 
     def pseudo_labelled(self, labelled: Dataset[Any]) -> Dataset[Any]:
         """Return the images with pseudo-labels.

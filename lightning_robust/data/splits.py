@@ -21,7 +21,7 @@ class Part(Subset[Any]):
     for ImageNet.
 
     Args:
-        dataset: the dataset, which is asked for Python integers.
+        dataset: the dataset, which is asked for Python integers; of another `Part`, its dataset is taken.
         indices: positions in it [n].
 
     Example:
@@ -33,6 +33,8 @@ class Part(Subset[Any]):
     indices: Positions  # type: ignore[assignment]
 
     def __init__(self, dataset: Any, indices: Positions) -> None:
+        if isinstance(dataset, Part):
+            dataset, indices = dataset.dataset, dataset.indices[indices]
         super().__init__(dataset, indices)  # type: ignore[arg-type]
 
     def __getitem__(self, i: int) -> Any:
@@ -42,12 +44,12 @@ class Part(Subset[Any]):
         return [self[i] for i in indices]
 
 
-def train_val_split(dataset: Any, val_size: int, seed: int, stratified: bool) -> tuple[Positions, Positions]:
+def train_val_split(dataset: Any, val_size: int | float, seed: int, stratified: bool) -> tuple[Positions, Positions]:
     """Split a dataset's positions at random; the result depends on nothing but the arguments.
 
     Args:
         dataset: the dataset; only its length is used, and its labels for a stratified split.
-        val_size: number of validation samples, less than there are samples.
+        val_size: number of validation samples, less than there are samples, or their share, a float below 1.
         seed: seed of the permutation.
         stratified: whether every class gives the same share of its samples.
 
@@ -62,6 +64,10 @@ def train_val_split(dataset: Any, val_size: int, seed: int, stratified: bool) ->
         (array([2, 3, 4, 5]), array([0, 1]))
     """
     n = len(dataset)
+    if isinstance(val_size, float):
+        if not 0 <= val_size < 1:
+            raise ValueError(f"val_size as a share of the samples must be at least 0 and below 1, got {val_size}.")
+        val_size = round(val_size * n)
     if not 0 <= val_size < n:
         raise ValueError(f"val_size must lie between 0 and {n - 1}, got {val_size} of {n} samples.")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed(seed)))

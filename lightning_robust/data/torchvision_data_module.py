@@ -7,6 +7,7 @@ from typing import Any
 from torchvision.datasets.utils import check_integrity
 
 from lightning_robust.data.folder_data_module import FolderDataModule
+from lightning_robust.utils.messages import describe_error
 
 
 class TorchvisionDataModule(FolderDataModule):
@@ -27,15 +28,16 @@ class TorchvisionDataModule(FolderDataModule):
     def __init__(self, root: str = "data", download: bool = False, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self.download = download
+        self.name = type(self).__name__
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the splits to download."""
         return ("train", "test")
 
-    @abstractmethod
     def files(self, split: str) -> dict[Path, str | None]:
-        """Return the files that a split needs, with their MD5 if it is known."""
+        """Return the files that a split needs, with their MD5 if it is known; none if only torchvision knows them."""
+        return {}
 
     @abstractmethod
     def source(self, split: str, download: bool = False) -> Any:
@@ -60,20 +62,31 @@ class TorchvisionDataModule(FolderDataModule):
         try:
             return self.source(split)
         except Exception as error:  # torchvision's readers raise many kinds for damaged files
+            if not self.files(split):
+                raise ValueError(
+                    f"torchvision cannot read the {split} set of {self.name} in {str(self.root)!r} "
+                    f"({describe_error(error)}) {self.download_hint}"
+                ) from error
             raise self._damaged_error(split, error) from error
 
     def _is_complete(self, split: str) -> bool:
-        return all(check_integrity(path, md5) for path, md5 in self.files(split).items())
+        if files := self.files(split):
+            return all(check_integrity(path, md5) for path, md5 in files.items())
+        try:
+            self.source(split)
+        except Exception:  # torchvision's readers raise many kinds
+            return False
+        return True
 
     def _download(self, split: str) -> None:
         try:
             self.source(split, download=True)
         except Exception as error:  # the connection, damaged archives and full disks each raise their own kinds
-            if all(path.is_file() for path in self.files(split)):
+            if self.files(split) and all(path.is_file() for path in self.files(split)):
                 raise self._damaged_error(split, error) from error
             raise OSError(
-                f"{type(self).__name__} could not be downloaded to {str(self.root)!r} ({error}): try again, or put "
-                f"{self.layout} there."
+                f"{self.name} could not be downloaded to {str(self.root)!r} ({error}): try again, or put {self.layout} "
+                "there."
             ) from error
 
     def _damaged_error(self, split: str, error: Exception) -> ValueError:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_robust.attacks.base import Attack
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.metrics.functional import wilson_interval
+from lightning_robust.utils.messages import shorten
 
 FEW_CLASSES = 30
 """The largest number of classes that are drawn as bars with names; more are drawn as a sorted curve."""
@@ -82,7 +83,7 @@ def accuracy_by_class(samples: Samples, attacks: Mapping[str, Attack], names: Se
         gaps = list(zip(*((s - low, high - s) for s, (low, high) in zip(shares, bounds, strict=True)), strict=True))
         where = [k + 0.4 * (place - 0.5) for k in range(len(classes))]
         axis.bar(where, shares, width=0.4, yerr=gaps, capsize=2, label=name, error_kw={"linewidth": 0.8})
-        shown = [str(label) if names is None else _short(names[label]) for label in classes]
+        shown = [str(label) if names is None else shorten(names[label]) for label in classes]
         look: dict[str, Any] = {"rotation": 45, "ha": "right"} if max(map(len, shown)) > 3 else {}
         axis.set_xticks(range(len(classes)), shown, parse_math=False, **look)
     axis.set(xlabel="class" if len(classes) <= FEW_CLASSES else "classes, sorted", ylabel="accuracy", ylim=(0, 1.05))
@@ -96,11 +97,6 @@ def _reach(sizes: Mapping[str, Tensor], attacks: Mapping[str, Attack]) -> float:
     finite = [size[size.isfinite()] for size in sizes.values()]
     ends = [float(size.quantile(0.98)) for size in finite if len(size)]
     return 1.05 * max(1e-12, *ends, *(attack.threat.eps for attack in attacks.values()))
-
-
-def _short(name: str) -> str:
-    """Cut a long name, which would leave no room for the panel."""
-    return name if len(name) <= 18 else f"{name[:17]}…"
 
 
 def _legend(axis: Any) -> None:

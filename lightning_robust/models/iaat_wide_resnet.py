@@ -19,8 +19,8 @@ class IAATWideResNet(nn.Module):
     Args:
         depth: 6 n + 2 for n blocks in each stage; depth 32 has as many as `WideResNet` with depth 34.
         widen_factor: the stages have 16, 32 and 64 times as many channels.
-        num_classes: number of logits.
-        in_channels: channels of the images.
+        num_classes: number of logits; None for 10, and in a recipe for the data's number of classes.
+        in_channels: channels of the images; None for 3, and in a recipe for the data's.
         mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
             None, for none. The authors use (125.3, 123.0, 113.9) / 255.
         std: standard deviation of each channel, > 0. The authors use (63.0, 62.1, 66.7) / 255.
@@ -44,8 +44,8 @@ class IAATWideResNet(nn.Module):
         self,
         depth: int = 32,
         widen_factor: int = 10,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         checkpointing: bool = False,
@@ -56,6 +56,8 @@ class IAATWideResNet(nn.Module):
                 f"IAATWideResNet's depth must be 6 n + 2 (20, 26, 32, ...) and its widen_factor at least 1, "
                 f"got {depth} and {widen_factor}."
             )
+        num_classes = 10 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
         self.normalize = make_normalize(in_channels, mean, std)
         self.checkpointing = checkpointing
         c = 16 * widen_factor

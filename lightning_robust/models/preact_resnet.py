@@ -16,8 +16,8 @@ class PreActResNet(PreActNet):
 
     Args:
         depth: 18 or 34 (blocks of two 3x3 convolutions), or 50 (bottleneck blocks).
-        num_classes: number of logits.
-        in_channels: channels of the images.
+        num_classes: number of logits; None for 10, and in a recipe for the data's number of classes.
+        in_channels: channels of the images; None for 3, and in a recipe for the data's.
         width: channels of the 3x3 convolutions of the first stage; each later stage has twice as many.
         activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
         mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
@@ -43,8 +43,8 @@ class PreActResNet(PreActNet):
     def __init__(
         self,
         depth: int = 18,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
         width: int = 64,
         activation: Activation = "relu",
         mean: Sequence[float] | None = None,
@@ -54,6 +54,8 @@ class PreActResNet(PreActNet):
         if depth not in _BLOCKS_PER_STAGE:
             known = ", ".join(map(str, _BLOCKS_PER_STAGE))
             raise ValueError(f"PreActResNet's depth must be one of {known}, got {depth}.")
+        num_classes = 10 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
         bottleneck = depth == 50
         outer = 4 * width if bottleneck else width
         super().__init__(

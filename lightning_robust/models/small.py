@@ -13,8 +13,8 @@ class SmallConvNet(nn.Module):
     The second and the third convolution have stride 2.
 
     Args:
-        num_classes: number of logits.
-        in_channels: channels of the images.
+        num_classes: number of logits; None for 10, and in a recipe for the data's number of classes.
+        in_channels: channels of the images; None for 1, and in a recipe for the data's.
         width: channels of the first convolution; the others have 2 and 4 times as many.
         mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; 0.5 if neither mean nor
             std is given.
@@ -32,13 +32,15 @@ class SmallConvNet(nn.Module):
 
     def __init__(
         self,
-        num_classes: int = 10,
-        in_channels: int = 1,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
         width: int = 32,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        num_classes = 10 if num_classes is None else num_classes
+        in_channels = 1 if in_channels is None else in_channels
         if mean is None and std is None:
             mean = std = [0.5] * in_channels
         self.normalize = make_normalize(in_channels, mean, std)

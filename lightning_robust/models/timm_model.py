@@ -20,10 +20,12 @@ class TimmModel(nn.Module):
 
     Args:
         name: timm's name of the net, with or without the tag of its weights.
-        num_classes: number of logits; None for that of the pretrained weights, or 10 without them.
+        num_classes: number of logits; None for that of the pretrained weights, or 10 without them; in a recipe,
+            for the data's.
         pretrained: download pretrained weights; the last layer is initialised anew if they have another number of
             classes.
-        in_channels: channels of the images. timm sums or repeats pretrained weights for another number.
+        in_channels: channels of the images; None for 3, and in a recipe for the data's. timm sums or repeats pretrained
+            weights for another number.
         mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
             None, for that of the pretrained weights (averaged over their channels for another number), or none
             without them.
@@ -31,7 +33,8 @@ class TimmModel(nn.Module):
         options: further arguments of `timm.create_model`.
         image_size: height and width of the images in pixels. With it, small images (up to 64 pixels) get `small_images`
             in ResNets without pretrained weights. Elsewhere they are resized inside the net to the size that it was
-            made for, as are all images in nets that take no other size. None leaves the net as it is.
+            made for, as are all images in nets that take no other size. None leaves the net as it is; in a recipe,
+            None is replaced by the size of square images, where the data tell it.
         small_images: let a net of timm's class ResNet begin with a 3x3 convolution of stride 1 and without max pooling.
             None leaves it to `image_size`.
         resize: height and width in pixels to which images are resized inside the net, by linear interpolation; "auto"
@@ -54,7 +57,7 @@ class TimmModel(nn.Module):
         name: str,
         num_classes: int | None = None,
         pretrained: bool = False,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         options: dict[str, Any] | None = None,
@@ -66,6 +69,7 @@ class TimmModel(nn.Module):
         timm = import_extra("timm", "zoo")
         if not timm.is_model(name):
             raise ValueError(f"timm has no net {name!r}{did_you_mean(name, timm.list_models())}")
+        in_channels = 3 if in_channels is None else in_channels
         options = options or {}
         required = {"num_classes": num_classes, "in_chans": in_channels}
         if num_classes is None:

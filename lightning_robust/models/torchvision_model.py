@@ -21,7 +21,8 @@ class TorchvisionModel(nn.Module):
 
     Args:
         name: torchvision's name of the net, such as "resnet50".
-        num_classes: number of logits; None for that of the pretrained weights, or 10 without them.
+        num_classes: number of logits; None for that of the pretrained weights, or 10 without them; in a recipe,
+            for the data's.
         small_images: adapt a ResNet, ResNeXt or wide ResNet to images of up to 64 pixels: begin with a 3x3 convolution
             of stride 1 instead of a 7x7 convolution of stride 2 and max pooling. None leaves it to `image_size`.
         weights: name of pretrained weights, such as "DEFAULT" or "IMAGENET1K_V1", which are downloaded once; None for
@@ -32,10 +33,12 @@ class TorchvisionModel(nn.Module):
             without them.
         std: standard deviation of each channel, > 0.
         options: further arguments of torchvision's builder, such as {image_size: 64} for vision transformers.
-        in_channels: channels of the images. Pretrained weights for another number are summed or repeated as by timm.
+        in_channels: channels of the images; None for 3, and in a recipe for the data's. Pretrained weights for another
+            number are summed or repeated as by timm.
         image_size: height and width of the images in pixels. With it, small images (up to 64 pixels) get `small_images`
             in ResNets without pretrained weights. Elsewhere they are resized inside the net to the size that it was
-            made for, as are all images in nets that take no other size. None leaves the net as it is.
+            made for, as are all images in nets that take no other size. None leaves the net as it is; in a recipe,
+            None is replaced by the size of square images, where the data tell it.
         resize: height and width in pixels to which images are resized inside the net, by linear interpolation; "auto"
             for what `image_size` says, None for never.
 
@@ -61,7 +64,7 @@ class TorchvisionModel(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         options: dict[str, Any] | None = None,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         image_size: int | None = None,
         resize: Resizing = "auto",
     ) -> None:
@@ -69,6 +72,7 @@ class TorchvisionModel(nn.Module):
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise ValueError(f"torchvision has no net {name!r}{did_you_mean(name, known)}")
+        in_channels = 3 if in_channels is None else in_channels
         pretrained = _download_weights(name, weights)
         if pretrained is not None and mean is None and std is None:
             preprocessing = pretrained.transforms()

@@ -17,8 +17,8 @@ class WideResNet(PreActNet):
     Args:
         depth: 6 n + 4 for n blocks in each stage: 28, 34, 70, ... (`IAATWideResNet` counts differently.)
         widen_factor: the stages have 16, 32 and 64 times as many channels.
-        num_classes: number of logits.
-        in_channels: channels of the images.
+        num_classes: number of logits; None for 10, and in a recipe for the data's number of classes.
+        in_channels: channels of the images; None for 3, and in a recipe for the data's.
         activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
         shortcut: shortcut where the shape changes: "conv", a 1x1 convolution, or "pool", average pooling and zero
             channels on both sides. The net of EMR has "pool" and `activation="leaky_relu"`.
@@ -50,8 +50,8 @@ class WideResNet(PreActNet):
         self,
         depth: int = 28,
         widen_factor: int = 10,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
         activation: Activation = "relu",
         shortcut: Literal["conv", "pool"] = "conv",
         mean: Sequence[float] | None = None,
@@ -65,6 +65,8 @@ class WideResNet(PreActNet):
             )
         if shortcut not in ("conv", "pool"):
             raise ValueError(f"Unknown shortcut {shortcut!r}: choose conv or pool.")
+        num_classes = 10 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
         super().__init__(
             normalize=make_normalize(in_channels, mean, std),
             in_channels=in_channels,

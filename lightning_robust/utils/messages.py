@@ -52,6 +52,16 @@ def one_line(text: object) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
 
 
+def shorten(name: str, most: int = 18) -> str:
+    """Cut a name that is longer than `most` letters, for places that leave no room for more.
+
+    Example:
+        >>> shorten("Ankle boot"), shorten("a boot with a very long name")
+        ('Ankle boot', 'a boot with a ver…')
+    """
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def duration(seconds: float, digits: int = 1) -> str:
     """Return a time in words: in seconds up to two minutes, in minutes up to two hours, then in hours.
 

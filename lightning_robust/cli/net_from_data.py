@@ -1,0 +1,59 @@
+"""What a recipe leaves open of its net, taken from the data: channels, classes and normalisation."""
+
+from typing import Any
+
+from jsonargparse import Namespace
+
+from lightning_robust.cli.parser import Parser
+from lightning_robust.data import RobustDataModule
+
+_COUNTS = {
+    "num_classes": "The net gives {} logits but the data has {} classes",
+    "in_channels": "The net takes images of {} channels but those of the data have {}",
+}
+"""Settings that must be the data's, and what an error says of others."""
+_WEIGHTS = ("pretrained", "weights", "source")  # settings of nets that bring their normalisation with their weights
+
+
+def build_data(config: Namespace) -> RobustDataModule:
+    """Build the data module that a config's section describes.
+
+    Args:
+        config: the section, with `class_path` and `init_args`.
+    """
+    parser = Parser(exit_on_error=False)
+    parser.add_subclass_arguments(RobustDataModule, "data")
+    data: RobustDataModule = parser.instantiate_classes(Namespace(data=config)).data  # type: ignore[no-untyped-call]
+    return data
+
+
+def fill_net(net: Any, data: RobustDataModule) -> None:
+    """Fill in the settings of a net that are null: what the data know of them.
+
+    `num_classes` and `in_channels` come from the data, as do `mean` and `std`, if both are null and the net does not
+    start from weights that have their own. A net within another (`Pretrained`) is filled in the same way.
+
+    Args:
+        net: the config of the net, with `class_path` and `init_args`, which is changed; anything else is left as it is.
+        data: the data module, whose files are read if it looks up its facts there.
+
+    Raises:
+        ValueError: for a number of classes or channels that is not the data's.
+    """
+    settings = net.get("init_args") if isinstance(net, Namespace) else None
+    if settings is None:
+        return
+    for key, contradiction in _COUNTS.items():
+        if key not in settings:
+            continue
+        fact = getattr(data, key, None)
+        if settings[key] is None:
+            settings[key] = fact
+        elif fact is not None and settings[key] != fact:
+            told = contradiction.format(settings[key], fact)
+            raise ValueError(f"{told}: leave {key} out of the net's settings, or set it to null, to follow the data.")
+    has_weights = any(settings.get(key) for key in _WEIGHTS)
+    if not has_weights and all(key in settings and settings[key] is None for key in ("mean", "std")):
+        settings["mean"], settings["std"] = (None if s is None else list(s) for s in (data.mean, data.std))
+    if not has_weights:
+        fill_net(settings.get("net"), data)
