@@ -221,7 +221,9 @@ class RobustEvaluation(SampleCollector):
     def _about(self, trainer: Trainer) -> dict[str, Any]:
         settings = {"seed": self.seed, "devices": trainer.world_size, "precision": self.precision}
         trained = {} if self._trained_at is None else {"trained_at": self._trained_at}
-        return {**evaluated_in(trainer), **settings, **trained}
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        named = {} if names is None else {"classes": list(names)}
+        return {**evaluated_in(trainer), **settings, **trained, **named}
 
     def draws_after(self, epoch: int, max_epochs: int | None) -> bool:
         """Return whether the validation after this epoch of a fit draws its figures."""

@@ -30,8 +30,8 @@ def build_data(config: Namespace) -> RobustDataModule:
 def fill_net(net: Any, data: RobustDataModule) -> None:
     """Fill in the settings of a net that are null: what the data know of them.
 
-    `num_classes` and `in_channels` come from the data, as do `mean` and `std`, if both are null and the net does not
-    start from weights that have their own. A net within another (`Pretrained`) is filled in the same way.
+    `num_classes`, `in_channels` and `image_size` (of square images) come from the data, as do `mean` and `std`, if both
+    are null and the net does not start from weights that have their own. A net within another is filled in likewise.
 
     Args:
         net: the config of the net, with `class_path` and `init_args`, which is changed; anything else is left as it is.
@@ -52,6 +52,9 @@ def fill_net(net: Any, data: RobustDataModule) -> None:
         elif fact is not None and settings[key] != fact:
             told = contradiction.format(settings[key], fact)
             raise ValueError(f"{told}: leave {key} out of the net's settings, or set it to null, to follow the data.")
+    if "image_size" in settings and settings.image_size is None and data.image_size is not None:
+        h, w = data.image_size
+        settings.image_size = h if h == w else None
     has_weights = any(settings.get(key) for key in _WEIGHTS)
     if not has_weights and all(key in settings and settings[key] is None for key in ("mean", "std")):
         settings["mean"], settings["std"] = (None if s is None else list(s) for s in (data.mean, data.std))

@@ -38,6 +38,11 @@ class DataAround(RobustDataModule):
         return self.inner.in_channels
 
     @property
+    def image_size(self) -> tuple[int, int] | None:  # type: ignore[override]
+        """Height and width of the other data module's images."""
+        return self.inner.image_size
+
+    @property
     def mean(self) -> Sequence[float] | None:  # type: ignore[override]
         """Mean of each channel, for nets."""
         return self.inner.mean

@@ -70,6 +70,8 @@ class RobustDataModule(LightningDataModule, ABC):
     """Names of the classes, for figures."""
     in_channels: int | None = None
     """Channels of the images."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of the images in pixels."""
     mean: Sequence[float] | None = None
     """Mean of each channel, which the command line gives to a net that has none; None leaves it without."""
     std: Sequence[float] | None = None

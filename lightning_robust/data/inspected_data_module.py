@@ -106,7 +106,7 @@ class InspectedDataModule(FolderDataModule):
         return self._shape[0]
 
     @property
-    def image_size(self) -> tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:  # type: ignore[override]
         """Height and width of the images in pixels."""
         return self._shape[1:]
 

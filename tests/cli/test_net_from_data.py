@@ -59,7 +59,8 @@ def test_channels_classes_and_statistics_reach_the_net_and_what_is_stored_of_it(
     shown = ["sandal", "sneaker", "a boot with a ver…", "$4 bag"]
     assert {*shown} <= {*told}
     assert not {*"0123"} & {*told}
-    assert json.loads(next(recipe.glob("runs/*/*/test-*/robustness.json")).read_text())["n"] == 10
+    report = json.loads(next(recipe.glob("runs/*/*/test-*/robustness.json")).read_text())
+    assert (report["n"], report["classes"]) == (10, NAMES)
 
 
 def texts(figure: Figure) -> list[str]:
@@ -117,6 +118,10 @@ def test_weights_keep_their_own_statistics() -> None:
 
     data = Digits()
     data.mean, data.std = [0.1], [0.2]
+    data.image_size = (8, 8)
+    sized = Namespace(class_path="TimmModel", init_args=Namespace(image_size=None))
+    fill_net(sized, data)
+    assert sized.init_args.image_size == 8
     open_ = {"num_classes": None, "in_channels": None, "mean": None, "std": None}
     for key, value in {"pretrained": True, "weights": "DEFAULT", "pretrained ": None}.items():
         net = Namespace(class_path="TimmModel", init_args=Namespace(**open_, **{key.strip(): value}))
