@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -76,6 +76,24 @@ class Threat:
         box = {"lower": float(lower), "upper": float(upper), "box_first": box_first}
         for name, value in {"norm": norm, "eps": eps, **box}.items():
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def parse(cls, text: str) -> "Threat":
+        """Read a norm and a radius as papers write them.
+
+        Raises:
+            ValueError: for a text of another form.
+
+        Example:
+            >>> Threat.parse("l2 0.5"), str(Threat.parse("linf 8/255"))
+            (Threat(norm='l2', eps=0.5, lower=0.0, upper=1.0, box_first=False), 'linf 8/255')
+        """
+        norm, _, eps = text.strip().partition(" ")
+        if not eps:
+            raise ValueError(f"A threat is a norm and a radius, such as 'linf 8/255' or 'l2 0.5', got {text!r}.")
+        if norm not in get_args(Norm):
+            raise ValueError(f"Unknown norm {norm!r} in {text!r}: choose one of {', '.join(get_args(Norm))}.")
+        return cls(cast(Norm, norm), eps.strip())
 
     def __str__(self) -> str:
         """Return norm and radius as papers write them: "linf 8/255", "l2 0.5", "l1 12"."""

@@ -67,6 +67,7 @@ class RobustEvaluation(SampleCollector):
         name: tells several evaluations in one trainer apart: the names of its files begin with `<name>-`, and its
             results are logged as `val/<name>/<attack>_acc`. At most one may go without.
         loaders: the numbers of the data loaders to evaluate on; by default all. Names carry a number where several are.
+        verbose: whether to print the table after `validate` and `test`.
         kwargs: `image_key`, `label_key`, `index_key`, `read_batch`, `forward`, `mean`, `std`, `ignore_index`; see
             `lightning_robust.callbacks.any_module.AnyModule`.
 
@@ -94,6 +95,7 @@ class RobustEvaluation(SampleCollector):
         figure_every_n_epochs: int = 10,
         name: str | None = None,
         loaders: list[int] | None = None,
+        verbose: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, loaders, fit_samples, figure_samples, **kwargs)
@@ -114,6 +116,7 @@ class RobustEvaluation(SampleCollector):
             RobustAccuracy(list(these))  # refuses names that clash
             refuse_targeted(these)
         refuse_names([*([] if self.name is None else [self.name]), *self.attacks, *self.fit_attacks])
+        self.verbose = verbose
         self._trained_at: str | None = None
         self._logged: set[str] = set()
 
@@ -175,7 +178,8 @@ class RobustEvaluation(SampleCollector):
         for suffix, number, loader in self._numbered():
             if compare_clean(loader.report, logged, suffix) and trainer.is_global_zero:
                 EvaluationFiles(trainer, self._running, run_folder(trainer), self.name, number).write(loader)
-                print_doubts(loader.report["checks"][-1:])
+                if self.verbose:
+                    print_doubts(loader.report["checks"][-1:])
         if self.strict:
             refuse_doubts(loader.report for loader in self._loaders.values())
 
@@ -239,7 +243,8 @@ class RobustEvaluation(SampleCollector):
         files.write(loader)
         if self.figure_samples:
             files.draw_accuracies(loader)
-        files.print(loader)
+        if self.verbose:
+            files.print(loader)
 
 
 def _trains(trainer: Trainer, module: LightningModule) -> Any:

@@ -1,7 +1,7 @@
 """The charts of a report: curves of a training, radii of the training samples, and runs against each other."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,6 +53,28 @@ def radii_chart(radii: Tensor, trained_at: float | None) -> Figure:
         axis.axvline(trained_at, color="tab:green", linestyle="--", label=f"evaluated at {trained_at:.4g}")
     axis.set(xlabel="radius", ylabel="training samples")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return figure
+
+
+def radii_curve(rows: Mapping[float, Mapping[str, Any]], norm: str) -> Figure:
+    """Draw the accuracies at several radii, with 95 % confidence intervals.
+
+    Args:
+        rows: by the radius, `accuracy` and `confidence_interval`.
+        norm: of the radii.
+
+    Example:
+        >>> row = {"accuracy": 0.5, "confidence_interval": [0.4, 0.6]}
+        >>> radii_curve({0.0: row, 0.1: row}, "linf").axes[0].get_xlabel()
+        'linf radius'
+    """
+    figure, axis = _panel()
+    radii = sorted(rows)
+    axis.plot(radii, [rows[radius]["accuracy"] for radius in radii], marker="o", color="tab:orange")
+    low, high = zip(*(rows[radius]["confidence_interval"] for radius in radii), strict=True)
+    axis.fill_between(radii, low, high, color="tab:orange", alpha=0.2, linewidth=0)
+    axis.set(xlabel=f"{norm} radius", ylabel="accuracy", ylim=(0, 1), xlim=(0, None))
+    axis.grid(alpha=0.5)
     return figure
 
 

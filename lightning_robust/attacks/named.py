@@ -1,0 +1,68 @@
+"""Attacks by the names that papers and tables call them by."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from lightning_robust.attacks.apgd import APGD
+from lightning_robust.attacks.autoattack import AutoAttack
+from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.cw import CW
+from lightning_robust.attacks.deepfool import DeepFool
+from lightning_robust.attacks.fab import FAB
+from lightning_robust.attacks.pgd import PGD
+from lightning_robust.attacks.square import Square
+from lightning_robust.utils.messages import did_you_mean
+
+NAMES: dict[str, Callable[[], Attack]] = {
+    "autoattack": AutoAttack,
+    "autoattack-plus": lambda: AutoAttack(version="plus"),
+    "autoattack-rand": lambda: AutoAttack(version="rand"),
+    "autoattack-rapid": lambda: AutoAttack(version="rapid"),
+    "apgd-ce": APGD,
+    "apgd-dlr": lambda: APGD(loss="dlr"),
+    "apgd-t": lambda: APGD(targets=9),
+    "fgsm": lambda: PGD(steps=1, start="none"),
+    "fab": FAB,
+    "fab-t": lambda: FAB(targets=9),
+    "square": Square,
+    "deepfool": DeepFool,
+    "cw": CW,
+}
+"""How the attack of each name is made; `pgd<steps>`, such as `pgd50`, is made too."""
+
+
+def named_attack(name: str) -> Attack:
+    """Return an attack by its name, without a threat of its own.
+
+    Args:
+        name: one of `NAMES`, or `pgd<steps>` for PGD with a random start and the default step size.
+
+    Raises:
+        ValueError: for an unknown name.
+
+    Example:
+        >>> named_attack("pgd50").steps, type(named_attack("apgd-t")).__name__
+        (50, 'APGD')
+    """
+    if steps := re.fullmatch(r"pgd(\d+)", name):
+        return PGD(steps=int(steps[1]))
+    if name not in NAMES:
+        raise ValueError(f"There is no attack {name!r}{did_you_mean(name, [*NAMES, 'pgd10', 'pgd50'])}")
+    return NAMES[name]()
+
+
+def named_attacks(attacks: str | Attack | Sequence[str] | Mapping[str, Attack]) -> dict[str, Attack]:
+    """Return attacks by name, of whatever says which.
+
+    Args:
+        attacks: a name, an attack, several names, or attacks by name.
+
+    Example:
+        >>> list(named_attacks(["pgd50", "fab"])), list(named_attacks(PGD(steps=3)))
+        (['pgd50', 'fab'], ['pgd'])
+    """
+    if isinstance(attacks, Attack):
+        return {type(attacks).__name__.lower(): attacks}
+    if isinstance(attacks, Mapping):
+        return dict(attacks)
+    return {name: named_attack(name) for name in ([attacks] if isinstance(attacks, str) else attacks)}

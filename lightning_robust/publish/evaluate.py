@@ -1,0 +1,192 @@
+"""Robust accuracy of any net on any data, without a training configuration."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from lightning_robust.attacks import Attack
+from lightning_robust.attacks.named import named_attacks
+from lightning_robust.callbacks import RobustEvaluation, RobustProgressBar
+from lightning_robust.evaluation.evaluate import Precision
+from lightning_robust.publish.evaluations import RecordedEvaluation
+from lightning_robust.publish.robustness_report import RobustnessReport, slug
+from lightning_robust.threat import Threat
+
+
+def evaluate(
+    net: nn.Module,
+    data: Any,
+    threat: str | Threat | Sequence[str | Threat] = "linf 8/255",
+    attacks: str | Attack | Sequence[str] | Mapping[str, Attack] = "autoattack",
+    *,
+    samples: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    check_samples: int = 64,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    out: str | Path | None = None,
+    progress: bool = False,
+    **reading: Any,
+) -> RobustnessReport:
+    """Attack a net and return how many images it still classifies correctly, under one threat or several.
+
+    The evaluation is that of `RobustEvaluation`: exact, checked, on any number of devices, and with `out` also
+    resumable: one that was killed goes on when it is called again.
+
+    Args:
+        net: maps images [b c h w] in [0, 1] to logits [b k]; it may return a tuple, a dictionary or an object that
+            holds them. It is left in its mode, on its device.
+        data: images and labels: tensors `(x, y)`, a `Dataset`, a `DataLoader` in a fixed order, or a
+            `LightningDataModule`, whose test data are taken.
+        threat: a norm and a radius such as "linf 8/255", a `Threat`, or several of them.
+        attacks: names such as "autoattack", "autoattack-rapid", "pgd50", "fab" or "square", an attack, or attacks by
+            name. Their own threats are replaced.
+        samples: how many images to take, the first ones; by default all.
+        batch_size: images in a batch, also under attack. A `DataLoader` keeps its own.
+        seed: seed of the attacks' random numbers.
+        precision: "bf16" searches under autocast; only what is misclassified in fp32 too counts.
+        check_samples: images on which the evaluation itself is checked; 0 for no checks.
+        accelerator: as Lightning's `Trainer` takes it.
+        devices: as Lightning's `Trainer` takes it.
+        out: a folder for `robustness.json`, `samples.csv` and figures, which `lightning-robust report` and `compare`
+            read; by default nothing is kept.
+        progress: whether to show a progress bar.
+        reading: how batches are read, and which normalisation they come with: see
+            `lightning_robust.callbacks.any_module.AnyModule`.
+
+    Returns:
+        A report with `accuracy`, `table()`, `to_json()` and `figures()`.
+
+    Raises:
+        ValueError: for an unknown attack or threat, two threats that are the same, or data that cannot be read.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 10
+        >>> report = evaluate(net, (x, y), "linf 0.1", "pgd10", check_samples=0)
+        >>> 0 <= report.accuracy("linf 0.1") <= report.accuracy() <= 1
+        True
+    """
+    threats, chosen = _threats(threat), named_attacks(attacks)
+    source = _source(data, batch_size, samples)
+    module = _Bare(net)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch if out is None else out)
+        found = {}
+        for name, each in threats.items():
+            prefix = slug(name) if len(threats) > 1 else None
+            evaluation = RobustEvaluation(
+                chosen,
+                threat=each,
+                name=prefix,
+                seed=seed,
+                precision=precision,
+                check_samples=check_samples,
+                figure_samples=8 if out is not None else 0,
+                state_dir=str(folder / "unfinished"),
+                verbose=False,
+                **reading,
+            )
+            callbacks = [evaluation, *([RobustProgressBar()] if progress else [])]
+            with _quiet():
+                trainer = _trainer(folder, callbacks, accelerator, devices)
+                trainer.test(module, verbose=False, **source)
+            path = folder / f"{'' if prefix is None else f'{prefix}-'}robustness.json"
+            found[name] = RecordedEvaluation.read(path)
+            assert found[name].samples is not None  # read now: the folder may go
+        return RobustnessReport(found)
+
+
+class _Bare(LightningModule):
+    """Hands a net to a trainer, which moves it to the device and back."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Leave everything to the callback."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Lightning tells of devices and workers."""
+    told = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = told.level
+    told.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The '.*dataloader' does not have many workers")
+            yield
+    finally:
+        told.setLevel(level)
+
+
+def _trainer(folder: Path, callbacks: list[Callback], accelerator: str, devices: int | str) -> Trainer:
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=len(callbacks) > 1,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.run_folder = folder  # type: ignore[attr-defined]  # so that every threat's files lie there
+    return trainer
+
+
+def _threats(given: str | Threat | Sequence[str | Threat]) -> dict[str, Threat]:
+    """Return the threats by their names, or raise for one that stands there twice."""
+    several = [given] if isinstance(given, (str, Threat)) else list(given)
+    threats = [each if isinstance(each, Threat) else Threat.parse(each) for each in several]
+    named = {str(each): each for each in threats}
+    if not named:
+        raise ValueError("There is no threat to evaluate: give one such as 'linf 8/255'.")
+    if len(named) < len(threats):
+        raise ValueError(f"Two of the threats are the same: {', '.join(map(str, threats))}.")
+    return named
+
+
+def _source(data: Any, batch_size: int, samples: int | None) -> dict[str, Any]:
+    """Return the argument by which `Trainer.test` takes these data."""
+    if isinstance(data, LightningDataModule):
+        if samples is None:
+            return {"datamodule": data}
+        data.prepare_data()
+        data.setup("test")
+        data = data.test_dataloader()
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        data = TensorDataset(*data)
+    if isinstance(data, Dataset):
+        data = DataLoader(data, batch_size=batch_size)
+    if not isinstance(data, DataLoader):
+        raise TypeError(
+            f"Cannot read data of type {type(data).__name__}: give tensors (x, y), a Dataset, a DataLoader or a "
+            "LightningDataModule."
+        )
+    if samples is not None:
+        whole: Any = data.dataset
+        data = DataLoader(
+            Subset(whole, range(min(samples, len(whole)))),
+            batch_size=data.batch_size or batch_size,
+            collate_fn=data.collate_fn,
+            num_workers=data.num_workers,
+        )
+    return {"dataloaders": data}
