@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.attacks import Ensemble as Ensemble
     from lightning_robust.attacks import MinimumNorm as MinimumNorm
     from lightning_robust.attacks import Square as Square
+    from lightning_robust.attacks import Transfer as Transfer
     from lightning_robust.attacks.functional import apgd as apgd
     from lightning_robust.attacks.functional import autoattack as autoattack
     from lightning_robust.attacks.functional import cw as cw
@@ -65,7 +66,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.threat import Threat as Threat
 
 _NAMES = {
-    "attacks": "APGD CW FAB PGD Attack AutoAttack Collaborative DeepFool Ensemble MinimumNorm Square",
+    "attacks": "APGD CW FAB PGD Attack AutoAttack Collaborative DeepFool Ensemble MinimumNorm Square Transfer",
     "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
     "callbacks": "AdversarialInputs AttackStrength CorruptionAccuracy Curves EffectiveMargins EpochLines PseudoLabels "
     "RadiusHistogram RobustEvaluation RobustProgressBar UnsoundEvaluation",

@@ -15,6 +15,7 @@ from lightning_robust.attacks.fab import FAB
 from lightning_robust.attacks.minimum_norm import MinimumNorm
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.square import Square
+from lightning_robust.attacks.transfer import Transfer
 
 __all__ = [
     "APGD",
@@ -28,4 +29,5 @@ __all__ = [
     "Ensemble",
     "MinimumNorm",
     "Square",
+    "Transfer",
 ]

@@ -56,7 +56,7 @@ class RecordedEvaluation:
 
     @classmethod
     def read(cls, path: str | Path) -> "RecordedEvaluation":
-        """Read a `robustness.json`.
+        """Read the evaluation that a `robustness.json` tells of.
 
         Raises:
             ValueError: for a file that is none.
@@ -87,7 +87,7 @@ class RecordedEvaluation:
 
     @cached_property
     def attacks(self) -> dict[str, RecordedAttack]:
-        """The attacks by name."""
+        """The attacks that were run, by their names."""
         found = {}
         for name, row in self.report["attacks"].items():
             told = row["attack"]
