@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 from scipy.stats import beta, kstest, uniform
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.threat import L1_SPARSITY, Threat
+from lightning_robust.threat import L1_SPARSITY, Threat, _project_l1
 
 NORMS = ["linf", "l2", "l1"]
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
@@ -88,6 +89,72 @@ def test_l1_projection_is_the_nearest_point(seed):
     expected = np.stack([nearest_l1(*row) for row in zip(x, far, eps, strict=True)])
     ours = Threat("l1").project(*(torch.from_numpy(a) for a in (far, x, eps)))
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def shrunk(delta, room, eps):
+    """The nearest point by plain bisection in float64, until no number is left between the bracket's ends."""
+    height, low, high = np.abs(delta), 0.0, float(np.abs(delta).max())
+    while np.minimum(height, room).sum() > eps and low < (middle := (low + high) / 2) < high:
+        outside = np.minimum(np.maximum(height - middle, 0), room).sum() > eps
+        low, high = (middle, high) if outside else (low, middle)
+    threshold = high if np.minimum(height, room).sum() > eps else 0
+    return np.sign(delta) * np.minimum(np.maximum(height - threshold, 0), room)
+
+
+@st.composite
+def l1_cases(draw):
+    """Images, perturbations and radii with what is degenerate: no room, no move, no radius, equal moves, huge moves."""
+    dtype, width = draw(st.sampled_from([(np.float32, 32), (np.float64, 64)]))
+    shape = draw(st.integers(1, 4)), draw(st.integers(1, 20))
+    x = draw(arrays(dtype, shape, elements=st.sampled_from([0.0, 0.5, 1.0]) | numbers(0, 1, width)))
+    moves = st.sampled_from([0.0, 1.0, -1.0, 0.5, 2.0]) | numbers(-2, 2, width)
+    delta = draw(arrays(dtype, shape, elements=moves)) * dtype(draw(st.sampled_from([1e-8, 1.0, 3.0, 1e4])))
+    if draw(st.booleans()):
+        delta[:] = delta[:, :1]
+    eps = draw(arrays(dtype, shape[0], elements=st.sampled_from([0.0, 1.0, 100.0]) | numbers(0, 4, width)))
+    lower, upper = draw(st.sampled_from([(0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)]))
+    return x, delta, eps, dtype(lower) - x, dtype(upper) - x
+
+
+@given(case=l1_cases())
+def test_l1_projection_equals_bisection_whatever_else_is_in_the_batch(case):
+    x, delta, eps, lower, upper = case
+    rows = [torch.from_numpy(a) for a in (delta, eps[:, None], lower, upper)]
+    ours = _project_l1(*rows)
+    assert (ours <= rows[3]).all()
+    assert (ours >= rows[2]).all()
+    for i, (move, point) in enumerate(zip(delta.astype(np.float64), ours, strict=True)):
+        assert torch.equal(_project_l1(*(a[i : i + 1] for a in rows))[0], point)
+        exact = shrunk(move, np.where(move > 0, upper[i], -lower[i]).astype(np.float64), float(eps[i]))
+        rounding = 8 * np.finfo(x.dtype).eps
+        found = point.numpy().astype(np.float64)
+        np.testing.assert_allclose(found, exact, rtol=0, atol=rounding * (eps[i] + np.abs(move).max()) + 1e-44)
+        assert np.abs(found).sum() <= eps[i] * (1 + rounding)
+
+
+class Passes(TorchDispatchMode):
+    """Counts operations on tensors as large as the images, which are what a projection's time goes into."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.size, self.count = images.numel(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        is_view = isinstance(out, torch.Tensor) and out._is_view()
+        self.count += not is_view and any(isinstance(a, torch.Tensor) and a.numel() == self.size for a in args)
+        return out
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.5, 12.0])
+def test_an_l1_projection_takes_few_passes_over_the_images(eps):
+    """A bisection that narrows the threshold 40 times takes 179 (counted, since times are noisy)."""
+    gen = torch.Generator().manual_seed(0)
+    x, noise = torch.rand(4, 3, 64, 64, generator=gen), torch.randn(4, 3, 64, 64, generator=gen)
+    for scale in (0.01, 1):
+        with Passes(x) as passes:
+            Threat("l1", eps).project(x + scale * noise, x)
+        assert passes.count <= 120
 
 
 @pytest.mark.parametrize("norm", NORMS)
