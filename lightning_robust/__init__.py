@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.metrics import EffectiveMargin as EffectiveMargin
     from lightning_robust.metrics import PerturbationNorm as PerturbationNorm
     from lightning_robust.metrics import RobustAccuracy as RobustAccuracy
+    from lightning_robust.models.by_name import load_net as load_net
     from lightning_robust.publish.evaluate import evaluate as evaluate
     from lightning_robust.runtime.adapter import NetAdapter as NetAdapter
     from lightning_robust.threat import Threat as Threat
@@ -72,6 +73,7 @@ _NAMES = {
     "RadiusHistogram RobustEvaluation RobustProgressBar UnsoundEvaluation",
     "defenses": "AT AWP EMR IAAT MAIL MART ST TRADES Defense FreeAT Standard",
     "metrics": "AttackSuccessRate CorruptionError EffectiveMargin PerturbationNorm RobustAccuracy",
+    "models.by_name": "load_net",
     "publish.evaluate": "evaluate",
     "runtime.adapter": "NetAdapter",
     "threat": "Threat",

@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_robust.cli.devices import rank
 from lightning_robust.cli.explanation import explain
+from lightning_robust.cli.net_names import words_with_nets
 from lightning_robust.cli.refusals import wants_traceback
 from lightning_robust.cli.strict_yaml import STRICT_YAML
 from lightning_robust.cli.sub_configs import command_line, file_of
@@ -28,16 +29,21 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, "parser_mode": STRICT_YAML, **kwargs})
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Parse the words of a command line; an error in a file that they lead to names the file.
+        """Parse the words of a command line, on which nets may stand by name; errors in a file name the file.
 
         Args:
             args: the words; by default the process's own.
             others: further arguments of `LightningArgumentParser.parse_args`.
             kwargs: further named arguments of it.
         """
-        with command_line(sys.argv[1:] if args is None else args):
+        words = sys.argv[1:] if args is None else args
+        try:
+            expanded = words_with_nets(words)
+        except ValueError as error:
+            self.error(str(error), error)
+        with command_line(words):
             try:
-                return super().parse_args(args, *others, **kwargs)
+                return super().parse_args(expanded, *others, **kwargs)
             except UnicodeDecodeError as error:
                 self.error(str(error), error)
 

@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
+from lightning_robust.cli.net_names import with_nets
 from lightning_robust.cli.sub_configs import file_of
 
 STRICT_YAML = "strict_yaml"
@@ -47,7 +48,7 @@ def load(text: str, path: str = "") -> Any:
     if path and not isinstance(value, dict):
         what = "nothing" if value is None or not text.strip() else "a list" if isinstance(value, list) else "a value"
         raise TypeError(f"{path} holds {what}, not settings such as `seed_everything: 0`.")
-    return value
+    return with_nets(value)
 
 
 def _weigh(node: Any, above: tuple[int, ...], known: dict[int, int]) -> int:

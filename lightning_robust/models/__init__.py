@@ -1,5 +1,7 @@
 """Classification nets that take images in [0, 1] and return logits."""
 
+from lightning_robust.models.by_name import load_net
+from lightning_robust.models.huggingface_model import HuggingFaceModel
 from lightning_robust.models.iaat_wide_resnet import IAATWideResNet
 from lightning_robust.models.normalize import Normalize, normalized
 from lightning_robust.models.preact_resnet import PreActResNet
@@ -11,6 +13,7 @@ from lightning_robust.models.torchvision_model import TorchvisionModel
 from lightning_robust.models.wide_resnet import WideResNet
 
 __all__ = [
+    "HuggingFaceModel",
     "IAATWideResNet",
     "Normalize",
     "PreActResNet",
@@ -21,6 +24,7 @@ __all__ = [
     "TorchvisionModel",
     "WideResNet",
     "from_pretrained",
+    "load_net",
     "load_weights",
     "normalized",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 _PACKAGE = "lightning_robust.models"
-_NOT_ALLOWED = ("Normalize", "Pretrained", "RobustBenchModel")  # no classification nets, or they load other weights
+_NOT_ALLOWED = ("Normalize", "Pretrained")  # no classification net, and one that loads other weights
 _WEIGHT_SETTINGS = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
 BUILD_IT_YOURSELF = "build the net yourself and use load_weights(net, source), or give it to Pretrained as `net`"
 """What an error about a description advises."""
@@ -42,8 +42,14 @@ def build_net(config: Any) -> nn.Module:
         )
     parts = [part for part in (settings, settings.get("options")) if isinstance(part, Mapping)]
     refused = [name for part in parts for name in _WEIGHT_SETTINGS if part.get(name)]
+    if cls.__name__ in ("HuggingFaceModel", "RobustBenchModel") and "pretrained" not in settings:  # true if left out
+        refused.append("pretrained")
     if refused:
         raise ValueError(f"The export's config.json asks for other weights ({', '.join(refused)}): refused.")
+    if cls.__name__ == "HuggingFaceModel" and "model_type" not in (settings.get("config") or {}):
+        raise ValueError(
+            "The export's config.json does not hold the net's configuration, and none is fetched: refused."
+        )
     try:
         return cls(**settings)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -6,7 +6,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_robust.models.net_config import BUILD_IT_YOURSELF, build_net
-from lightning_robust.models.weight_files import find_weights, read_config, read_description, read_weights
+from lightning_robust.models.standalone import trained_net
+from lightning_robust.models.weight_files import (
+    extract_weights,
+    find_weights,
+    read_checkpoint,
+    read_description,
+    read_weights,
+)
 from lightning_robust.runtime.modes import for_inference
 
 
@@ -19,8 +26,7 @@ class Pretrained(nn.Module):
         source: where the weights are, as for `load_weights`.
         sha256: expected SHA-256 of the weights file, which pins the net too where it is built by its description.
         revision: branch, tag or commit on the Hub.
-        net: the net to load the weights into; by default the one that the export's `config.json` describes (see
-            `from_pretrained`).
+        net: the net to load the weights into; by default the one that the weights come with (see `from_pretrained`).
 
     Raises:
         ImportError: without safetensors or huggingface_hub (the extra `zoo`).
@@ -52,13 +58,14 @@ class Pretrained(nn.Module):
 
 
 def from_pretrained(source: str | Path, revision: str | None = None, sha256: str | None = None) -> nn.Module:
-    """Build an exported net and load its weights.
+    """Build an exported or trained net and load its weights.
 
-    Its `config.json`, which may be untrusted, can only choose a net of `lightning_robust.models` (including those of
+    Its description, which may be untrusted, can only choose a net of `lightning_robust.models` (including those of
     torchvision and timm by name) and its plain settings. Nothing else is imported, run or downloaded for it.
 
     Args:
-        source: a folder written by `export_weights`, or `organisation/name` on the Hugging Face Hub.
+        source: a folder written by `export_weights`, or `organisation/name` on the Hugging Face Hub; a `.safetensors`
+            file of such a folder, also alone; or a checkpoint of a training from the command line.
         revision: branch, tag or commit on the Hub.
         sha256: expected SHA-256 of `model.safetensors`, which pins the weights and the net; the one in `config.json`
             is always checked.
@@ -152,10 +159,15 @@ def load_named_weights(net: nn.Module, weights: Mapping[str, Tensor], source: st
 
 def _build_and_load(source: str | Path, revision: str | None, sha256: str | None) -> nn.Module:
     path = find_weights(source, revision, sha256)
-    if read_config(path) is None:
-        raise ValueError(f"{str(source)!r} has no config.json: {BUILD_IT_YOURSELF}.")
-    net = build_net(read_description(path, pinned=sha256 is not None))
-    return load_named_weights(net, read_weights(path), str(path))
+    checkpoint = {} if path.suffix == ".safetensors" else read_checkpoint(path)
+    if "defense" in checkpoint:
+        described, prefix = trained_net(checkpoint)
+        weights = {key.removeprefix(prefix): value for key, value in extract_weights(checkpoint, path).items()}
+    else:
+        described, weights = read_description(path, pinned=sha256 is not None), read_weights(path)
+    if described is None:
+        raise ValueError(f"{str(source)!r} describes no net: {BUILD_IT_YOURSELF}.")
+    return load_named_weights(build_net(described), weights, str(path))
 
 
 def _first_few(names: Iterable[str], most: int = 3) -> str:

@@ -5,9 +5,10 @@ from typing import Any
 
 import torchvision
 
+from lightning_robust.models.huggingface_files import find_files, plain_config, statistics
 from lightning_robust.models.net_config import short_name
 from lightning_robust.models.normalize import average_channels
-from lightning_robust.models.weight_files import find_weights, read_description
+from lightning_robust.models.weight_files import CONFIG, find_weights, read_checkpoint, read_description, read_json
 from lightning_robust.utils.extras import import_extra
 
 
@@ -37,12 +38,40 @@ def standalone(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         options = {**_implied(settings["name"], weights), **(settings.get("options") or {})}
         settings = _as_built(settings, len(weights.meta["categories"]), pixels.mean, pixels.std)
         settings |= {"weights": None, "options": options}
+    if name == "RobustBenchModel":
+        settings = {**settings, "pretrained": False, "sha256": None}
+    if name == "HuggingFaceModel":
+        settings = _without_files(settings)
     return {"class_path": name, "init_args": settings}, ""
+
+
+def trained_net(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Describe the net of a defense's checkpoint, as `standalone` does; None if the command line did not store it."""
+    stored = checkpoint.get("hyper_parameters")
+    described = stored.get("net") if isinstance(stored, Mapping) else None
+    return standalone(described) if isinstance(described, Mapping) and "class_path" in described else (None, "")
+
+
+def _without_files(settings: dict[str, Any]) -> dict[str, Any]:
+    """Write down what was read from a folder of transformers, or from the Hub."""
+    given, pretrained = settings.get("config") or {}, settings.get("pretrained", True)
+    if not pretrained and "model_type" in given:
+        return settings
+    folder = find_files(settings["name"], settings.get("revision"), weights=pretrained)
+    config = plain_config(settings["name"], {**read_json(folder / CONFIG), **given})
+    built = {**settings, "pretrained": False, "config": config}
+    if pretrained and built.get("mean") is None and built.get("std") is None and (found := statistics(folder)):
+        channels = built.get("in_channels") or config.get("num_channels", 3)
+        built |= {key: average_channels(values, channels) for key, values in zip(("mean", "std"), found, strict=True)}
+    return built
 
 
 def _started_from(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     path = find_weights(settings["source"], settings.get("revision"), settings.get("sha256"))
-    net = read_description(path, pinned=settings.get("sha256") is not None)
+    if path.suffix == ".safetensors":
+        net = read_description(path, pinned=settings.get("sha256") is not None)
+    else:
+        net, _ = trained_net(read_checkpoint(path))
     if not net:
         raise ValueError(f"{path} does not say which net it is of.")
     return dict(net)
@@ -54,7 +83,7 @@ def _as_built(settings: Mapping[str, Any], num_classes: int, mean: Any, std: Any
     if built.get("num_classes") is None:
         built["num_classes"] = num_classes
     if built.get("mean") is None and built.get("std") is None:
-        channels = built.get("in_channels", len(mean))
+        channels = built.get("in_channels") or len(mean)
         built |= {"mean": average_channels(mean, channels), "std": average_channels(std, channels)}
     return built
 

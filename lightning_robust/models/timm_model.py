@@ -66,6 +66,7 @@ class TimmModel(nn.Module):
         resize: Resizing = "auto",
     ) -> None:
         super().__init__()
+        in_channels = 3 if in_channels is None else in_channels
         timm = import_extra("timm", "zoo")
         if not timm.is_model(name):
             raise ValueError(f"timm has no net {name!r}{did_you_mean(name, timm.list_models())}")

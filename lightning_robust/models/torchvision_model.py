@@ -69,6 +69,7 @@ class TorchvisionModel(nn.Module):
         resize: Resizing = "auto",
     ) -> None:
         super().__init__()
+        in_channels = 3 if in_channels is None else in_channels
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise ValueError(f"torchvision has no net {name!r}{did_you_mean(name, known)}")

@@ -36,9 +36,7 @@ def find_weights(source: str | Path, revision: str | None = None, sha256: str | 
     """
     path = Path(source).expanduser()
     if not path.exists():
-        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)) or path.suffix in (".safetensors", ".pt", ".ckpt"):
-            raise ValueError(f"There is no file or folder {str(source)!r}.")
-        path = _download(str(source), revision)
+        path = download(str(source), revision, [WEIGHTS, CONFIG])
     if path.is_dir():
         path = path / WEIGHTS
         if not path.is_file():
@@ -56,8 +54,15 @@ def read_config(weights: Path) -> dict[str, Any] | None:
         ValueError: if the file is not a JSON object.
     """
     path = weights.with_name(CONFIG)
-    if not path.is_file():
-        return None
+    return read_json(path) if path.is_file() else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
     try:
         content = json.loads(path.read_text())
     except ValueError as error:  # includes text that is not UTF-8
@@ -78,16 +83,16 @@ def read_description(weights: Path, pinned: bool = False) -> Any:
         pinned: whether a SHA-256 was asked for, which the description must then be part of.
 
     Returns:
-        The description as `config.json` has it, for `build_net`; None if there is no such file.
+        The description as `config.json` has it, or, without such a file, as the weights have it, for `build_net`; None
+        if there is none.
 
     Raises:
         ImportError: without safetensors (the extra `zoo`).
         ValueError: if the two descriptions differ, or a pinned file has none.
     """
-    config = read_config(weights)
+    config, told = read_config(weights), _metadata(weights).get("net")
     if config is None:
-        return None
-    told = _metadata(weights).get("net")
+        return None if told is None else _parse(told, weights)
     if told is None and pinned:
         raise ValueError(
             f"{weights} does not say which net it is of, so that its SHA-256 does not vouch for {CONFIG}: leave sha256 "
@@ -110,6 +115,13 @@ def describe_net(net: Any) -> str:
         '{"class_path": "SmallConvNet", "init_args": {"width": 8}}'
     """
     return json.dumps(net, sort_keys=True)
+
+
+def _parse(told: str, weights: Path) -> Any:
+    try:
+        return json.loads(told)
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{weights} describes its net in no JSON: {error}.") from error
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -192,10 +204,23 @@ def extract_weights(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str
     return dict(found)
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
+def download(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
+    """Download files of a repository of the Hugging Face Hub once, and return their folder.
+
+    Args:
+        repo_id: `organisation/name`.
+        revision: branch, tag or commit; the default branch by default.
+        patterns: names of the files, with * for any part.
+
+    Raises:
+        ImportError: without huggingface_hub (the extra `zoo`).
+        ValueError: for another form of name, or if the Hub does not give them.
+    """
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo_id) or repo_id.endswith((".safetensors", ".pt", ".ckpt")):
+        raise ValueError(f"There is no file or folder {repo_id!r}.")
     hub = import_extra("huggingface_hub", "zoo")
     try:
-        return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
+        return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the HTTP library behind it, and so its exceptions, differ between releases
         raise ValueError(
             f"{repo_id!r} is no folder here, and the Hugging Face Hub did not give it ({describe_error(error)}) "

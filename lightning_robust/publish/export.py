@@ -11,7 +11,7 @@ from lightning_robust.attacks import PGD
 from lightning_robust.evaluation.provenance import versions
 from lightning_robust.models.net_config import build_net, net_class
 from lightning_robust.models.pretrained import load_named_weights
-from lightning_robust.models.standalone import standalone
+from lightning_robust.models.standalone import trained_net
 from lightning_robust.models.weight_files import (
     CONFIG,
     WEIGHTS,
@@ -136,10 +136,7 @@ def push_weights(folder: str, repo_id: str, private: bool = True) -> str:
 
 def _net(checkpoint: Mapping[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """The net's description, if the command line stored one, and the weights under its own names."""
-    described = checkpoint.get("hyper_parameters", {}).get("net")
-    if not isinstance(described, Mapping):
-        return None, weights
-    net, prefix = standalone(described)
+    net, prefix = trained_net(checkpoint)
     return net, {name.removeprefix(prefix): value for name, value in weights.items()}
 
 

@@ -208,7 +208,8 @@ def test_missing_files_are_told(tmp_path: Path) -> None:
         from_pretrained(tmp_path)
     export(tmp_path)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"has no config\.json: build the net yourself"):
+    save_file(net_of_width_4().state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"describes no net: build the net yourself"):
         from_pretrained(tmp_path)
     for text, told in (("{", "is no JSON"), ("[]", "holds a list"), ("{}", "describes no net")):
         (tmp_path / "config.json").write_text(text)
@@ -226,7 +227,7 @@ def test_missing_files_are_told(tmp_path: Path) -> None:
             "evil.SmallConvNet",
             "lightning_robust.cli.main.main",
         ),
-        *("lightning_robust.models.normalized", "Normalize", "RobustBenchModel", "Pretrained", "from_pretrained"),
+        *("lightning_robust.models.normalized", "Normalize", "Pretrained", "from_pretrained"),
         *("lightning_robust.models.net_config.importlib", "lightning_robust.modelsx.SmallConvNet", None, 3, ["x"]),
     ],
 )
@@ -255,6 +256,7 @@ def test_a_strangers_class_is_neither_imported_nor_built(tmp_path: Path, class_p
             {"class_path": "TimmModel", "init_args": {"name": "hf-hub:a/b"}},
             "does not describe a TimmModel: timm has no",
         ),
+        ({"class_path": "RobustBenchModel", "init_args": {"name": "Wong2020Fast"}}, r"other weights \(pretrained\)"),
         ({"class_path": "SmallConvNet", "init_args": {"wdth": 4}}, "does not describe a SmallConvNet: .*wdth"),
         ({"class_path": "SmallConvNet", "init_args": {"width": "four"}}, "does not describe a SmallConvNet"),
         ({"class_path": "SmallConvNet", "init_args": {"width": -4}}, "does not describe a SmallConvNet"),

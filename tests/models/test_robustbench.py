@@ -50,7 +50,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"model_name": model_name, **settings})
         return ZooNet().eval()
 
-    known = {"Wong2020Fast": {}, "Rice2020Overfitting": {}}
+    entry = {"model": ZooNet, "gdrive_id": "an address"}
+    known = {"Wong2020Fast": entry, "Rice2020Overfitting": entry}
     modules = {name: types.ModuleType(name) for name in ("robustbench", "robustbench.utils", "robustbench.model_zoo")}
     modules["robustbench.model_zoo.enums"] = enums = types.ModuleType("robustbench.model_zoo.enums")
     enums.BenchmarkDataset, enums.ThreatModel = BenchmarkDataset, ThreatModel  # type: ignore[attr-defined]
@@ -115,6 +116,26 @@ def test_a_downloaded_checkpoint_is_checked_too(
         RobustBenchModel("Wong2020Fast", folder=str(tmp_path), sha256="0" * 64)
 
 
+@pytest.mark.parametrize("address", [None, "", ["one", "two"]])
+def test_the_net_alone_is_built_without_a_download(asked: list[dict[str, Any]], address: Any) -> None:
+    net: Any = RobustBenchModel("Wong2020Fast", pretrained=False)
+    assert isinstance(net.net, ZooNet)
+    zoo: Any = sys.modules["robustbench.utils"]
+    zoo.all_models[BenchmarkDataset.cifar_10][ThreatModel.Linf]["Wong2020Fast"]["gdrive_id"] = address
+    with pytest.raises(ValueError, match="builds Wong2020Fast with its weights only: leave pretrained at true"):
+        RobustBenchModel("Wong2020Fast", pretrained=False)
+    assert not asked
+
+
+def test_with_a_setuptools_that_is_too_new_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "robustbench").mkdir()
+    (tmp_path / "robustbench/__init__.py").write_text("import pkg_resources\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)
+    with pytest.raises(ImportError, match=r"imports pkg_resources, .*: pip install 'setuptools<82'\.$"):
+        RobustBenchModel("Wong2020Fast")
+
+
 def test_without_the_package_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "robustbench", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-robust\[robustbench\]'"):
@@ -151,6 +172,7 @@ def test_it_is_tested_from_the_command_line(
         "threat": "Linf",
         "folder": "models",
         "sha256": None,
+        "pretrained": True,
     }
     assert (config.parent / "robustness.json").is_file()
     assert len(asked) == 1
