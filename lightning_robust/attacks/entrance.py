@@ -10,7 +10,6 @@ from torch import Tensor
 from lightning_robust.runtime.gradients import detached
 from lightning_robust.runtime.modes import AttackBN, attack_mode
 from lightning_robust.runtime.outputs import LogitsNet
-from lightning_robust.runtime.precision import explain_types
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
@@ -42,11 +41,7 @@ class CheckedNet(LogitsNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the net's logits [b k]."""
-        try:
-            logits = super().forward(x)
-        except RuntimeError as error:
-            explain_types(self.net, x, error)
-            raise
+        logits = super().forward(x)
         seen = logits.detach()
         if not self._checked:
             check_attacked_logits(seen, len(x), self._y)

@@ -14,6 +14,7 @@ from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.evaluation.provenance import checkpoint_identity
 from lightning_robust.utils.named_class import is_named
+from lightning_robust.utils.private_apis import last_saved
 from lightning_robust.utils.writers import write_json
 
 
@@ -112,4 +113,5 @@ def saved_step(saver: ModelCheckpoint) -> int | None:
     try:
         return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"])
     except Exception:  # a remote or sharded one, or a user's own format
-        return saver._last_global_step_saved if saver._last_checkpoint_saved == path else None
+        last, step = last_saved(saver)
+        return step if last == path else None

@@ -17,6 +17,7 @@ from lightning_robust.evaluation.provenance import evaluated_in
 from lightning_robust.metrics import ALEXNET_ERRORS, CorruptionError
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
+from lightning_robust.utils.private_apis import evaluation_loaders
 from lightning_robust.utils.writers import write_json
 
 
@@ -57,8 +58,7 @@ class CorruptionAccuracy(AnyModule):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the counts for the loaders of this epoch."""
-        loop: Any = trainer._evaluation_loop
-        loaders = loop._combined_loader.flattened
+        loaders = evaluation_loaders(trainer)
         self._positions = [Positions(trainer, i) for i in range(len(loaders))]
         self._suites = [_corruptions(loader) for loader in loaders]
         groups = dict.fromkeys(group for suite in self._suites for group in getattr(suite, "groups", []))

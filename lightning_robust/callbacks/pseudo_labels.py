@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning_robust.evaluation.positions import in_order
 from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.utils.files import atomic_write
+from lightning_robust.utils.private_apis import prediction_loaders
 
 
 class PseudoLabels(Callback):
@@ -32,8 +33,7 @@ class PseudoLabels(Callback):
         """Refuse several devices and other orders, and forget earlier labels."""
         if trainer.world_size > 1:
             raise ValueError("PseudoLabels needs one device: run predict with --trainer.devices 1.")
-        loop: Any = trainer.predict_loop
-        loaders = loop._combined_loader.flattened
+        loaders = prediction_loaders(trainer)
         if len(loaders) != 1 or not in_order(loaders[0]):
             raise ValueError(
                 "PseudoLabels writes labels in the order of the images: predict with one data loader, and without "

@@ -15,6 +15,7 @@ from lightning_robust.evaluation.positions import Positions
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.utils.checks import check_labels, check_logits, check_no_nan
+from lightning_robust.utils.private_apis import evaluation_loaders, evaluation_loop
 
 
 class SampleCollector(BestReport):
@@ -57,8 +58,7 @@ class SampleCollector(BestReport):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the samples of the last epoch."""
         self._loaders, self._evaluated = {}, False
-        loop: Any = trainer._evaluation_loop
-        n = len(loop._combined_loader.flattened)
+        n = len(evaluation_loaders(trainer))
         if self.loaders is not None and not all(0 <= i < n for i in self.loaders):
             raise ValueError(
                 f"loaders={self.loaders} names a data loader that does not exist: choose from 0 to {n - 1}."
@@ -79,7 +79,7 @@ class SampleCollector(BestReport):
         if self.loaders is None or dataloader_idx in self.loaders:
             self._collect(trainer, pl_module, batch, batch_idx, dataloader_idx)
         # not at the epoch's end: there weight averaging may have taken its weights back already
-        if trainer._evaluation_loop.batch_progress.is_last_batch and not trainer.sanity_checking:
+        if evaluation_loop(trainer).batch_progress.is_last_batch and not trainer.sanity_checking:
             self._evaluate(trainer, pl_module)
 
     on_test_batch_end = on_validation_batch_end

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_robust.utils.files import atomic_write
 from lightning_robust.utils.messages import describe_error
+from lightning_robust.utils.private_apis import last_checkpoints, saving_intervals
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -90,12 +91,12 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, best: ModelCheckpoint) -> None:
-        self.by_epoch = not (best._every_n_train_steps or best._train_time_interval)
+        intervals = saving_intervals(best)
+        self.by_epoch = not any(intervals.values())
         super().__init__(
             best.dirpath,
             "last",
-            every_n_train_steps=best._every_n_train_steps or None,
-            train_time_interval=best._train_time_interval,
+            **intervals,
             save_weights_only=best.save_weights_only,
             save_on_exception=best.save_on_exception,
             enable_version_counter=False,
@@ -137,6 +138,6 @@ def newest_checkpoint(trainer: Trainer, asked: str | None) -> str | None:
     if asked != "last" and (asked is not None or not signalled):
         return asked
     savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    found = [*signalled, *(Path(path) for saver in savers for path in saver._find_last_checkpoints(trainer))]
+    found = [*signalled, *(path for saver in savers for path in last_checkpoints(saver, trainer))]
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return asked if newest is None else str(newest)

@@ -17,6 +17,7 @@ from torch import nn
 import lightning_robust.models
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.utils.messages import did_you_mean
+from lightning_robust.utils.private_apis import arguments_of, type_of_argument
 
 _SECTIONS = {"trainer": Trainer, "evaluation": RobustEvaluation, "checkpoint": ModelCheckpoint}
 _NOISE = re.compile(
@@ -67,7 +68,7 @@ def _of_options(message: str, parser: Any) -> str:
         return f"there is no section {section!r}{did_you_mean(section, [*_SECTIONS, 'model', 'data'])}"
     options = {*_SECTIONS, "model", "data", "seed_everything", "ckpt_path"}
     if not message.startswith("Subcommand"):
-        options = {action.dest.partition(".")[0] for action in getattr(parser, "_actions", ())}
+        options = {action.dest.partition(".")[0] for action in arguments_of(parser)}
     return f"there is no option {section!r}{did_you_mean(section, options)}"
 
 
@@ -129,8 +130,8 @@ def _unfitting(tree: str, typehint: Any) -> str:
 
 def _typehint(parser: Any, key: str) -> Any:
     """Return the type of a parser's argument; None if it is not known."""
-    actions = getattr(parser, "_actions", ())
-    return next((getattr(action, "_typehint", None) for action in actions if action.dest == key), None)
+    actions = arguments_of(parser)
+    return next((type_of_argument(action) for action in actions if action.dest == key), None)
 
 
 def _lines(tree: str) -> list[tuple[int, str]]:

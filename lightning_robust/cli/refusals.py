@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_robust.cli.devices import rank
 from lightning_robust.utils.messages import one_line
+from lightning_robust.utils.private_apis import process_group_store
 
 TRACEBACK = "LIGHTNING_ROBUST_TRACEBACK"
 """Environment variable that brings tracebacks back, as `--traceback` does."""
@@ -116,7 +116,7 @@ def _tell(error: Exception) -> None:
             print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
     elif not rank() or not _was_told(timedelta(seconds=5)):
         print(f"error{f' on rank {rank()}' if rank() else ''}: {sentence(error)}", file=sys.stderr, flush=True)
-        _store().set(_TOLD, "1")
+        process_group_store().set(_TOLD, "1")
 
 
 def _was_told(wait: timedelta = timedelta(0)) -> bool:
@@ -125,8 +125,8 @@ def _was_told(wait: timedelta = timedelta(0)) -> bool:
         return False
     try:
         if wait:
-            _store().wait([_TOLD], wait)
-        return bool(_store().check([_TOLD]))
+            process_group_store().wait([_TOLD], wait)
+        return bool(process_group_store().check([_TOLD]))
     except torch.distributed.DistNetworkError:  # rank 0, which may hold the store, has ended
         return True
     except torch.distributed.DistStoreError:  # nobody set the key in time
@@ -135,7 +135,3 @@ def _was_told(wait: timedelta = timedelta(0)) -> bool:
 
 def _has_met() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _store() -> Any:
-    return torch.distributed.distributed_c10d._get_default_store()

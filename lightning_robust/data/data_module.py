@@ -19,6 +19,7 @@ from lightning_robust.data.resumable_loader import ResumableLoader
 from lightning_robust.data.splits import Part, describe_split, train_val_split
 from lightning_robust.runtime.rng import global_seed
 from lightning_robust.schedules import Schedule
+from lightning_robust.utils.private_apis import source_of
 
 
 class RobustDataModule(LightningDataModule, ABC):
@@ -171,8 +172,9 @@ class RobustDataModule(LightningDataModule, ABC):
 
     def _other_validates(self) -> bool:
         """Return whether `validate` was given loaders, for which the last data module is set up too."""
-        running = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
-        return running and self.trainer.validate_loop._data_source.instance is not self  # type: ignore[union-attr]
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.VALIDATING:
+            return False
+        return source_of(self.trainer.validate_loop) is not self
 
     def _validate_again(self) -> None:
         if self._limit_before is not None and self.trainer is not None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
@@ -48,6 +48,7 @@ from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 from lightning_robust.utils.batch_reader import BatchReader, Key
 from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
+from lightning_robust.utils.private_apis import allow_graphs, built_by_command_line, is_compiled, skips_backward
 
 GRAPHS = 64
 """How many graphs of a net `torch.compile` may make: of attacks, losses and evaluation, for one batch size and any."""
@@ -136,7 +137,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
             constructors.append(outermost)  # as they were given, which a subclass may have changed since
         refuse_missing(constructors[-1])
         # the command line stores its plain config, with all that is needed to build the parts again
-        under_cli = _given_hyperparameters.get() is not None
+        under_cli = built_by_command_line(HyperparametersMixin)
         given = {name: value for name, value in constructors[-1].items() if value is not _DEFAULTS["optimizer"]}
         self.save_hyperparameters(*([] if under_cli else [stored(given)]), logger=False)
         self._settings = plain_settings(constructors)
@@ -182,7 +183,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
     @property
     def gathers_statistics(self) -> bool:
         """Whether `StochasticWeightAveraging` makes its last pass, which sets the statistics of batch norms alone."""
-        return self._trainer is not None and self.trainer.fit_loop._skip_backward
+        return self._trainer is not None and skips_backward(self.trainer)
 
     def generate(self, batch: Batch) -> Views:
         """Craft the examples that this step trains on."""
@@ -313,9 +314,9 @@ class Defense(KeepsArguments, LightningModule, ABC):
         """Bring the net into channels-last layout and compile it, in place, if asked."""
         if self._channels_last:
             self.net.to(memory_format=torch.channels_last)
-        if self._compile and self.net._compiled_call_impl is None:
+        if self._compile and not is_compiled(self.net):
             # each mode and each gradient is a graph of its own: beyond torch's limit of 8 it would run eagerly
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+            allow_graphs(GRAPHS)
             self.net.compile()
 
     def configure_optimizers(self) -> Any:

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from lightning_robust.runtime.rng import global_seed
 from lightning_robust.utils.messages import survivable
+from lightning_robust.utils.private_apis import event_writer, logs_default_metric, source_of
 
 Flat: TypeAlias = dict[str, bool | int | float | str]
 
@@ -35,7 +36,7 @@ def hyper_parameters(defense: Any) -> Flat:
 
 def training_parameters(trainer: Trainer) -> Flat:
     """Return how a fit optimizes: 'lr', 'batch_size', 'optimizer', 'scheduler', 'max_epochs', 'devices', ..."""
-    source: Any = trainer.fit_loop._data_source.instance  # a data module or a loader
+    source: Any = source_of(trainer.fit_loop)  # a data module or a loader
     found = {
         "data": type(getattr(source, "dataset", source)).__name__,
         "batch_size": getattr(source, "batch_size", None),
@@ -70,10 +71,10 @@ def _settings(optimizer: Optimizer) -> dict[str, Any]:
 
 def _tabulate(logger: Logger, found: Flat) -> None:
     """TensorBoard's table of runs needs to know which numbers belong to it; Lightning would log a false one first."""
-    if isinstance(logger, TensorBoardLogger) and not logger._default_hp_metric:
+    if isinstance(logger, TensorBoardLogger) and not logs_default_metric(logger):
         from torch.utils.tensorboard.summary import hparams
 
-        writer = logger.experiment._get_file_writer()
+        writer = event_writer(logger.experiment)
         for part in hparams(found, dict.fromkeys(SHOWN, 0.0)):  # type: ignore[no-untyped-call]
             writer.add_summary(part)
 

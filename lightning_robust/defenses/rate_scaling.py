@@ -6,6 +6,7 @@ from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_robust.defenses.accumulation import accumulates
+from lightning_robust.utils.private_apis import SCHEDULE_PARTS, SCHEDULE_RATES
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """The rates in an optimizer's parameter groups."""
@@ -56,8 +57,8 @@ def rescale_checkpoint(checkpoint: dict[str, Any], factor: float) -> None:
 
 def _rescale(schedule: dict[str, Any], ratio: float) -> None:
     """Rescale the rates in a schedule's state, and in those of the schedules that it consists of."""
-    for name in ("base_lrs", "_last_lr"):
+    for name in ("base_lrs", SCHEDULE_RATES):
         if name in schedule:
             schedule[name] = [rate * ratio for rate in schedule[name]]
-    for part in schedule.get("_schedulers", ()):
+    for part in schedule.get(SCHEDULE_PARTS, ()):
         _rescale(part, ratio)

@@ -4,6 +4,8 @@ from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
+from lightning_robust.utils.private_apis import ddp_settings
+
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
@@ -30,7 +32,7 @@ def check_strategy(strategy: Any, accumulate_grad_batches: int, regularized: boo
                 "(https://github.com/pytorch/pytorch/issues/136861)"
             )
         raise ValueError(f"{type(strategy).__name__} does not fit: {why}. Use ddp; checkpointing nets save memory.")
-    static = isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph", False)
+    static = isinstance(strategy, DDPStrategy) and ddp_settings(strategy).get("static_graph", False)
     if static and accumulate_grad_batches > 1:
         raise ValueError(
             "With static_graph DDP does not accumulate gradients over batches "

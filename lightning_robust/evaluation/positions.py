@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, SequentialSampler
 
 from lightning_robust.runtime.ranks import gather_objects, rank
+from lightning_robust.utils.private_apis import evaluation_loaders, evaluation_order, inner_batch_sampler, inner_sampler
 
 
 class Positions:
@@ -27,15 +28,14 @@ class Positions:
     """
 
     def __init__(self, trainer: Trainer, i: int) -> None:
-        loop: Any = trainer._evaluation_loop
-        several: Any = loop._combined_loader
-        if len(several.flattened) > 1 and several._mode != "sequential":
+        loaders, order = evaluation_loaders(trainer), evaluation_order(trainer)
+        if len(loaders) > 1 and order != "sequential":
             raise ValueError(
-                f"Evaluation draws from {len(several.flattened)} data loaders at once (CombinedLoader in mode "
-                f"{several._mode!r}): give the trainer a list of them, which it goes through one after the other."
+                f"Evaluation draws from {len(loaders)} data loaders at once (CombinedLoader in mode "
+                f"{order!r}): give the trainer a list of them, which it goes through one after the other."
             )
         # flags, not the loader: a module that holds this is copied and pickled
-        loader = several.flattened[i]
+        loader = loaders[i]
         sampler: Any = getattr(loader, "sampler", None)
         within = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
         dealt: Any = next((s for s in (sampler, within) if isinstance(s, DistributedSampler)), None)
@@ -129,12 +129,11 @@ def in_order(loader: Any) -> bool:
         (True, False)
     """
     sampler = getattr(loader, "sampler", None)
-    batches: Any = getattr(loader, "batch_sampler", None)
-    batches = getattr(batches, "_batch_sampler", batches)  # Lightning's `predict` wraps it
+    batches = inner_batch_sampler(getattr(loader, "batch_sampler", None))  # Lightning's `predict` wraps it
     if batches is not None:
         sampler = batches.sampler if type(batches) is BatchSampler else None
     if isinstance(sampler, DistributedSampler):
-        sampler_within = getattr(sampler.dataset, "_sampler", None)  # in Lightning's wrapper of a user's own sampler
+        sampler_within = inner_sampler(sampler.dataset)  # in Lightning's wrapper of a user's own sampler
         return not sampler.shuffle and (sampler_within is None or isinstance(sampler_within, SequentialSampler))
     return isinstance(sampler, SequentialSampler)
 

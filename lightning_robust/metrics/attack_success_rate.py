@@ -6,6 +6,7 @@ from torchmetrics import Metric
 
 from lightning_robust.metrics.functional import is_correct
 from lightning_robust.metrics.settings import counted, keep_apart
+from lightning_robust.utils.private_apis import plot_metric
 
 
 class AttackSuccessRate(Metric):
@@ -31,7 +32,7 @@ class AttackSuccessRate(Metric):
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
-    plot = Metric._plot
+    plot = plot_metric
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
     flipped: Tensor

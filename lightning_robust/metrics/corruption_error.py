@@ -8,6 +8,7 @@ from torchmetrics import Metric
 
 from lightning_robust.metrics.functional import is_correct
 from lightning_robust.metrics.settings import counted, keep_apart
+from lightning_robust.utils.private_apis import plot_metric
 
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428,
@@ -74,7 +75,7 @@ class CorruptionError(Metric):
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
-    plot = Metric._plot
+    plot = plot_metric
     plot_lower_bound = 0.0
     wrong: Tensor
     total: Tensor

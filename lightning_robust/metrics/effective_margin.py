@@ -7,6 +7,7 @@ from torchmetrics import Metric
 from lightning_robust.metrics.functional import effective_margin
 from lightning_robust.metrics.settings import counted, keep_apart
 from lightning_robust.types import Net
+from lightning_robust.utils.private_apis import plot_metric
 
 
 class EffectiveMargin(Metric):
@@ -33,7 +34,7 @@ class EffectiveMargin(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    plot = Metric._plot
+    plot = plot_metric
     margin: Tensor
     total: Tensor
 

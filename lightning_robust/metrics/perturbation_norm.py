@@ -6,6 +6,7 @@ from torchmetrics import Metric
 
 from lightning_robust.metrics.settings import keep_apart
 from lightning_robust.threat import Norm, Threat
+from lightning_robust.utils.private_apis import plot_metric
 
 
 class PerturbationNorm(Metric):
@@ -26,7 +27,7 @@ class PerturbationNorm(Metric):
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
-    plot = Metric._plot
+    plot = plot_metric
     plot_lower_bound = 0.0
     size: Tensor
     largest: Tensor

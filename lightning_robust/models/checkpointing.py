@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from lightning_robust.utils.private_apis import BatchNorm
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -47,7 +48,7 @@ class _ModeOfFirstForward(AbstractContextManager[None]):
     def __init__(self, block: nn.Module) -> None:
         self.modes: list[tuple[nn.Module, dict[str, Any]]] = [(m, {"training": m.training}) for m in block.modules()]
         for module, mode in self.modes:
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BatchNorm):
                 mode["track_running_stats"] = module.track_running_stats
 
     def __enter__(self) -> None:

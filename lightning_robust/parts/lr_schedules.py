@@ -10,6 +10,8 @@ from typing import Any, Literal
 from lightning import Trainer
 from torch.optim import Optimizer, lr_scheduler
 
+from lightning_robust.utils.private_apis import ONE_CYCLE_PHASES
+
 _run_length: ContextVar[Callable[[], int | None] | None] = ContextVar("run_length", default=None)
 
 
@@ -132,7 +134,7 @@ class OneCycleLR(FollowsRun, lr_scheduler.OneCycleLR):
         ValueError: if the length is left out and that of the run is not known.
     """
 
-    lengths = ("total_steps", "_schedule_phases")
+    lengths = ("total_steps", ONE_CYCLE_PHASES)
 
     def __init__(
         self,

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_robust.utils.private_apis import BatchNorm, in_function_transform, is_compiled
 
 _NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -51,8 +51,8 @@ def fast_bn_backward(parts: Iterable[Any]) -> Iterator[None]:
         0.5
     """
     parts = list(parts)
-    norms = [part for part in parts if isinstance(part, _BatchNorm) and _is_supported(part)]
-    if norms and any(_is_compiled(part) for part in parts):
+    norms = [part for part in parts if isinstance(part, BatchNorm) and _is_supported(part)]
+    if norms and any(is_compiled(part) for part in parts):
         norms = []
     for norm in norms:
         norm.__dict__["forward"] = _make_forward(norm)
@@ -63,25 +63,19 @@ def fast_bn_backward(parts: Iterable[Any]) -> Iterator[None]:
             norm.__dict__.pop("forward", None)
 
 
-def _is_compiled(part: Any) -> bool:
-    if isinstance(part, nn.Module) and part._compiled_call_impl is not None:
-        return True
-    return isinstance(part, (nn.Module, FunctionType)) and hasattr(part, "_torchdynamo_orig_callable")
-
-
-def _is_supported(norm: _BatchNorm) -> bool:
+def _is_supported(norm: BatchNorm) -> bool:
     mean = norm.running_mean
     has_own_forward = "forward" in norm.__dict__
     return type(norm) in _NORM_TYPES and not has_own_forward and mean is not None and mean.device.type == "cpu"
 
 
-def _make_forward(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+def _make_forward(norm: BatchNorm) -> Callable[[Tensor], Tensor]:
     original: Callable[[Tensor], Tensor] = norm.forward
 
     def forward(x: Tensor) -> Tensor:
         frozen = not norm.training and not (norm.affine and norm.weight.requires_grad)
         supported = x.device.type == "cpu" and x.dtype in _DTYPES
-        in_transform = torch._C._functorch.peek_interpreter_stack() is not None  # of torch.func, such as vmap
+        in_transform = in_function_transform()
         if not (frozen and supported and x.requires_grad) or in_transform:
             return original(x)
         assert norm.running_var is not None

@@ -7,7 +7,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_robust.runtime.batch_norms import fast_bn_backward
 from lightning_robust.runtime.gradients import eagerly
@@ -16,6 +15,7 @@ from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.precision import explain_types, full_precision
 from lightning_robust.runtime.recorded_graphs import refuse_recorded_training
 from lightning_robust.types import Net
+from lightning_robust.utils.private_apis import BatchNorm
 
 AttackBN: TypeAlias = Literal["eval", "batch", "train"]
 """How the net runs during an attack: "eval" is evaluation mode (running statistics, no dropout); "batch" is training
@@ -53,8 +53,8 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
     if bn == "eval":
         refuse_recorded_training(modules)
     modes = [(module, module.training) for module in modules if hasattr(module, "training")]  # not if frozen by jit
-    # every batch norm, SyncBatchNorm included, derives from _BatchNorm
-    tracking = [(module, module.track_running_stats) for module in modules if isinstance(module, _BatchNorm)]
+    # every batch norm, SyncBatchNorm included, derives from BatchNorm
+    tracking = [(module, module.track_running_stats) for module in modules if isinstance(module, BatchNorm)]
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
     trainable = [p for p in trainable if not p.is_inference()]  # whose flag cannot be set again
     try:
@@ -118,7 +118,7 @@ def samples_are_independent(net: Net, bn: AttackBN = "eval") -> bool:
         >>> samples_are_independent(nn.BatchNorm2d(3)), samples_are_independent(nn.BatchNorm2d(3), bn="batch")
         (True, False)
     """
-    norms = [module for module in modules_of(net) if isinstance(module, _BatchNorm)]
+    norms = [module for module in modules_of(net) if isinstance(module, BatchNorm)]
     return bn == "eval" and all(norm.running_mean is not None for norm in norms)
 
 
@@ -136,7 +136,7 @@ def frozen_running_stats(net: nn.Module) -> Iterator[None]:
         >>> norm.running_mean
         tensor([0., 0.])
     """
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = [module for module in net.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
     try:
         for norm in norms:
             norm.track_running_stats = False

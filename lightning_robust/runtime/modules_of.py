@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_robust.utils.private_apis import module_of_script_method
+
 _LIBRARIES = ("torch", "torchvision", "numpy")  # their functions hold no user's net
 _LARGEST = 1000  # elements of a container that is looked through; larger ones hold data
 
@@ -60,7 +62,7 @@ def _inside(part: Any, names: frozenset[str]) -> Iterator[tuple[Any, frozenset[s
         names = _names(part.__func__)
         found = (part.__self__, part.__func__)
     elif isinstance(part, torch.ScriptMethod):
-        found = (torch.jit._recursive.wrap_cpp_module(part.owner),)  # type: ignore[no-untyped-call]
+        found = (module_of_script_method(part),)
     elif isinstance(part, functools.partial):
         found = (part.func, *part.args, *part.keywords.values())
     elif isinstance(part, FunctionType):

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_robust.runtime.modules_of import modules_of
+from lightning_robust.runtime.precision import explain_types
 from lightning_robust.types import Net
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -68,12 +69,17 @@ class LogitsNet(nn.Module):
         """Return the net's logits [b k].
 
         Raises:
+            TypeError: for images of another type than the net's weights, if it fails on them.
             ValueError: for a quantised net, if x requires a gradient.
         """
         if x.requires_grad and not self._differentiable:
             self._refuse_quantised()
             self._differentiable = True
-        return logits_of(self.net(x))
+        try:
+            return logits_of(self.net(x))
+        except RuntimeError as error:
+            explain_types(self.net, x, error)
+            raise
 
     def _refuse_quantised(self) -> None:
         """Refuse quantised layers: torch would give the gradient through them as zero."""

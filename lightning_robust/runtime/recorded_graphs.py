@@ -8,6 +8,8 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from lightning_robust.utils.private_apis import argument_names
+
 _SEEN: WeakSet[nn.Module] = WeakSet()  # graphs that were found to be good: to look takes longer than to run
 _JIT = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::feature_dropout": 2, "aten::alpha_dropout": 2}
 """Which argument of an operator of TorchScript says whether it is in training mode."""
@@ -41,9 +43,8 @@ def _modes_in_fx(module: torch.fx.GraphModule) -> Iterator[Any]:
     for node in module.graph.nodes:
         if node.op != "call_function":
             continue
-        if isinstance(node.target, torch._ops.OpOverload):
-            names = [argument.name for argument in node.target._schema.arguments]
-        else:
+        names = argument_names(node.target)
+        if names is None:
             try:
                 names = list(inspect.signature(node.target).parameters)
             except (TypeError, ValueError):  # a built-in function

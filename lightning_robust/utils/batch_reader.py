@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.types import Batch
+from lightning_robust.utils.private_apis import plain_tensors
 
 Key: TypeAlias = int | str
 """A position in a tuple or list, a key of a mapping, or the name of an attribute; "a.0" is position 0 of "a"."""
@@ -169,7 +170,7 @@ def plain(value: Tensor) -> Tensor:
     """Return a tensor of a subclass as a plain one, which shares its memory."""
     if type(value) is Tensor:
         return value
-    with torch._C.DisableTorchFunctionSubclass():  # a subclass may return itself from every operation
+    with plain_tensors():  # a subclass may return itself from every operation
         return value.as_subclass(Tensor)
 
 
@@ -177,7 +178,7 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
     """Return `new` as the subclass that `old` is of, with what `old` carries besides its values."""
     if type(old) in (Tensor, torch.nn.Parameter):
         return new
-    with torch._C.DisableTorchFunctionSubclass():
+    with plain_tensors():
         typed = new.as_subclass(type(old))
     vars(typed).update(vars(old))
     return typed

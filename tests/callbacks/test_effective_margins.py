@@ -5,9 +5,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_robust.callbacks import EffectiveMargins
+from lightning_robust.attacks import PGD
+from lightning_robust.callbacks import AdversarialInputs, EffectiveMargins, RobustEvaluation
 from lightning_robust.defenses import Standard
+from lightning_robust.metrics import EffectiveMargin
+from lightning_robust.metrics.functional import effective_weight_norm
+from lightning_robust.threat import Threat
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few
 from tests.helpers.foreign import ForeignModule, images
@@ -95,3 +100,67 @@ def test_any_lightning_module_will_do() -> None:
     trainer.fit(module, Few())
     assert float(trainer.callback_metrics["val/effective_weight_norm"]) > 0
     assert all(p.grad is None or p.requires_grad for p in module.parameters())
+
+
+def test_each_loader_has_its_own_means_under_lightnings_suffix() -> None:
+    class TwoLoaders(ForeignModule):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ W.T
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("seen", 1.0)
+
+    parts = [images(7, seed=1), images(5, seed=2)]
+    trainer = quiet_trainer(callbacks=[EffectiveMargins()])
+    trainer.validate(TwoLoaders(), [DataLoader(part, 4) for part in parts], verbose=False)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if "effective" in name}
+    expected = {}
+    for i, part in enumerate(parts):
+        margin, norm = closed_forms(*part.tensors, 1.0)
+        expected[f"val/effective_margin/dataloader_idx_{i}"] = pytest.approx(margin, rel=1e-5)
+        expected[f"val/effective_weight_norm/dataloader_idx_{i}"] = pytest.approx(norm, rel=1e-5)
+    assert logged == expected
+
+
+ANOTHER_TYPE = r"weights are torch\.float32 and the images torch\.float64, and the net fails.+: convert one of them"
+
+
+class CastsItself(ForeignModule):
+    """Casts images in its own steps alone, so that what calls the net directly gives it others."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch[0].float(), batch[1]), batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self(batch[0].float())
+
+    test_step = validation_step
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        EffectiveMargins(),
+        RobustEvaluation({"pgd": PGD(Threat(eps=0.1), steps=1)}),
+        RobustEvaluation({}),
+        AdversarialInputs(PGD(Threat(eps=0.1), steps=1)),
+    ],
+    ids=["margins", "attacks", "clean", "inputs"],
+)
+def test_images_of_another_type_than_the_weights_are_refused_in_a_sentence(callback: Any) -> None:
+    x, y = images(8).tensors
+    data, module = DataLoader(TensorDataset(x.double(), y), 4), CastsItself()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[callback])
+    with pytest.raises(TypeError, match=ANOTHER_TYPE):
+        trainer.fit(module, data) if isinstance(callback, AdversarialInputs) else trainer.test(module, data)
+
+
+def test_so_they_are_by_the_metric() -> None:
+    x, y = images(3).tensors
+    with pytest.raises(TypeError, match=ANOTHER_TYPE):
+        EffectiveMargin().update(linear_net(W), x.double(), y)
+    with pytest.raises(TypeError, match=ANOTHER_TYPE):
+        effective_weight_norm(linear_net(W), x.double())
+    metric = EffectiveMargin()
+    metric.update(linear_net(W).double(), x.double(), y)
+    assert float(metric.compute()) == pytest.approx(closed_forms(x, y, 1.0)[0], rel=1e-6)
