@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.collected import Collected
-from lightning_robust.callbacks.figures import adversarial_grid, save_figure
+from lightning_robust.callbacks.figures import Examples, adversarial_grid, save_figure
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
 from lightning_robust.evaluation.report_table import print_table
 from lightning_robust.evaluation.sample_rows import sample_rows
+from lightning_robust.evaluation.samples import Samples
 from lightning_robust.utils.writers import write_csv, write_json
 
 
@@ -39,7 +41,7 @@ class EvaluationFiles:
         """Draw a few samples under each attack."""
         report = collected.report
         for name, attack in self.attacks.items():
-            drawn = collected.drawn(name)
+            drawn = _drawn(collected.samples, name)
             if drawn is None or drawn.x.dim() != 4:  # vectors, series and volumes are no pictures
                 continue
             correct = report["attacks"][name]["correct"]
@@ -49,15 +51,15 @@ class EvaluationFiles:
     def write(self, collected: Collected) -> None:
         """Write the report and the samples."""
         write_json(collected.report, self.directory / f"{self.prefix}robustness{self.suffix}.json")
-        rows = sample_rows(collected.found, self.attacks, collected.indexed)
+        rows = sample_rows(collected.samples, self.attacks, collected.indexed)
         write_csv(*rows, self.directory / f"{self.prefix}samples{self.suffix}.csv")
 
     def draw_accuracies(self, collected: Collected) -> None:
         """Draw accuracy against radius, where an attack looks for the nearest example, and accuracy by class."""
-        by_radius = accuracy_by_radius(collected.found, self.attacks)
+        by_radius = accuracy_by_radius(collected.samples, self.attacks)
         if by_radius is not None:
             self._save(by_radius, "radius")
-        self._save(accuracy_by_class(collected.found, self.attacks, self.class_names), "classes")
+        self._save(accuracy_by_class(collected.samples, self.attacks, self.class_names), "classes")
 
     def print(self, collected: Collected) -> None:
         """Print the table of accuracies."""
@@ -65,6 +67,16 @@ class EvaluationFiles:
 
     def _save(self, figure: Figure, name: str) -> None:
         save_figure(self.trainer, figure, f"{self.prefix}{self.stage}-{name}{self.suffix}", self.directory)
+
+
+def _drawn(samples: Samples, name: str) -> Examples | None:
+    """Return the samples to draw under this attack, in the order of their index; None if there are none."""
+    pairs = samples.examples[name]
+    if not pairs:
+        return None
+    drawn = samples[torch.isin(samples.index, torch.tensor(list(pairs)))]
+    x, x_adv = torch.stack([pairs[index] for index in drawn.index.tolist()], dim=1)
+    return Examples(x, x_adv, drawn.y, drawn.clean, drawn.verdicts[name].predicted)
 
 
 def refuse_names(names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Robust accuracy of any LightningModule, in Lightning's own evaluation loops."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -188,27 +189,27 @@ class RobustEvaluation(SampleCollector):
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         """Attack the samples that were collected, and gather the results on all ranks."""
         self._evaluated = True
-        net, device = self.net(module), module.device
-        fitting = trainer.state.fn == "fit"
         for i in sorted({i for part in gather_objects(list(self._loaders)) for i in part}):
-            loader = self._loaders.setdefault(i, Collected())
-            attacks = self._running
-            size = self.batch_size or max(gather_objects(loader.largest))
-            run = Evaluation(attacks, self.seed, size, self.precision)
-            loader.settle(self.fit_samples if fitting else None)
-            run.prepare(loader.samples)
-            save: Callable[[], None] = lambda: None  # noqa: E731
-            if not fitting:
-                save = go_on(trainer, net, loader, run, i, self.state_dir, {"name": self.name, **self.way_of_reading()})
-            run.run(net, loader.samples, device, save, evaluation_progress(trainer))
-            loader.found = loader.samples.gather()
-            loader.gather_examples(run.examples)
-            told = gather_objects({"clean": loader.seconds, **run.seconds})
-            seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
-            examined = self.check_samples if attacks and not fitting else 0
-            checks = examine_run(trainer, net, device, loader, run, examined) if examined else []
-            loader.report = robustness(loader.found, attacks, seconds, checks, self._about(trainer))
-            del loader.samples  # the images are not needed any more
+            self._evaluate_loader(trainer, module, i, self._loaders.setdefault(i, Collected()))
+
+    def _evaluate_loader(self, trainer: Trainer, module: LightningModule, i: int, loader: Collected) -> None:
+        """Attack the samples of data loader i, whose images are not kept any longer."""
+        net, device, attacks, fitting = self.net(module), module.device, self._running, trainer.state.fn == "fit"
+        run = Evaluation(attacks, self.seed, self.batch_size or max(gather_objects(loader.largest)), self.precision)
+        samples = loader.settle(self.fit_samples if fitting else None)
+        run.prepare(samples)
+        save: Callable[[], None] = lambda: None  # noqa: E731
+        if not fitting:
+            about = {"name": self.name, **self.way_of_reading()}
+            loader.state = go_on(trainer, net, samples, run, loader.classes, i, self.state_dir, about)
+            save = partial(loader.state.save, samples, run.seconds)
+        run.run(net, samples, device, save, evaluation_progress(trainer))
+        loader.samples = samples.gather()
+        told = gather_objects({"clean": loader.seconds, **run.seconds})
+        seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
+        n = self.check_samples if attacks and not fitting else 0
+        checks = examine_run(trainer, net, device, samples, loader.samples, run, n) if n else []
+        loader.report = robustness(loader.samples, attacks, seconds, checks, self._about(trainer))
 
     def _numbered(self) -> list[tuple[str, str, Collected]]:
         """List the loaders, each after what the names of its values and of its files end in."""

@@ -88,7 +88,7 @@ class SampleCollector(BestReport):
         """Check a batch of a data loader, classify it, and keep it to be attacked."""
         net, batch = self.net(module), self.read(module, batch)
         if number not in self._loaders:
-            self._loaders[number] = Collected(Positions(trainer, number))
+            self._loaders[number] = Collected(Positions(trainer, number), self.figure_samples)
         loader = self._loaders[number]
         assert loader.positions is not None
         position, keep = loader.positions.next(len(batch.x), batch.x.device)
@@ -113,7 +113,7 @@ class SampleCollector(BestReport):
         if self.fit_samples is not None and trainer.state.fn == "fit":
             keep &= position < self.fit_samples
         images, identify = bool(self._running), trainer.state.fn != "fit"
-        loader.collect(batch, position, logits, keep, self.figure_samples, images, identify)
+        loader.collect(batch, position, logits, keep, images, identify)
         loader.seconds += time.perf_counter() - start
         if not (loader.indexed or self._told_of_order):
             self._told_of_order = True

@@ -7,10 +7,10 @@ import torch
 from lightning import Trainer
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.callbacks.collected import Collected
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.clean_check import clean_accuracy
 from lightning_robust.evaluation.evaluate import Evaluation
+from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.soundness import examine_all
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.types import Net
@@ -24,7 +24,7 @@ class UnsoundEvaluation(RuntimeError):
 
 
 def examine_run(
-    trainer: Trainer, net: Net, device: torch.device, collected: Collected, run: Evaluation, n: int
+    trainer: Trainer, net: Net, device: torch.device, samples: Samples, found: Samples, run: Evaluation, n: int
 ) -> list[Check]:
     """Check an evaluation on samples spaced evenly over the data set; all ranks call it together.
 
@@ -32,13 +32,14 @@ def examine_run(
         trainer: in its evaluation loop.
         net: the net under evaluation.
         device: its device.
-        collected: its samples, with what the evaluation found.
+        samples: this rank's samples, with their images.
+        found: all ranks' samples, with what the evaluation found.
         run: the evaluation.
         n: number of samples to check it on.
     """
     alike, here = first_threat(run.attacks), trainer.is_global_zero
-    found = examine_all(net, collected.samples, collected.found, alike, n, run.seed, run.batch_size, device, here)
-    return gather_objects(found)[0]  # type: ignore[no-any-return]
+    checks = examine_all(net, samples, found, alike, n, run.seed, run.batch_size, device, here)
+    return gather_objects(checks)[0]  # type: ignore[no-any-return]
 
 
 def first_threat(attacks: Mapping[str, Attack]) -> dict[str, Attack]:

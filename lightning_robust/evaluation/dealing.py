@@ -26,7 +26,8 @@ def deal(samples: Samples, which: Tensor, device: torch.device) -> None:
     rank = torch.distributed.get_rank()
     if "gloo" in torch.distributed.get_backend():
         device = torch.device("cpu")
-    for source, target, number in moves(gather_objects(int(which.sum()))):
+    plan = list(moves(gather_objects(int(which.sum()))))
+    for source, target, number in plan:
         if rank == source:
             rows = torch.nonzero(which)[:, 0][-number:]
             stay = torch.ones(len(samples), dtype=torch.bool)
@@ -38,6 +39,8 @@ def deal(samples: Samples, which: Tensor, device: torch.device) -> None:
         else:
             continue
         vars(samples).update(vars(changed))
+    if plan:
+        _deal_examples(samples)
 
 
 def moves(marked: list[int]) -> Iterator[tuple[int, int, int]]:
@@ -67,6 +70,15 @@ def moves(marked: list[int]) -> Iterator[tuple[int, int, int]]:
                 surplus[source] -= number
                 surplus[target] += number
                 yield source, target, number
+
+
+def _deal_examples(samples: Samples) -> None:
+    """Let the examples follow their samples."""
+    here = set(samples.index.tolist())
+    left = {name: {i: pairs.pop(i) for i in pairs.keys() - here} for name, pairs in samples.examples.items()}
+    for part in gather_objects(left):
+        for name, pairs in part.items():
+            samples.examples[name].update({i: pair for i, pair in pairs.items() if i in here})
 
 
 def _send(column: Tensor, rows: Tensor, stay: Tensor, target: int, device: torch.device) -> Tensor:

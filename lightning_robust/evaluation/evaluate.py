@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -60,8 +60,8 @@ class Evaluation:
     net is wrong in more than half of `PASSES` passes, of several stages' examples the one with the fewest correct
     passes is kept, and the accuracy is the share of correct passes among as many new ones.
 
-    What is found is written into the samples' `verdicts`. A sample's random numbers depend only on the seed and its
-    key, so its verdicts depend neither on the batch size nor on the number of ranks.
+    What is found is written into the samples' `verdicts` and `examples`. A sample's random numbers depend only on the
+    seed and its key, so its verdicts depend neither on the batch size nor on the number of ranks.
 
     Args:
         attacks: the attacks, by the name under which they are reported. The stages of an attack that has some run one
@@ -82,7 +82,7 @@ class Evaluation:
         >>> net = lambda x: (x.mean((1, 2, 3))[:, None] - 0.5) * torch.tensor([1, -1])
         >>> x = torch.tensor([0.9, 0.6]).view(2, 1, 1, 1).repeat(1, 1, 4, 4)
         >>> y, index = torch.zeros(2, dtype=torch.int64), torch.arange(2)
-        >>> samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index < 0, x)
+        >>> samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index, index < 0, x)
         >>> evaluation = Evaluation({"pgd": PGD(Threat("linf", 0.2), steps=3)})
         >>> evaluation.prepare(samples)
         >>> evaluation.run(net, samples, x.device)
@@ -99,28 +99,15 @@ class Evaluation:
         self.precision = precision
         self.seconds: dict[str, float] = {}
         """The time that each stage took on this rank, by the stage's name."""
-        self.examples: dict[str, dict[int, Tensor]] = {name: {} for name in attacks}
-        """For each attack the images (x, x_adv) [2 c h w] of the samples to show, by their index."""
         self.random = False
         """Whether the net's logits change from pass to pass; known once it runs."""
 
     def prepare(self, samples: Samples) -> None:
-        """Set each attack's verdicts to their initial values, and its examples to show to the clean images."""
+        """Set each attack's verdicts to their initial values, and its examples to the clean images."""
+        shown = torch.nonzero(samples.shown)[:, 0].tolist()
         for name in self.attacks:
             samples.verdicts[name] = Verdicts.initial(samples.clean)
-            for i in torch.nonzero(samples.shown)[:, 0].tolist():
-                self.examples[name][int(samples.index[i])] = torch.stack([samples.x[i]] * 2)
-
-    def extra(self) -> dict[str, Any]:
-        """Return what has to be saved together with the samples, as plain data."""
-        return {"seconds": self.seconds, "examples": self.examples}
-
-    def resume(self, extra: Mapping[str, Any]) -> None:
-        """Take up what `extra` returned on one rank of the evaluation that was interrupted."""
-        for stage, seconds in extra["seconds"].items():
-            self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
-        for name, examples in extra["examples"].items():
-            self.examples[name].update(examples)
+            samples.examples[name] = {int(samples.index[i]): torch.stack([samples.x[i]] * 2) for i in shown}
 
     def run(
         self,
@@ -178,7 +165,6 @@ class Evaluation:
         """Run one stage on the samples at these rows, and write down what it found."""
         net = PadSmallBatches(net, self.batch_size)
         threat = stage.attack.threat
-        assert samples.key is not None
         x, y, key = (column[rows].to(device) for column in (samples.x, samples.y, samples.key))
         index = samples.index[rows]
         rng = SampleRNG(self.seed, key)
@@ -220,7 +206,7 @@ class Evaluation:
         samples.verdicts[name].done[rows] = number + 1
         samples.verdicts[name][rows[found.cpu()]] = verdicts[found]
         for i in torch.nonzero(samples.shown[rows] & found.cpu())[:, 0].tolist():
-            self.examples[name][int(index[i])] = torch.stack([x[i], x_adv[i]]).cpu()
+            samples.examples[name][int(index[i])] = torch.stack([x[i], x_adv[i]]).cpu()
 
 
 def _check_size(size: Tensor, name: str, threat: Threat) -> None:

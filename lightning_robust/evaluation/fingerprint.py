@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_robust.evaluation.provenance import versions
-from lightning_robust.evaluation.state import FORMAT
+from lightning_robust.evaluation.state_file import FORMAT
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)

@@ -19,16 +19,17 @@ class Samples:
         y: labels [n].
         clean: classes that the net predicts on the clean images [n].
         checksum: identifies image and label [n], see `checksums`.
+        key: selects each sample's random numbers [n]: its index, or its checksum where the index is not known.
         shown: whether the sample is drawn in the figure of examples [n].
         x: clean images [n c h w]; [n 0] where they are not needed any more.
         verdicts: what each attack has found, by the attack's name.
-        key: selects each sample's random numbers [n]; by default `index`.
+        examples: by the attack's name, the images (x, x_adv) [2 c h w] of the samples that are drawn, by their index.
 
     Example:
         >>> import torch
         >>> from lightning_robust.evaluation.verdicts import Verdicts
         >>> index, y, clean = torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0])
-        >>> samples = Samples(index, y, clean, checksum=index, shown=index < 0, x=torch.rand(3, 1, 8, 8))
+        >>> samples = Samples(index, y, clean, checksum=index, key=index, shown=index < 0, x=torch.rand(3, 1, 8, 8))
         >>> samples.verdicts["pgd"] = Verdicts.initial(clean)
         >>> samples.verdicts["pgd"].broken[0] = 0
         >>> samples.right.tolist(), samples.robust().tolist()
@@ -39,14 +40,11 @@ class Samples:
     y: Tensor
     clean: Tensor
     checksum: Tensor
+    key: Tensor
     shown: Tensor
     x: Tensor
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
-    key: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.key is None:
-            self.key = self.index
+    examples: dict[str, dict[int, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def join(cls, batches: list["Samples"]) -> "Samples":
@@ -54,10 +52,13 @@ class Samples:
         n = sum(map(len, batches))
         done = 0
         joined = batches[0].map(lambda column: column.new_empty(n, *column.shape[1:]))
+        joined.examples = {name: {} for name in joined.examples}
         while batches:
             batch = batches.pop(0)
             for whole, part in zip(joined.tensors(), batch.tensors(), strict=True):
                 whole[done : done + len(batch)] = part
+            for name, pairs in batch.examples.items():
+                joined.examples[name].update(pairs)
             done += len(batch)
         return joined
 
@@ -81,9 +82,10 @@ class Samples:
         return self.map(lambda column: column[rows])
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Samples":
-        """Apply a function to every column, the verdicts' included."""
+        """Apply a function to every column, the verdicts' included; the examples stay."""
         columns = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Samples(**columns, verdicts={name: verdicts.map(change) for name, verdicts in self.verdicts.items()})
+        verdicts = {name: found.map(change) for name, found in self.verdicts.items()}
+        return Samples(**columns, verdicts=verdicts, examples=self.examples)
 
     def tensors(self) -> list[Tensor]:
         """List all columns, the verdicts' last, in the same order on every rank."""

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from lightning_robust.attacks import APGD, FAB, PGD, Ensemble, Square
-from lightning_robust.callbacks.collected import Collected
 from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.evaluation.dealing import deal, moves
 from lightning_robust.evaluation.evaluate import Evaluation
@@ -54,7 +53,7 @@ def collect(rows):
     x, y = held_out(N)
     for some in torch.split(rows, 7) if len(rows) else ():
         clean = net(x[some]).argmax(1)
-        batches.append(Samples(some, y[some], clean, checksums(x[some], y[some]), some < 2, x[some].detach()))
+        batches.append(Samples(some, y[some], clean, checksums(x[some], y[some]), some, some < 2, x[some].detach()))
     return Samples.collect(batches)
 
 
@@ -64,10 +63,9 @@ def evaluated(rows, batch_size=16, save=None, folder=None, **settings):
     run.prepare(samples)
     if folder is not None:
         state = State(folder)
-        for extra in state.restore(samples):
-            run.resume(extra)
+        run.seconds = state.restore(samples, run.attacks, 10)
         inner = save or (lambda: None)
-        save = lambda: (state.save(samples, run.extra()), inner())  # noqa: E731
+        save = lambda: (state.save(samples, run.seconds), inner())  # noqa: E731
     run.run(trained_net(), samples, CPU, save or (lambda: None))
     return samples, run
 
@@ -228,10 +226,10 @@ class TestInterrupted:
         [saved] = [torch.load(path, weights_only=True) for path in tmp_path.glob("*.pt")]
         assert any(verdicts["done"].any() for verdicts in saved["samples"]["verdicts"].values())
         again = []
-        samples, run = evaluated(torch.arange(N), folder=tmp_path, save=lambda: again.append(1))
+        samples, _ = evaluated(torch.arange(N), folder=tmp_path, save=lambda: again.append(1))
         assert_same(samples.gather())
         assert len(again) < whole().batches
-        assert set(run.examples["auto"]) == {0, 1}
+        assert set(samples.examples["auto"]) == {0, 1}
 
     @staticmethod
     def killed(after, folder):
@@ -281,7 +279,7 @@ class TestInterrupted:
         state, fresh = State(tmp_path), collect(torch.arange(N))
         Evaluation(attacks()).prepare(fresh)
         fresh.checksum[:10] += 1
-        state.restore(fresh)
+        state.restore(fresh, attacks())
         assert not fresh.verdicts["auto"].done[:10].any()
         assert torch.equal(fresh.verdicts["auto"].done[10:], whole().samples.verdicts["auto"].done[10:])
         state.discard()
@@ -294,7 +292,7 @@ class TestInterrupted:
         [file] = tmp_path.iterdir()
         before = file.read_bytes()
         with pytest.raises(Exception, match="pickle"):
-            state.save(samples, {"examples": lambda: None})
+            state.save(samples, {"stage": lambda: None})
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
         assert len(before) < 60 * 200  # of the images nothing is written
 
@@ -303,7 +301,7 @@ class TestInterrupted:
         samples = collect(torch.arange(N))
         Evaluation(attacks()).prepare(samples)
         with pytest.warns(UserWarning, match="Cannot read"):
-            assert State(tmp_path).restore(samples) == []
+            assert State(tmp_path).restore(samples, attacks()) == {}
         assert not samples.verdicts["auto"].done.any()
 
     def test_another_process_may_finish_first(self, tmp_path):
@@ -329,10 +327,12 @@ class TestInterrupted:
         Evaluation(attacks()).prepare(fresh)
         fresh.clean[:10] = (fresh.clean[:10] + 1) % 10
         expected = fresh.clean.clone()
-        [extra] = State(tmp_path).restore(fresh)
+        assert State(tmp_path).restore(fresh, attacks()).keys() == whole().run.seconds.keys()
         assert torch.equal(fresh.clean, expected)
         assert not fresh.verdicts["auto"].done[:10].any()
-        assert extra["examples"]["auto"] == {}  # those shown are 0 and 1
+        x, _ = held_out(N)
+        for i, pair in fresh.examples["auto"].items():  # those shown are 0 and 1
+            assert torch.equal(pair, torch.stack([x[i], x[i]]))
 
 
 def test_checksums_tell_images_and_labels_apart():
@@ -359,10 +359,10 @@ def test_a_fingerprint_is_of_weights_and_settings():
 
 
 def test_a_search_in_bf16_claims_nothing_that_fp32_denies():
-    samples, run = evaluated(torch.arange(N), precision="bf16")
+    samples, _ = evaluated(torch.arange(N), precision="bf16")
     gaps = [int((samples.verdicts[k].standing != v.standing).sum()) for k, v in found().verdicts.items()]
     assert max(gaps) <= 6
-    ours, fp32 = ({k: torch.stack(list(v.values())) for k, v in r.examples.items()} for r in (run, whole().run))
+    ours, fp32 = ({k: torch.stack(list(v.values())) for k, v in r.examples.items()} for r in (samples, whole().samples))
     assert not torch.equal(ours["pgd"], fp32["pgd"])  # it was another search
     assert torch.equal(ours["fab"], fp32["fab"])  # which searches in fp32 all the same
 
@@ -380,16 +380,14 @@ def test_an_attack_that_leaves_its_threat_model_is_refused():
 
 
 def test_an_example_comes_from_the_rank_that_holds_the_sample():
-    alone = whole().run.examples
+    alone = whole().samples.examples
 
     def on(rank):
         torch.set_num_threads(1)
         with process_group():
-            samples, run = evaluated(torch.arange(0, 2) if rank == 0 else torch.arange(2, N))
-            collected = Collected()
-            collected.samples = samples
-            collected.gather_examples(run.examples)
-            return collected.examples
+            samples, _ = evaluated(torch.arange(0, 2) if rank == 0 else torch.arange(2, N))
+            assert all(set(pairs) <= set(samples.index.tolist()) for pairs in samples.examples.values())
+            return samples.gather().examples
 
     for examples in run_ddp(on):
         for name in attacks():

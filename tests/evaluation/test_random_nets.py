@@ -42,11 +42,11 @@ def evaluated(net: nn.Module, attacks: dict[str, Attack]) -> tuple[Evaluation, S
     torch.manual_seed(0)
     x = torch.linspace(0.45, 0.65, N).view(N, 1, 1, 1).repeat(1, 1, 4, 4)
     y, index = torch.zeros(N, dtype=torch.int64), torch.arange(N)
-    samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index >= 0, x)
+    samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index, index >= 0, x)
     evaluation = Evaluation(attacks, batch_size=40)
     evaluation.prepare(samples)
     evaluation.run(net, samples, x.device)
-    return evaluation, samples, {k: torch.stack([v[i][1] for i in range(N)]) for k, v in evaluation.examples.items()}
+    return evaluation, samples, {k: torch.stack([v[i][1] for i in range(N)]) for k, v in samples.examples.items()}
 
 
 RUNS: dict[str, dict[str, Attack]] = {
@@ -136,7 +136,7 @@ def test_nan_on_an_example_is_an_error(attack: Attack, monkeypatch: pytest.Monke
         stages = attack.stages or {"": attack}
         for stage in stages.values():
             stage._checked = True
-        samples = Samples(index, y, y, checksums(x, y), index < 0, x)
+        samples = Samples(index, y, y, checksums(x, y), index, index < 0, x)
         run = Evaluation({"a": attack})
         run.prepare(samples)
         with pytest.raises(ValueError, match=r"NaN .*\(rows 0\)" if free else r"'a' made of 1 samples \(index 7\)"):

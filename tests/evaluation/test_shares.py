@@ -146,7 +146,7 @@ def evaluated(data: Dataset[Any], order: list[int], folder: Path) -> Any:
     evaluation = RobustEvaluation({"pgd": attack}, figure_samples=0, check_samples=0)
     trainer = quiet_trainer(default_root_dir=folder, callbacks=[evaluation])
     trainer.test(ForeignModule(), DataLoader(data, 4, sampler=order), verbose=False)
-    found = next(iter(evaluation._loaders.values())).found
+    found = next(iter(evaluation._loaders.values())).samples
     return dict(zip(found.checksum.tolist(), found.verdicts["pgd"].predicted.tolist(), strict=True))
 
 
@@ -180,7 +180,7 @@ def test_an_own_order_that_lightning_deals_out_is_no_order_of_the_dataset(tmp_pa
             trainer = ddp_trainer(default_root_dir=tmp_path, callbacks=[evaluation])
             trainer.test(ForeignModule(), DataLoader(images(N), 4, sampler=sampler), verbose=False)
             loader = next(iter(evaluation._loaders.values()))
-            return loader.indexed, sorted(loader.found.checksum.tolist())
+            return loader.indexed, sorted(loader.samples.checksum.tolist())
 
         return run_ddp(on)
 
@@ -204,7 +204,7 @@ def test_a_limit_inside_fit_counts_the_same_samples_in_shares(tmp_path: Path) ->
             ranks, default_root_dir=tmp_path, callbacks=[evaluation], use_distributed_sampler=False, max_epochs=1
         )
         trainer.fit(ForeignModule(), loader(8), DataLoader(shares(rank, ranks), 4))
-        return sorted(next(iter(evaluation._loaders.values())).found.checksum.tolist())
+        return sorted(next(iter(evaluation._loaders.values())).samples.checksum.tolist())
 
     one = run_ddp(lambda rank: on(rank, 1), ranks=1)
     assert len(one[0]) == 6

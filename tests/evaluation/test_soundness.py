@@ -336,7 +336,7 @@ def evaluated_by(net: nn.Module, attacks: dict[str, Attack]) -> dict[str, str]:
     """What is said of a real evaluation of 32 samples."""
     x, y = held_out(32)
     index, clean = torch.arange(32), net(x).argmax(1)
-    samples = Samples(index, y, clean, index, index < 0, x)
+    samples = Samples(index, y, clean, index, index, index < 0, x)
     run = Evaluation(attacks)
     run.prepare(samples)
     run.run(net, samples, x.device)
@@ -433,7 +433,7 @@ def test_the_samples_probed_are_spread_over_the_data_set(monkeypatch: pytest.Mon
     probed = []
     monkeypatch.setattr(soundness, "examine", lambda net, x, *_: probed.append(x[:, 0].tolist()))
     index = torch.arange(100).flip(0)
-    samples = Samples(index, index, index, index, index < 0, index[:, None].float())
+    samples = Samples(index, index, index, index, index, index < 0, index[:, None].float())
     found = samples[index]
     attacks: dict[str, Attack] = {"pgd": PGD(THREAT)}
     for whole in (samples, found):

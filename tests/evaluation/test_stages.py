@@ -34,7 +34,7 @@ class Darker(Attack):
 
 def evaluated(attack: Attack) -> Samples:
     index, y = torch.arange(3), torch.zeros(3, dtype=torch.int64)
-    samples = Samples(index, y, y, index, index < 0, X)
+    samples = Samples(index, y, y, index, index, index < 0, X)
     evaluation = Evaluation({"darker": attack})
     evaluation.prepare(samples)
     evaluation.run(net, samples, X.device)

@@ -1,6 +1,7 @@
 """What is foreign in the folder of an unfinished evaluation is left alone; its name is made of what decides."""
 
 import functools
+import math
 import os
 import stat
 import subprocess
@@ -21,13 +22,16 @@ from lightning_robust.evaluation.verdicts import Verdicts
 from lightning_robust.threat import Threat
 from tests.cli.test_checkpoints import Payload
 
-SECONDS: dict[str, Any] = {"examples": {"pgd": {}}, "seconds": {}}
+SECONDS = {"pgd": 2.5}
+ATTACKS = {"pgd": PGD(Threat("linf", 0.1))}
+CLASSES = 3
 
 
 def samples(n: int = 4) -> Samples:
     index = torch.arange(n)
-    found = Samples(index, index % 2, index % 2, index * 7, index < 1, torch.rand(n, 1, 4, 4))
+    found = Samples(index, index % 2, index % 2, index * 7, index, index < 1, torch.rand(n, 1, 4, 4))
     found.verdicts["pgd"] = Verdicts.initial(found.clean)
+    found.examples["pgd"] = {0: torch.stack([found.x[0]] * 2)}
     return found
 
 
@@ -49,7 +53,7 @@ def test_an_untouched_file_is_read(tmp_path: Path) -> None:
     path, fresh = saved(tmp_path / "a"), samples()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert len(State(path.parent).restore(fresh)) == 1
+    assert State(path.parent).restore(fresh, ATTACKS, CLASSES) == SECONDS
     assert fresh.verdicts["pgd"].done.tolist() == [1] * 4
 
 
@@ -69,13 +73,44 @@ def test_an_untouched_file_is_read(tmp_path: Path) -> None:
         {"samples__index": "many"},
         {"samples__clean": torch.zeros(4, 2, dtype=torch.int64)},
         {"samples__more": 3},
-        {"extra": {}},
-        {"extra": [1]},
-        {"extra__examples": {}, "extra__seconds": None},
-        {"extra__examples": {"other": {}}},
-        {"extra__examples": {"pgd": {0: torch.zeros(2, 3, 4, 4)}}},
-        {"extra__examples": {"pgd": {"a": torch.zeros(2, 1, 4, 4)}}},
-        {"extra__seconds": {"pgd": "long"}},
+        {"samples__y": torch.tensor([0, 1, 0, -1])},
+        {"samples__clean": torch.full((4,), CLASSES)},
+        {"samples__verdicts__pgd__done": torch.full((4,), 2, dtype=torch.int32)},  # PGD has one stage
+        {"samples__verdicts__pgd__done": torch.full((4,), -1, dtype=torch.int32)},
+        {"samples__verdicts__pgd__broken": torch.full((4,), -2, dtype=torch.int32)},
+        {"samples__verdicts__pgd__broken": torch.zeros(4, dtype=torch.int32)},  # though it predicts the label
+        {"samples__verdicts__pgd__predicted": torch.full((4,), CLASSES)},
+        {"samples__verdicts__pgd__predicted": torch.full((4,), -1)},
+        pytest.param(
+            {"samples__key": torch.arange(4).to_sparse()},
+            marks=pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants"),
+        ),
+        {"samples__verdicts__pgd__size": torch.full((4,), 0.11, dtype=torch.float64)},  # of a radius of 0.1
+        {"samples__verdicts__pgd__size": torch.full((4,), -0.01, dtype=torch.float64)},
+        {"samples__verdicts__pgd__size": torch.full((4,), math.nan, dtype=torch.float64)},
+        {"samples__verdicts__pgd__size": torch.zeros(4, dtype=torch.float64, requires_grad=True)},
+        {"samples__verdicts__pgd__held": torch.full((4,), 1.5, dtype=torch.float64)},
+        {"samples__verdicts__pgd__held": torch.full((4,), math.nan, dtype=torch.float64)},
+        {"samples__verdicts__pgd__held": torch.ones(4, dtype=torch.float64)},  # without an accuracy
+        {"samples__verdicts__pgd__accuracy": torch.ones(4, dtype=torch.float64)},  # without a choice
+        {"samples__examples": {}},
+        {"samples__examples": {"other": {}}},
+        {"samples__examples__pgd": {0: torch.zeros(2, 3, 4, 4)}},
+        {"samples__examples__pgd": {0: torch.zeros(1, 1, 4, 4)}},
+        {"samples__examples__pgd": {0: torch.zeros(2, 1, 4, 4, dtype=torch.float64)}},
+        {"samples__examples__pgd": {0: torch.full((2, 1, 4, 4), 1.1)}},
+        {"samples__examples__pgd": {0: torch.full((2, 1, 4, 4), math.nan)}},
+        {"samples__examples__pgd": {0: [[0.0]]}},
+        {"samples__examples__pgd": {"a": torch.zeros(2, 1, 4, 4)}},
+        {"samples__examples__pgd": {True: torch.zeros(2, 1, 4, 4)}},
+        {"samples__examples__pgd": {9: torch.zeros(2, 1, 4, 4)}},
+        {"seconds": None},
+        {"seconds": [1]},
+        {"seconds": {"pgd": "long"}},
+        {"seconds": {"pgd": -1.0}},
+        {"seconds": {"pgd": math.nan}},
+        {"seconds": {"pgd": math.inf}},
+        {"seconds": {"other": 1.0}},
     ],
 )
 def test_foreign_content_is_unreadable_and_stays(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -84,11 +119,34 @@ def test_foreign_content_is_unreadable_and_stays(changes: dict[str, Any], tmp_pa
     with pytest.warns(
         UserWarning, match=r"Cannot read .*: results stored there are computed again\. The file is kept; "
     ):
-        assert state.restore(fresh) == []
+        assert state.restore(fresh, ATTACKS, CLASSES) == {}
     assert not fresh.verdicts["pgd"].done.any()
     state.save(fresh, SECONDS)
     state.discard()
     assert path.read_bytes() == before
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_rest(tmp_path: Path) -> None:
+    """Its temporary file, which is named after no file that is there, and a file of somebody else's."""
+    folder = saved(tmp_path / "a").parent
+    left, theirs = folder / ".host-0-abc.pt.host-0-def.tmp", folder / "notes.txt"
+    left.write_bytes(b"half")
+    state = State(folder)
+    state.restore(samples(), ATTACKS)
+    theirs.write_text("mine")
+    later = folder / ".host-1-abc.pt.host-1-def.tmp"  # of a process that has begun since
+    later.write_bytes(b"half")
+    state.discard()
+    assert sorted(path.name for path in folder.iterdir()) == [later.name, theirs.name]
+
+
+def test_samples_to_draw_that_were_not_drawn_before_have_no_example(tmp_path: Path) -> None:
+    """The clean image would pass for one."""
+    path, fresh = saved(tmp_path / "a"), samples()
+    fresh.shown[:2] = True
+    fresh.examples["pgd"][1] = torch.stack([fresh.x[1]] * 2)
+    State(path.parent).restore(fresh, ATTACKS)
+    assert set(fresh.examples["pgd"]) == {0}
 
 
 def test_code_and_links_are_not_followed(tmp_path: Path) -> None:
@@ -99,7 +157,7 @@ def test_code_and_links_are_not_followed(tmp_path: Path) -> None:
     (folder / "b.pt").symlink_to(theirs)
     fresh, state = samples(), State(folder)
     with pytest.warns(UserWarning, match="Cannot read") as told:
-        assert state.restore(fresh) == []
+        assert state.restore(fresh, ATTACKS, CLASSES) == {}
     assert len(told) == 2
     state.discard()
     assert theirs.exists()

@@ -18,4 +18,4 @@ def verdicts(broken: Tensor, size: Tensor | None = None, predicted: Tensor | Non
 def evaluated(y: Tensor, clean: Tensor, found: Mapping[str, Verdicts]) -> Samples:
     """All ranks' samples, without images."""
     index = torch.arange(len(y))
-    return Samples(index, y, clean, index, index < 0, torch.empty(len(y), 0), dict(found))
+    return Samples(index, y, clean, index, index, index < 0, torch.empty(len(y), 0), dict(found))
