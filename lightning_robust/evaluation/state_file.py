@@ -36,7 +36,7 @@ def content(samples: Samples, seconds: Mapping[str, float]) -> dict[str, Any]:
 def read(
     path: Path, samples: Samples, attacks: Mapping[str, Attack], classes: int | None
 ) -> tuple[Samples, dict[str, float]]:
-    """Read what `content` returned.
+    """Read the file of a process and check each value in it.
 
     Args:
         path: the file.
