@@ -126,7 +126,7 @@ class RecordedEvaluation:
         if n != self.report["n"]:
             raise ValueError(f"{n} lines for {self.report['n']} samples")
         index = integers("index") if all(columns["index"]) else torch.arange(n)
-        samples = Samples(index, y, integers("clean"), index, index < 0, torch.empty(n, 0))
+        samples = Samples(index, y, integers("clean"), index, index, index < 0, torch.empty(n, 0))
         for name, attack in self.attacks.items():
             number = {stage: i for i, stage in enumerate(attack.stages)} | {"": STANDING}
             broken = torch.tensor([number[stage] for stage in columns[f"{name}/broken_by"]], dtype=torch.int64)
