@@ -24,7 +24,9 @@ from lightning_robust.data import Digits
 from lightning_robust.models import SmallConvNet
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob(".github/*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob(".github/*.md")]
+)
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
 HOME = re.compile(
     r"https://(?:github\.com/lightning-robust/lightning_robust/(?:blob|tree)/main|"
@@ -44,7 +46,7 @@ class Block(NamedTuple):
 def blocks(text: str, language: str) -> list[Block]:
     """The blocks in a language, but for those marked `<!-- not run: reason -->` and those that are a file to write."""
     found = []
-    for match in re.finditer(r"^(<!-- not run: .+ -->\n+)?```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+    for match in re.finditer(r"^(<!-- not run: .+ -->\n+)?```([^\n`]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         is_file = re.match(r"# [\w/]+\.py\n", match[3])  # tests/test_contributing.py writes and runs these
         if match[2] == language and not match[1] and not is_file:
             found.append(Block(language, match[3], text.count("\n", 0, match.start(3))))
