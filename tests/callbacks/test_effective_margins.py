@@ -1,5 +1,6 @@
 """Margins and weight norms in the log, against the closed forms of a linear net."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,10 +148,10 @@ class CastsItself(ForeignModule):
     ],
     ids=["margins", "attacks", "clean", "inputs"],
 )
-def test_images_of_another_type_than_the_weights_are_refused_in_a_sentence(callback: Any) -> None:
+def test_images_of_another_type_than_the_weights_are_refused_in_a_sentence(callback: Any, tmp_path: Path) -> None:
     x, y = images(8).tensors
     data, module = DataLoader(TensorDataset(x.double(), y), 4), CastsItself()
-    trainer = quiet_trainer(max_epochs=1, callbacks=[callback])
+    trainer = quiet_trainer(max_epochs=1, callbacks=[callback], default_root_dir=tmp_path)
     with pytest.raises(TypeError, match=ANOTHER_TYPE):
         trainer.fit(module, data) if isinstance(callback, AdversarialInputs) else trainer.test(module, data)
 
