@@ -184,7 +184,7 @@ RATES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("cifar10/emr_mail_at", "cifar10/emr_mail_trades"), (100, 75, 90)),
     **dict.fromkeys((f"imagenet/{method}" for method in ("at", "emr_at", "iaat", "st", "trades")), (90, 30, 60, 80)),
     **dict.fromkeys(("cifar10/rst", "cifar10/st_rst"), (200,)),
-    **dict.fromkeys(("mnist/emr_at", "mnist/emr_standard"), (30,)),
+    **dict.fromkeys(("mnist/emr_at", "mnist/emr_standard", "fashion_mnist/at"), (30,)),
     **dict.fromkeys(("digits/rst", "digits/st_rst"), (80,)),
     "cifar10/iaat_at": (200, 60, 120, 160),
     "cifar10/emr_at": (100, 60, 90),

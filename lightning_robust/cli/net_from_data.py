@@ -51,7 +51,7 @@ def fill_net(net: Any, data: RobustDataModule) -> None:
             settings[key] = fact
         elif fact is not None and settings[key] != fact:
             told = contradiction.format(settings[key], fact)
-            raise ValueError(f"{told}: leave {key} out of the net's settings, or set it to null, to follow the data.")
+            raise ValueError(f"{told}: set the net's {key} to {fact}, or leave it out to follow the data.")
     if "image_size" in settings and settings.image_size is None and data.image_size is not None:
         h, w = data.image_size
         settings.image_size = h if h == w else None

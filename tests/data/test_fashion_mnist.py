@@ -1,6 +1,5 @@
 """Fashion-MNIST: torchvision's files and Debian's packed ones, and what is refused."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,8 @@ from tests.helpers.pictures import same_images
 
 def write(root: Path, form: str) -> Arrays:
     """As torchvision lays the files out, or in the folder itself, packed as Debian's package does or not."""
-    packed, within = "packed" in form, "torchvision" in form
-    arrays = write_mnist(root, packed=packed)
-    raw = root / "MNIST" / "raw"
-    if within:
-        (root / "MNIST").rename(root / "FashionMNIST")
-    else:
-        for path in raw.iterdir():
-            path.rename(root / path.name)
-        shutil.rmtree(root / "MNIST")
-    return arrays
+    where = "FashionMNIST/raw" if "torchvision" in form else "."
+    return write_mnist(root, packed="packed" in form, where=where)
 
 
 @pytest.mark.parametrize("form", ["torchvision", "torchvision packed", "alone", "packed"])

@@ -1,6 +1,7 @@
 """Datasets of torchvision by their name: splits, images and labels are what torchvision gives."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,17 @@ def dtd(root: Path) -> None:
         (base / f"labels/{split}1.txt").write_text("".join(f"{name}\n" for name in names[place::3]))
 
 
-def fashion(root: Path) -> None:
-    write_mnist(root)
-    (root / "MNIST").rename(root / "FashionMNIST")
-
+fashion = partial(write_mnist, where="FashionMNIST/raw")
 
 CASES: dict[str, tuple[Callable[[Path], Any], dict[str, dict[str, Any]], bool]] = {
     "GTSRB": (gtsrb, {"train": {"split": "train"}, "test": {"split": "test"}}, False),
     "EuroSAT": (eurosat, {"train": {}}, False),
     "DTD": (dtd, {split: {"split": split} for split in ("train", "val", "test")}, False),
-    "FashionMNIST": (fashion, {"train": {"train": True}, "test": {"train": False}}, True),
+    "FashionMNIST": (
+        partial(write_mnist, where="FashionMNIST/raw"),
+        {"train": {"train": True}, "test": {"train": False}},
+        True,
+    ),
     "CIFAR10": (write_cifar10, {"train": {"train": True}, "test": {"train": False}}, True),
     "SVHN": (write_svhn, {"train": {"split": "train"}, "test": {"split": "test"}}, True),
 }

@@ -14,6 +14,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -76,11 +77,13 @@ def random_arrays(sizes: dict[str, int], shape: tuple[int, ...], classes: int = 
     return {split: (image, generator.permutation(np.arange(len(image)) % classes)) for split, image in draw.items()}
 
 
-def write_mnist(root: Path, n_train: int = 64, n_test: int = 32, packed: bool = False) -> Arrays:
+def write_mnist(
+    root: Path, n_train: int = 64, n_test: int = 32, packed: bool = False, where: str = "MNIST/raw"
+) -> Arrays:
     """`<root>/MNIST/raw/*-ubyte`: big-endian magic number and sizes, then the bytes; `packed`: as .gz alone."""
     arrays = random_arrays({"train": n_train, "test": n_test}, (28, 28))
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
+    folder = root / where
+    folder.mkdir(parents=True, exist_ok=True)
     for split, prefix in (("train", "train"), ("test", "t10k")):
         for kind, array in zip(("images-idx3", "labels-idx1"), arrays[split], strict=True):
             header = np.array([8 * 256 + array.ndim, *array.shape], dtype=">i4").tobytes()
@@ -218,6 +221,7 @@ def _tar(archive: Path, files: list[Path]) -> None:
 
 
 WRITERS: dict[str, Callable[..., Any]] = {
+    "FashionMNIST": partial(write_mnist, where="FashionMNIST/raw"),
     "MNIST": write_mnist,
     "SVHN": write_svhn,
     "CIFAR10": write_cifar10,
