@@ -82,8 +82,8 @@ def test_what_the_recipe_says_stays(recipe: Path, given: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--model.net.num_classes=10", "The net gives 10 logits but the data has 4 classes: set the net's num_classes to 4"),
-        ("--model.net.in_channels=1", "takes images of 1 channels but those of the data have 3: set the net's in_channels"),
+        ("--model.net.num_classes=10", "The net gives 10 logits but the data has 4 classes: set the net's num_classes"),
+        ("--model.net.in_channels=1", "images of 1 channels but those of the data have 3: set the net's in_channels"),
     ],
 )
 def test_a_contradiction_is_one_sentence(
