@@ -57,6 +57,10 @@ def _run(words: list[str], args: list[str] | None) -> None:
             from lightning_robust.cli.publishing import publish
 
             publish(command, words[1:])
+        elif command == "evaluate":
+            from lightning_robust.cli.evaluation import evaluation
+
+            evaluation(words[1:])
         elif command in ("report", "compare"):
             from lightning_robust.cli import pages
 

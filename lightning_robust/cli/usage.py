@@ -9,6 +9,7 @@ COMMANDS = {
     "predict": "run a checkpoint's net on the data, without attacks",
     "plan": "measure a few steps and say how long a recipe will take here",
     "recipes": "list the recipes that come with the package, or print one",
+    "evaluate": "attack any net on any data, without a training",
     "report": "write one HTML page about a run",
     "compare": "put runs side by side, with paired tests",
     "export": "write a checkpoint's net as safetensors, with a model card",

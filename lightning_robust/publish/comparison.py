@@ -188,8 +188,8 @@ def short_names(runs: Sequence[str]) -> list[str]:
 def _by_threat(run: Run) -> Iterable[RecordedEvaluation]:
     """Give the run's strongest evaluation at each threat: of a fit's folder among all of its checkpoints'."""
     own = [] if run.evaluation is None else [run.evaluation]
-    if run.trained == run.folder:
-        own += run.others
+    here = run.folder.resolve()
+    own += [other for other in run.others if run.trained == run.folder or other.path.resolve().parent == here]
     threats = list(dict.fromkeys(tuple(evaluation.threats) for evaluation in own))
     for asked in threats:
         chosen = strongest(evaluation for evaluation in own if tuple(evaluation.threats) == asked)

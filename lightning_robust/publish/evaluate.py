@@ -36,6 +36,7 @@ def evaluate(
     accelerator: str = "auto",
     devices: int | str = 1,
     out: str | Path | None = None,
+    state_dir: str | Path | None = None,
     progress: bool = False,
     **reading: Any,
 ) -> RobustnessReport:
@@ -61,6 +62,7 @@ def evaluate(
         devices: as Lightning's `Trainer` takes it.
         out: a folder for `robustness.json`, `samples.csv` and figures, which `lightning-robust report` and `compare`
             read; by default nothing is kept.
+        state_dir: where an unfinished evaluation is kept; by default `unfinished` in `out`.
         progress: whether to show a progress bar.
         reading: how batches are read, and which normalisation they come with: see
             `lightning_robust.callbacks.any_module.AnyModule`.
@@ -95,7 +97,7 @@ def evaluate(
                 precision=precision,
                 check_samples=check_samples,
                 figure_samples=8 if out is not None else 0,
-                state_dir=str(folder / "unfinished"),
+                state_dir=str(state_dir or folder / "unfinished"),
                 verbose=False,
                 **reading,
             )

@@ -22,7 +22,7 @@ def test_help_is_one_screen_that_names_every_command(capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
-    assert set(COMMANDS) == {*RobustCLI.subcommands(), *PUBLISHING, "recipes", "report", "compare"}
+    assert set(COMMANDS) == {*RobustCLI.subcommands(), *PUBLISHING, "recipes", "report", "compare", "evaluate"}
     for name, does in COMMANDS.items():
         assert f"  {name:<12} {does}" in lines
     assert "  lightning-robust fit --config digits/at" in lines

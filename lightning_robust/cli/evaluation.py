@@ -1,0 +1,134 @@
+"""`lightning-robust evaluate`: any net on any data, without a training configuration."""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from rich.console import Console
+from torch import nn
+
+import lightning_robust.attacks
+import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
+from lightning_robust.attacks import Transfer
+from lightning_robust.attacks.named import named_attacks
+from lightning_robust.callbacks import UnsoundEvaluation
+from lightning_robust.cli.config_file import ConfigFile
+from lightning_robust.cli.net_from_data import build_data, fill_net
+from lightning_robust.cli.parser import Parser
+from lightning_robust.cli.terminal import calm
+from lightning_robust.data import RobustDataModule
+from lightning_robust.evaluation.evaluate import Precision
+from lightning_robust.publish.evaluate import evaluate
+
+_DESCRIPTION = """Attack a net and say how many images it still classifies correctly. A net is named by its library
+(timm:resnet18, torchvision:resnet18, hf:<name>, robustbench:Linf/<name>) or by a file or folder; --data names a data
+module, such as ImageFolder or CIFAR10, whose settings follow as --data.root and the like."""
+
+
+def evaluation(args: Sequence[str]) -> None:
+    """Run `lightning-robust evaluate --net NET --data DATA [--threat ...] [--attacks ...]`, and print the table.
+
+    Raises:
+        UnsoundEvaluation: under `--strict`, if a check does not pass.
+    """
+    parser = _parser()
+    asked = parser.parse_args(list(args))
+    try:
+        data = build_data(asked.data)
+        fill_net(asked.net, data)
+        net = _build(asked.net)
+        attacks: dict[str, Any] = named_attacks(listed(asked.attacks))
+        if asked.surrogate is not None:
+            fill_net(asked.surrogate, data)
+            surrogate = _build(asked.surrogate)
+            attacks = {f"transfer-{name}": Transfer(attack, surrogate) for name, attack in attacks.items()}
+        threats = threat_list(asked.threat)
+    except (ImportError, TypeError, ValueError) as error:
+        parser.error(str(error), error)
+    place = Path("runs", type(data).__name__)
+    out = Path(asked.out or place / f"evaluate-{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:4]}")
+    if any(out.glob("*robustness*.json")):
+        parser.error(f"{out} holds an evaluation already: give another --out.")
+    with calm():
+        report = evaluate(
+            net,
+            data,
+            threats,
+            attacks,
+            samples=asked.samples,
+            seed=asked.seed,
+            precision=asked.precision,
+            check_samples=asked.check_samples,
+            accelerator=asked.accelerator,
+            devices=asked.devices,
+            out=out,
+            state_dir=place / "unfinished" if asked.out is None else None,
+            progress=sys.stdout.isatty(),
+        )
+    report.to_json(out / "summary.json")
+    console = Console()
+    console.print(report.table())
+    for doubt in report.doubts():
+        console.print(doubt, style="yellow", markup=False, highlight=False)
+    console.print(f"Everything lies in {out}. For a page: lightning-robust report {out}", highlight=False, markup=False)
+    if asked.strict and not report.sound:
+        raise UnsoundEvaluation(f"Checks of the evaluation did not pass: {' '.join(report.doubts())}")
+
+
+def listed(text: str) -> list[str]:
+    """Split a list at its commas.
+
+    Example:
+        >>> listed("pgd50, fab")
+        ['pgd50', 'fab']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def threat_list(text: str) -> list[str]:
+    """Read a list of threats; one without a norm has that of the one before it.
+
+    Example:
+        >>> threat_list("linf 2/255, 4/255, l2 0.5")
+        ['linf 2/255', 'linf 4/255', 'l2 0.5']
+    """
+    found: list[str] = []
+    for part in listed(text):
+        norm = found[-1].split()[0] if found else ""
+        found.append(part if " " in part or not norm else f"{norm} {part}")
+    return found
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="lightning-robust evaluate", description=_DESCRIPTION)
+    parser.add_argument("-c", "--config", action=ConfigFile, help="YAML file with any of these settings.")
+    parser.add_subclass_arguments(nn.Module, "net", required=True, help="The net, by name or by class.")
+    parser.add_subclass_arguments(RobustDataModule, "data", required=True, help="The data; their test set is taken.")
+    parser.add_argument(
+        "--threat",
+        type=str,
+        default="linf 8/255",
+        help="Norm and radius, or several: 'linf 2/255, 4/255, 8/255, l2 0.5'.",
+    )
+    parser.add_argument("--attacks", type=str, default="autoattack", help="Attacks by name: 'autoattack', 'pgd50, fab'.")
+    parser.add_subclass_arguments(nn.Module, "surrogate", required=False, help="Craft the examples on this net instead.")
+    parser.add_argument("--samples", type=PositiveInt | None, default=None, help="How many images, the first ones.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the attacks' random numbers.")
+    parser.add_argument("--precision", type=Precision, default="fp32", help="'bf16' searches under autocast.")
+    parser.add_argument("--check_samples", type=NonNegativeInt, default=64, help="Images that the checks take; 0: none.")
+    parser.add_argument("--accelerator", type=str, default="auto", help="As Lightning's Trainer takes it.")
+    parser.add_argument("--devices", type=int | str, default="auto", help="As Lightning's Trainer takes it.")
+    parser.add_argument("--out", type=str | None, default=None, help="A new folder; by default one in runs/<data>.")
+    parser.add_argument("--strict", type=bool, default=False, help="End with status 3 if a check does not pass.")
+    return parser
+
+
+def _build(config: Namespace) -> nn.Module:
+    parser = Parser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "net")
+    return cast(nn.Module, parser.instantiate_classes(Namespace(net=config)).net)  # type: ignore[no-untyped-call]
