@@ -115,12 +115,12 @@ def _parser() -> Parser:
         default="linf 8/255",
         help="Norm and radius, or several: 'linf 2/255, 4/255, 8/255, l2 0.5'.",
     )
-    parser.add_argument("--attacks", type=str, default="autoattack", help="Attacks by name: 'autoattack', 'pgd50, fab'.")
-    parser.add_subclass_arguments(nn.Module, "surrogate", required=False, help="Craft the examples on this net instead.")
+    parser.add_argument("--attacks", type=str, default="autoattack", help="Attacks by name: 'pgd50, fab'.")
+    parser.add_subclass_arguments(nn.Module, "surrogate", required=False, help="Craft examples on this net.")
     parser.add_argument("--samples", type=PositiveInt | None, default=None, help="How many images, the first ones.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the attacks' random numbers.")
     parser.add_argument("--precision", type=Precision, default="fp32", help="'bf16' searches under autocast.")
-    parser.add_argument("--check_samples", type=NonNegativeInt, default=64, help="Images that the checks take; 0: none.")
+    parser.add_argument("--check_samples", type=NonNegativeInt, default=64, help="Images for the checks.")
     parser.add_argument("--accelerator", type=str, default="auto", help="As Lightning's Trainer takes it.")
     parser.add_argument("--devices", type=int | str, default="auto", help="As Lightning's Trainer takes it.")
     parser.add_argument("--out", type=str | None, default=None, help="A new folder; by default one in runs/<data>.")

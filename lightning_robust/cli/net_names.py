@@ -23,7 +23,7 @@ def words_with_nets(words: Sequence[str]) -> list[str]:
     found, left = [], list(words)
     while left:
         option, equals, value = left.pop(0).partition("=")
-        if option.startswith("--") and option.endswith(".net"):
+        if option in ("--net", "--surrogate") or (option.startswith("--") and option.endswith(".net")):
             if not equals and left and is_net_name(left[0]):
                 equals, value = "=", left.pop(0)
             if equals and is_net_name(value):

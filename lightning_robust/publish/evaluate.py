@@ -134,6 +134,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The '.*dataloader' does not have many workers")
+            # Lightning's own use of torch: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
             yield
     finally:
         told.setLevel(level)
