@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.call import Call
 from lightning_robust.attacks.pad_small_batches import PadSmallBatches
-from lightning_robust.attacks.runs import room_for
+from lightning_robust.attacks.progress import room_for
 from lightning_robust.attacks.success import misclassified
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.threat import Threat

@@ -1,33 +1,19 @@
 """Several runs of an attack for each sample (restarts, target classes), side by side in one batch."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
 
-_room: ContextVar[int] = ContextVar("attack_room", default=0)
-
-
-@contextmanager
-def room_for(rows: int) -> Iterator[None]:
-    """Let the attacks that run inside fill their batches up to `rows` rows."""
-    token = _room.set(rows)
-    try:
-        yield
-    finally:
-        _room.reset(token)
-
 
 class Runs:
     """Yields the runs of each sample, the first runs first, in batches of as many rows as there is room for.
 
-    There is room for as many rows as the batch has samples, or for what `room_for` says if that is more. A sample is
-    settled by the first of its runs that succeeds: its later runs are dropped, its earlier ones go on and may settle it
-    instead. So the result does not depend on how many runs go side by side.
+    There is room for as many rows as the batch has samples, or for what `progress.room_for` says if that is more. A
+    sample is settled by the first of its runs that succeeds: its later runs are dropped, its earlier ones go on and may
+    settle it instead. So the result does not depend on how many runs go side by side.
 
     Args:
         needed: which samples [b] are to be run at all.
@@ -42,7 +28,7 @@ class Runs:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows of each batch: positions of samples, and numbers of runs."""
-        room = max(len(self.first), _room.get(), 1)
+        room = max(len(self.first), progress.room(), 1)
         most = int(self.count.max()) if len(self.count) else 0
         run, row = torch.nonzero(torch.arange(most, device=self.first.device)[:, None] < self.first).unbind(1)
         total = -(-len(row) // room)

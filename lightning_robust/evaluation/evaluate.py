@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.pad_small_batches import PadSmallBatches
-from lightning_robust.attacks.runs import room_for
+from lightning_robust.attacks.progress import room_for
 from lightning_robust.evaluation.dealing import deal
 from lightning_robust.evaluation.random_nets import is_random, share_right
 from lightning_robust.evaluation.samples import Samples

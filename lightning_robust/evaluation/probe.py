@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.attacks.runs import room_for
+from lightning_robust.attacks.progress import room_for
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat

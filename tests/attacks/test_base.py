@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 from scipy.stats import kstest
@@ -80,3 +82,28 @@ def test_listeners_nest_and_leave_also_by_an_exception():
     assert (inner, outer) == ([1, 2], [1, 2])
     assert list(progress.steps(3)) == [0, 1, 2]
     assert (inner, outer) == ([1, 2], [1, 2])
+
+
+def test_an_attack_that_is_interrupted_in_a_phase_leaves_no_listener_and_no_count():
+    """Its generator ends late, with the exception, when the blocks around it are left already."""
+    heard = []
+
+    def tired(done, total):
+        heard.append((done, total))
+        if done == 3:
+            raise RuntimeError("stop")
+
+    def three_phases():
+        phases = progress.phases(range(3))
+        for _ in phases:
+            list(progress.steps(2))
+
+    with pytest.raises(RuntimeError, match="stop") as kept, progress.listen(tired):
+        three_phases()
+    del kept
+    gc.collect()
+    assert list(progress.steps(2)) == [0, 1]
+    assert heard == [(1, 6), (2, 6), (3, 6)]
+    with progress.listen(lambda done, total: heard.append((done, total))):
+        list(progress.steps(1))
+    assert heard[3:] == [(1, 1)]

@@ -7,7 +7,8 @@ from torch import nn
 from lightning_robust.attacks import progress
 from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.fab import FAB
-from lightning_robust.attacks.runs import Runs, room_for
+from lightning_robust.attacks.progress import room_for
+from lightning_robust.attacks.runs import Runs
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from tests.helpers.toys import conv_net
