@@ -18,8 +18,11 @@ def processes(accelerator: Any, devices: Any, num_nodes: int) -> int:
     return max(each, 1) * num_nodes
 
 
-def rank() -> int:
-    """Return the rank of this process, as the environment or Lightning tells it; 0 where neither does."""
+def launched_rank() -> int:
+    """Return the rank that this process was launched as, by the environment or Lightning; 0 where neither tells it.
+
+    It is known before the processes have met; from then on `runtime.ranks.rank` is the one in their group.
+    """
     return int(getattr(rank_zero_only, "rank", None) or 0)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from lightning_robust.cli.devices import rank
+from lightning_robust.cli.devices import launched_rank
 
 _SCRAPS = ("config.yaml", "hparams.yaml", "events.out.tfevents.*")
 """Files that loggers and the command line write before anything has happened."""
@@ -29,7 +29,7 @@ def leaves_nothing_if_it_fails(
     try:
         yield
     except BaseException:
-        if made and not rank() and ((not has_results() and _holds_scraps_alone(folder)) or is_void()):
+        if made and not launched_rank() and ((not has_results() and _holds_scraps_alone(folder)) or is_void()):
             shutil.rmtree(folder, ignore_errors=True)
             for path in made[1:]:
                 _remove_if_empty(path)

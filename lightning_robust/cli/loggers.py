@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from lightning_robust.cli.devices import rank
+from lightning_robust.cli.devices import launched_rank
 from lightning_robust.utils.files import set_aside
 
 
@@ -19,7 +19,7 @@ def run_loggers(asked: Logger | Iterable[Logger] | bool | None, folder: Path) ->
         asked: what the config has as `trainer.logger`. By default, TensorBoard where it is installed; False for none.
         folder: the run's.
     """
-    if not rank():
+    if not launched_rank():
         set_aside(folder / "metrics.csv")
         if (folder / "hparams.yaml").is_symlink():  # which the loggers would write through
             set_aside(folder / "hparams.yaml")

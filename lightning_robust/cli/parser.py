@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_robust.cli.devices import rank
+from lightning_robust.cli.devices import launched_rank
 from lightning_robust.cli.explanation import explain
 from lightning_robust.cli.net_names import words_with_nets
 from lightning_robust.cli.refusals import wants_traceback
@@ -57,7 +57,7 @@ class Parser(LightningArgumentParser):
             super().error(explain(message, self), ex)
         if ex is not None and wants_traceback():
             raise ex
-        if not rank():
+        if not launched_rank():
             sys.stderr.write(f"error: {one_line(explain(message, self))}\n")
         self.exit(2)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_robust.cli.devices import rank
+from lightning_robust.cli.devices import launched_rank
 from lightning_robust.utils.messages import one_line
 from lightning_robust.utils.private_apis import process_group_store
 
@@ -112,10 +112,14 @@ def _tell(error: Exception) -> None:
     would wait for it in the next collective and never hear.
     """
     if not _has_met():  # until they have met, all ranks do the same
-        if not rank():
+        if not launched_rank():
             print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
-    elif not rank() or not _was_told(timedelta(seconds=5)):
-        print(f"error{f' on rank {rank()}' if rank() else ''}: {sentence(error)}", file=sys.stderr, flush=True)
+    elif not launched_rank() or not _was_told(timedelta(seconds=5)):
+        print(
+            f"error{f' on rank {launched_rank()}' if launched_rank() else ''}: {sentence(error)}",
+            file=sys.stderr,
+            flush=True,
+        )
         process_group_store().set(_TOLD, "1")
 
 

@@ -22,7 +22,7 @@ from lightning_robust.callbacks.best_report import best_saver
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.cli.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
 from lightning_robust.cli.config_file import ConfigFile
-from lightning_robust.cli.devices import fitting_ddp, processes, rank
+from lightning_robust.cli.devices import fitting_ddp, launched_rank, processes
 from lightning_robust.cli.failed_start import leaves_nothing_if_it_fails
 from lightning_robust.cli.loggers import run_loggers
 from lightning_robust.cli.monitors import check_monitors, is_unknown_monitor
@@ -211,7 +211,7 @@ class RobustCLI(LightningCLI):
 
     def _make(self, folder: Path) -> None:
         """Make the run's folder, so that one that cannot be written is refused before the work is done."""
-        if rank() or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if launched_rank() or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-from lightning_robust.cli.devices import rank
+from lightning_robust.cli.devices import launched_rank
 
 RUN = "LIGHTNING_ROBUST_RUN"
 """Environment variable that hands the run's name to the processes that a strategy launches."""
@@ -29,7 +29,7 @@ def run_name(command: str, place: Path, ckpt_path: str | None, config: Callable[
         return folder.parent.name  # a resumed run goes on in its own folder
     if job := job_name():  # the same on each of its processes, whatever their environment has from elsewhere
         return f"{command}-{job}-{hashlib.sha256(config().encode()).hexdigest()[:6]}"
-    if RUN in os.environ and rank():
+    if RUN in os.environ and launched_rank():
         return os.environ[RUN]
     os.environ[RUN] = f"{command}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     return os.environ[RUN]

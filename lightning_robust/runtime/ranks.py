@@ -20,7 +20,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this rank; 0 outside distributed training.
+    """Return the number of this rank in its process group; 0 where there is none, as before the processes have met.
 
     Example:
         >>> rank()
