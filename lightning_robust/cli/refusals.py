@@ -115,11 +115,8 @@ def _tell(error: Exception) -> None:
         if not launched_rank():
             print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
     elif not launched_rank() or not _was_told(timedelta(seconds=5)):
-        print(
-            f"error{f' on rank {launched_rank()}' if launched_rank() else ''}: {sentence(error)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        where = f" on rank {launched_rank()}" if launched_rank() else ""
+        print(f"error{where}: {sentence(error)}", file=sys.stderr, flush=True)
         process_group_store().set(_TOLD, "1")
 
 

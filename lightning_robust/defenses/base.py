@@ -5,7 +5,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
@@ -13,41 +13,32 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
-from torchmetrics import MeanMetric
 
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.defenses.accumulation import accumulates
+from lightning_robust.defenses.batch_checks import check_batch
+from lightning_robust.defenses.clean_evaluation import CleanEvaluation
+from lightning_robust.defenses.epoch_means import EpochMeans
 from lightning_robust.defenses.hyper_parameters import log_hyper_parameters
 from lightning_robust.defenses.loss_contract import check_losses, check_repeats
+from lightning_robust.defenses.optimizers import set_rates, with_schedule
 from lightning_robust.defenses.perturbed_weights import PerturbedWeights
 from lightning_robust.defenses.rate_scaling import rate_factor, rescale_checkpoint
 from lightning_robust.defenses.several import several
-from lightning_robust.defenses.stored_arguments import (
-    KeepsArguments,
-    constructor_arguments,
-    given_arguments,
-    or_not_stored,
-    plain_settings,
-    rebuilt,
-    refuse_missing,
-    stored,
-)
+from lightning_robust.defenses.stored_arguments import KeepsArguments, or_not_stored, rebuilt, store_arguments
 from lightning_robust.defenses.strategies import check_strategy
-from lightning_robust.evaluation.positions import Positions
-from lightning_robust.losses import cross_entropy
-from lightning_robust.parts.lr_schedules import FollowsRun, length_of, run_length
+from lightning_robust.parts.lr_schedules import FollowsRun, length_of
 from lightning_robust.parts.regularizers import Regularizer
 from lightning_robust.parts.reweighting import Reweighting
 from lightning_robust.parts.weight_perturbation import WeightPerturbation
-from lightning_robust.runtime.modes import AttackBN, disable_inference_mode, frozen_running_stats, logits_no_grad
+from lightning_robust.runtime.modes import AttackBN, disable_inference_mode, frozen_running_stats
 from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.precision import half_precision
 from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 from lightning_robust.utils.batch_reader import BatchReader, Key
-from lightning_robust.utils.checks import check_images, check_labels, check_logits, check_precision
+from lightning_robust.utils.checks import check_precision
 from lightning_robust.utils.private_apis import allow_graphs, built_by_command_line, is_compiled, skips_backward
 
 GRAPHS = 64
@@ -132,15 +123,8 @@ class Defense(KeepsArguments, LightningModule, ABC):
         read_batch: Callable[[Any], Batch] | None = None,
     ) -> None:
         super().__init__()
-        constructors = constructor_arguments(inspect.currentframe(), self)
-        if (outermost := given_arguments(self)) is not None:
-            constructors.append(outermost)  # as they were given, which a subclass may have changed since
-        refuse_missing(constructors[-1])
-        # the command line stores its plain config, with all that is needed to build the parts again
         under_cli = built_by_command_line(HyperparametersMixin)
-        given = {name: value for name, value in constructors[-1].items() if value is not _DEFAULTS["optimizer"]}
-        self.save_hyperparameters(*([] if under_cli else [stored(given)]), logger=False)
-        self._settings = plain_settings(constructors)
+        self._settings = store_arguments(self, inspect.currentframe(), under_cli, _DEFAULTS["optimizer"])
         attack = rebuilt(attack)
         if not any(True for _ in net.parameters()):
             raise ValueError(f"{type(net).__name__} has no parameters: there is nothing to train or defend.")
@@ -172,8 +156,8 @@ class Defense(KeepsArguments, LightningModule, ABC):
         self._batch_idx = 0
         self._draws: int | None = None  # how often this step has asked for random numbers; None outside of steps
         self._checked: set[str] = set()
-        self._means = nn.ModuleDict()
-        self._positions: dict[int, Positions] = {}
+        self._means = EpochMeans("_means")
+        self._clean = CleanEvaluation()
 
     @property
     def trained_at(self) -> Threat | None:
@@ -265,7 +249,11 @@ class Defense(KeepsArguments, LightningModule, ABC):
                 penalty = regularizer(self.net, batch, views, epoch)
                 parts[_unused(regularizer.name, parts)] = penalty
                 total = total + penalty
-            self._log_training(batch, total, losses._replace(parts=parts))
+            self._means.log(self, "train/loss", total, prog_bar=True)
+            right = (losses.logits_adv.argmax(1) == batch.y).float()
+            self._means.log(self, "train/adv_acc", right, prog_bar=True)
+            for name, part in parts.items():
+                self._means.log(self, f"train/{name}", part)
             return total.mean()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -322,25 +310,13 @@ class Defense(KeepsArguments, LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """Build the optimizer over the parameters that train, and its schedule."""
         optimizer = (self._optimizer or _DEFAULTS["optimizer"])(p for p in self.parameters() if p.requires_grad)
-        if self._base_batch_size is not None:
-            factor = rate_factor(self.trainer, self._base_batch_size)
-            for group in optimizer.param_groups:
-                group["lr"] *= factor
-        for group in optimizer.param_groups if self.lr is not None else ():
-            group["lr"] = self.lr
+        base = self._base_batch_size
+        if base is not None or self.lr is not None:
+            set_rates(optimizer, 1.0 if base is None else rate_factor(self.trainer, base), self.lr)
         if self._scheduler is None:
             return optimizer
-        with run_length(lambda: length_of(self.trainer, self._interval)):
-            schedule: dict[str, Any] = {"scheduler": self._scheduler(optimizer), "interval": self._interval}
-        if isinstance(schedule["scheduler"], (OneCycleLR, CyclicLR)):
-            kind = type(schedule["scheduler"]).__name__
-            if self._base_batch_size is not None:
-                raise ValueError(f"{kind} sets rates of its own, which base_batch_size does not scale: leave one out.")
-            if self.lr is not None:
-                raise ValueError(f"{kind} sets rates of its own: give it the rate that was found, {self.lr:g}.")
-        if isinstance(schedule["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
-            schedule["monitor"] = getattr(schedule["scheduler"], "monitor", "val/worst_acc")
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        length = lambda: length_of(self.trainer, self._interval)  # noqa: E731
+        return with_schedule(optimizer, self._scheduler, self._interval, length, base is not None, self.lr)
 
     def on_fit_start(self) -> None:
         """Tell the loggers the hyper-parameters."""
@@ -371,40 +347,15 @@ class Defense(KeepsArguments, LightningModule, ABC):
 
     def _evaluation_step(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         batch = self._receive(stage, batch)
-        logits = self(batch.x)
-        if not batch_idx:
-            self._positions[dataloader_idx] = Positions(self.trainer, dataloader_idx)
-        keep = self._positions[dataloader_idx].next(len(batch.x), batch.x.device)[1]
-        values = {"loss": cross_entropy(logits, batch.y), "clean_acc": (logits.argmax(1) == batch.y).float()}
+        values = self._clean(self.trainer, self(batch.x), batch.y, batch_idx, dataloader_idx)
         for name, value in values.items():
-            self._log_mean(f"{stage}/{name}", value[keep], dataloader_idx=dataloader_idx)
-
-    def _log_training(self, batch: Batch, total: Tensor, losses: Losses) -> None:
-        self._log_mean("train/loss", total, prog_bar=True)
-        self._log_mean("train/adv_acc", (losses.logits_adv.argmax(1) == batch.y).float(), prog_bar=True)
-        for name, part in losses.parts.items():
-            self._log_mean(f"train/{name}", part)
-
-    def _log_mean(self, name: str, values: Tensor, prog_bar: bool = False, dataloader_idx: int = 0) -> None:
-        """Log the epoch's mean of per-sample values, exact over uneven batches and ranks."""
-        key = name.replace("/", "_") + (f"_{dataloader_idx}" if dataloader_idx else "")
-        if key not in self._means:
-            self._means[key] = MeanMetric(nan_strategy="disable").to(self.device)
-        mean = cast(MeanMetric, self._means[key])
-        mean.update(values.detach())
-        self.log(name, mean, metric_attribute=f"_means.{key}", on_step=False, on_epoch=True, prog_bar=prog_bar)
+            self._means.log(self, f"{stage}/{name}", value, dataloader_idx=dataloader_idx)
 
     def _receive(self, stage: str, given: Any) -> Batch:
-        """Read a batch; check it where that costs nothing (on the CPU), and the first of each stage everywhere."""
+        """Read a batch, and check it."""
         batch = self.reader(given)
-        first = stage not in self._checked
-        if first or batch.x.device.type == "cpu":
-            check_images(batch.x, self.attack.threat.lower, self.attack.threat.upper)
-            check_labels(batch.y)
-        if first:
-            logits = logits_no_grad(self.net, batch.x)
-            check_logits(logits, batch.y, getattr(getattr(self.trainer, "datamodule", None), "num_classes", None))
-            self._checked.add(stage)
+        check_batch(batch, self.net, self.attack.threat, self._trainer, first=stage not in self._checked)
+        self._checked.add(stage)
         return batch
 
 

@@ -45,6 +45,28 @@ class KeepsArguments:
         return self
 
 
+def store_arguments(owner: Any, frame: FrameType | None, under_cli: bool, default: Any) -> dict[str, Any]:
+    """Store what a module is made from in its hyper-parameters, and return all numbers and words in it, for loggers.
+
+    Args:
+        owner: the LightningModule under construction.
+        frame: of its base's constructor.
+        under_cli: whether the command line builds it: it stores its plain config, with all that is needed to build the
+            parts again.
+        default: an argument that is left out, as it can be sent to no other process.
+
+    Raises:
+        ValueError: if an argument stands for an object that the checkpoint does not hold.
+    """
+    constructors = constructor_arguments(frame, owner)
+    if (outermost := given_arguments(owner)) is not None:
+        constructors.append(outermost)  # as they were given, which a subclass may have changed since
+    refuse_missing(constructors[-1])
+    given = {name: value for name, value in constructors[-1].items() if value is not default}
+    owner.save_hyperparameters(*([] if under_cli else [stored(given)]), logger=False, frame=frame)
+    return plain_settings(constructors)
+
+
 def given_arguments(owner: KeepsArguments) -> dict[str, Any] | None:
     """Return the arguments that an object's class was called with, and its defaults, once; None if not known.
 

@@ -1,0 +1,56 @@
+"""A defense's optimizer and its learning-rate schedule, as Lightning takes them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
+
+from lightning_robust.parts.lr_schedules import run_length
+
+
+def set_rates(optimizer: Optimizer, factor: float, lr: float | None) -> None:
+    """Multiply an optimizer's learning rates by a factor, or set them to one that was found.
+
+    Args:
+        optimizer: the optimizer, before its first step.
+        factor: the factor.
+        lr: the rate to set instead; None for none.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * factor if lr is None else lr
+
+
+def with_schedule(
+    optimizer: Optimizer,
+    scheduler: Callable[[Optimizer], Any],
+    interval: str,
+    length: Callable[[], int | None],
+    scaled: bool,
+    lr: float | None,
+) -> dict[str, Any]:
+    """Return an optimizer with a schedule for Lightning's `configure_optimizers`.
+
+    Args:
+        optimizer: the optimizer, whose rates are set.
+        scheduler: from it to the schedule.
+        interval: whether the schedule counts "epoch"s or "step"s.
+        length: gives the run's length, which a schedule takes that has none.
+        scaled: whether the optimizer's rates were multiplied by a factor.
+        lr: the rate that Lightning's finder has set; None for none.
+
+    Raises:
+        ValueError: for a schedule that sets rates of its own, where others were asked for.
+    """
+    with run_length(length):
+        schedule = scheduler(optimizer)
+    if isinstance(schedule, (OneCycleLR, CyclicLR)):
+        kind = type(schedule).__name__
+        if scaled:
+            raise ValueError(f"{kind} sets rates of its own, which base_batch_size does not scale: leave one out.")
+        if lr is not None:
+            raise ValueError(f"{kind} sets rates of its own: give it the rate that was found, {lr:g}.")
+    config = {"scheduler": schedule, "interval": interval}
+    if isinstance(schedule, ReduceLROnPlateau):
+        config["monitor"] = getattr(schedule, "monitor", "val/worst_acc")
+    return {"optimizer": optimizer, "lr_scheduler": config}
