@@ -56,6 +56,7 @@ class CIFAR10(TorchvisionDataModule):
     def read(self, split: str) -> tuple[Any, Any]:
         """Return images as bytes [n 32 32 3] and labels [n]."""
         source = self.load(split)
+        self.class_names = list(source.classes)
         return source.data, source.targets
 
 

@@ -14,6 +14,7 @@ from lightning_robust.data.augmentation import CropAndFlip, Padding
 from lightning_robust.data.folder_data_module import FolderDataModule
 from lightning_robust.data.image_transform import ImageTransform
 from lightning_robust.data.images import Images
+from lightning_robust.data.named_transforms import named_transforms
 from lightning_robust.data.pictures import is_grey
 from lightning_robust.data.splits import Part, Positions, describe_split, train_val_split
 from lightning_robust.data.statistics import channel_statistics, evenly
@@ -36,7 +37,8 @@ class InspectedDataModule(FolderDataModule):
         padding: pixels added on each side before a random crop to the original size, in training.
         padding_mode: "constant" (zeros) or "reflect".
         flip: whether training images are flipped horizontally with probability 1/2.
-        augmentation: further transforms of training images, of torchvision (v2), before images are resized.
+        augmentation: further transforms of training images, of torchvision (v2), before images are resized: their
+            arguments by their names, such as {RandomRotation: {degrees: 10}}, or the transforms themselves.
         class_names: names of the classes; by default those that the data tell, if any.
         val_size: number or share of the training images held out for validation. By default the data's own validation
             set, or a tenth of the training images.
@@ -58,7 +60,7 @@ class InspectedDataModule(FolderDataModule):
         padding: int = 0,
         padding_mode: Padding = "constant",
         flip: bool = False,
-        augmentation: list[v2.Transform] | None = None,
+        augmentation: dict[str, dict[str, Any]] | list[v2.Transform] | None = None,
         class_names: list[str] | None = None,
         val_size: int | float | None = None,
         test_size: int | float = 0.2,
@@ -71,7 +73,7 @@ class InspectedDataModule(FolderDataModule):
         self.padding = padding
         self.padding_mode = padding_mode
         self.flip = flip
-        self.augmentation = augmentation or []
+        self.augmentation = named_transforms(augmentation) if isinstance(augmentation, dict) else augmentation or []
         self.test_size = test_size
         self._takes_own_val = val_size is None
         if class_names is not None:

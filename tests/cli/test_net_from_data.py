@@ -14,7 +14,9 @@ import yaml
 from matplotlib.figure import Figure
 
 from lightning_robust.cli.main import main
+from lightning_robust.data import Arrays
 from tests.helpers.command_line import refusal
+from tests.helpers.launch import finish, launch, named, results
 
 IMAGE = np.random.default_rng(0).integers(0, 200, (48, 8, 8, 3), dtype=np.uint8)
 NAMES = ["sandal", "sneaker", "a boot with a very long name", "$4 bag"]
@@ -44,7 +46,7 @@ def settings_of_net(config: Path) -> Any:
 
 @pytest.mark.slow
 def test_channels_classes_and_statistics_reach_the_net_and_what_is_stored_of_it(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: told.extend(texts(self)))
@@ -61,6 +63,8 @@ def test_channels_classes_and_statistics_reach_the_net_and_what_is_stored_of_it(
     assert not {*"0123"} & {*told}
     report = json.loads(next(recipe.glob("runs/*/*/test-*/robustness.json")).read_text())
     assert (report["n"], report["classes"]) == (10, NAMES)
+    refused = refusal(capsys, "test", "--config", str(run / "config.yaml"), f"--ckpt_path={last}", "--data.test_size=9")
+    assert "The checkpoint's run held out other samples for the test (10 of 48: " in refused
 
 
 def texts(figure: Figure) -> list[str]:
@@ -91,6 +95,22 @@ def test_a_contradiction_is_one_sentence(
 ) -> None:
     assert told in refusal(capsys, "fit", "--config", "recipe.yaml", option)
     assert not (recipe / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            "{RandomRotatoin: {degrees: 10}}",
+            "has no transform 'RandomRotatoin'; did you mean 'RandomRotation'?",
+        ),
+        ("{RandomRotation: {degree: 10}}", "The transform RandomRotation does not take {'degree': 10} (TypeError: "),
+    ],
+)
+def test_a_transform_that_there_is_not_is_told(
+    given: str, told: str, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refusal(capsys, "fit", "--config", "recipe.yaml", f"--data.augmentation={given}")
 
 
 def test_missing_data_are_told_in_one_sentence(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,3 +174,26 @@ def test_classes_beside_the_recipe_can_be_named_and_hide_no_package(recipe: Path
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_on_two_ranks_both_follow_the_data(recipe: Path) -> None:
+    finish(launch(recipe, named("data"), ["fit", "--config", "recipe.yaml", "--trainer.devices=2", *QUICKLY]))
+    (_, first, *_), (_, second, *_) = results(recipe, "fit")
+    assert first["net.head.weight"].shape == (4, 16)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    (config,) = recipe.glob("runs/*/*/*/config.yaml")
+    data = Arrays("data.npz")
+    assert settings_of_net(config)["mean"] == data.mean
+    train = data.train_data(augment=False)
+    pixels = torch.stack([train[i][0] for i in range(len(train))])
+    np.testing.assert_allclose(data.mean, pixels.mean((0, 2, 3)), atol=6e-5)
+
+
+@pytest.mark.slow
+def test_a_plan_follows_the_data_and_transforms_can_be_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = {"data": {"init_args": {"augmentation": {"RandomRotation": {"degrees": 10}}}}}
+    Path("more.yaml").write_text(yaml.safe_dump(more))
+    main(["plan", "--config", "recipe.yaml", "--config", "more.yaml"])
+    assert "images a second" in capsys.readouterr().out
+    assert not Path("runs").exists()

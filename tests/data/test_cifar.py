@@ -42,6 +42,7 @@ def test_pixels_and_labels_are_those_of_the_files(kind: Any, folder: str, tmp_pa
     same_images(data.val_set, image[held], label[held])  # held-out ones are not augmented
     assert [data.train_set[i][1] for i in range(len(kept))] == label[kept].tolist()
     assert data.num_classes == len(set(label.tolist())) == {"CIFAR10": 10, "CIFAR100": 100}[kind.__name__]
+    assert data.class_names == [f"class {k}" for k in range(kind.num_classes)]  # as the files tell
 
 
 @pytest.mark.parametrize(("padding", "mode"), [(4, "constant"), (4, "reflect"), (2, "constant"), (0, "constant")])
