@@ -1,28 +1,21 @@
-"""The base class of all data modules: splits, samplers and loaders."""
+"""The base class of all data modules: what they hold, and what is held out for validation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from lightning import LightningDataModule
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lightning_robust.data.conversion import collate_as_bytes
-from lightning_robust.data.device_batch import finish_on_device
-from lightning_robust.data.epoch_sampler import EpochSampler
 from lightning_robust.data.indexed_dataset import Indexed
-from lightning_robust.data.on_device_images import OnDeviceImages
-from lightning_robust.data.resumable_loader import ResumableLoader
+from lightning_robust.data.loaders import Loaders
 from lightning_robust.data.splits import Part, describe_split, train_val_split
-from lightning_robust.runtime.rng import global_seed
+from lightning_robust.data.validation_switch import ValidationSwitch
 from lightning_robust.schedules import Schedule
 from lightning_robust.utils.private_apis import source_of
 
 
-class RobustDataModule(LightningDataModule, ABC):
+class RobustDataModule(Loaders, ABC):
     """Base class of data modules: batches of images in [0, 1], labels and dataset positions.
 
     Validation samples are held out of the training set by a permutation that depends only on `split_seed`; the test set
@@ -52,6 +45,7 @@ class RobustDataModule(LightningDataModule, ABC):
             checkpoint whose run held out other samples.
 
     Example:
+        >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> class Noise(RobustDataModule):
         ...     num_classes = 2
@@ -91,22 +85,12 @@ class RobustDataModule(LightningDataModule, ABC):
         on_device: bool = False,
         uint8_transfer: bool = False,
     ) -> None:
-        super().__init__()
-        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
-            raise ValueError(f"Batch sizes must be at least 1, got {batch_size} and {eval_batch_size}.")
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
+        super().__init__(batch_size, eval_batch_size, num_workers, seed, resolution, on_device, uint8_transfer)
         self.val_size = val_size
-        self.num_workers = num_workers
-        self.seed = seed
         self.split_seed = split_seed
         self.stratified = stratified
-        self.resolution = resolution
-        self.on_device = on_device
-        self.uint8_transfer = uint8_transfer
-        self._on_device_images: OnDeviceImages | None = None
         self._split_id: str | None = None
-        self._limit_before: int | float | None = None  # the trainer's limit_val_batches, while nothing is validated
+        self._validation = ValidationSwitch()
 
     @abstractmethod
     def train_data(self, augment: bool) -> Dataset[Any]:
@@ -148,37 +132,31 @@ class RobustDataModule(LightningDataModule, ABC):
             self._split_id = describe_split(validation, len(train) + len(validation))
             self.val_set = Indexed(Part(plain, validation) if own is None else own)
             self.train_set = Indexed(Part(augmented, train))
-            self._validate_again()
+            self._validation.on(self.trainer)
             if not len(self.val_set) and self.trainer is not None and not self._other_validates():
                 if self.trainer.state.fn == TrainerFn.VALIDATING:
                     raise ValueError(
                         "There is nothing to validate on because val_size is 0: set val_size to the value used in "
                         "training, or use `test`."
                     )
-                if self._limit_before is None:
-                    self._limit_before = self.trainer.limit_val_batches
-                self.trainer.limit_val_batches = 0  # else Lightning asks for a loader, and warns that it is empty
+                self._validation.off(self.trainer)
         if stage in (None, "test", "predict"):
             self.test_set = Indexed(self.test_data())
             _check_not_empty(self.test_set, "test")
 
     def teardown(self, stage: str) -> None:
         """Let the trainer validate on other data again."""
-        self._validate_again()
+        self._validation.on(self.trainer)
 
     def on_exception(self, exception: BaseException) -> None:
         """Do the same where a run ends early."""
-        self._validate_again()
+        self._validation.on(self.trainer)
 
     def _other_validates(self) -> bool:
         """Return whether `validate` was given loaders, for which the last data module is set up too."""
         if self.trainer is None or self.trainer.state.fn != TrainerFn.VALIDATING:
             return False
         return source_of(self.trainer.validate_loop) is not self
-
-    def _validate_again(self) -> None:
-        if self._limit_before is not None and self.trainer is not None:
-            self.trainer.limit_val_batches, self._limit_before = self._limit_before, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return a description of the validation split, which checkpoints keep."""
@@ -198,74 +176,6 @@ class RobustDataModule(LightningDataModule, ABC):
                 "use the val_size, split_seed and stratified of its config.yaml. To train its net on other data, start "
                 "from its weights (`net: {class_path: Pretrained}`)."
             )
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Finish a batch on the device: see `finish_on_device`."""
-        if self.trainer is None:
-            return batch
-        training = self.trainer.training
-        images = self._on_device_images if training else None
-        resolution = self.resolution if training else None
-        if images is None and resolution is None and not self.uint8_transfer:
-            return batch
-        size = None if resolution is None else round(resolution(self.trainer.current_epoch))
-        # Lightning converts the precision before this hook, when images may still be bytes
-        return finish_on_device(batch, images, size, self.trainer.precision_plugin.convert_input)
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Return the training loader: shuffled by (seed, epoch), resumable within an epoch."""
-        seed = global_seed() if self.seed is None else self.seed
-        sampler = self.train_sampler(seed, *self._world_size_and_rank())
-        dataset = self.train_set
-        options = self._loader_options()
-        if self.on_device:
-            self._on_device_images = self._on_device_images or OnDeviceImages(self.train_set.dataset)
-            dataset = Indexed(self._on_device_images)
-            options = self._worker_options()
-        return ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **options)
-
-    def train_sampler(self, seed: int, world_size: int, rank: int) -> EpochSampler:
-        """Return the sampler that decides the order of training."""
-        return EpochSampler(self.train_set, seed, world_size, rank, self.batch_size)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return a loader over the validation samples, each once."""
-        return self._eval_loader(self.val_set, "raise val_size")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return a loader over the test set, each sample once."""
-        return self._eval_loader(self.test_set)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return a loader over the test set, each sample once."""
-        return self._eval_loader(self.test_set)
-
-    def _eval_loader(self, dataset: Indexed, remedy: str = "give more images") -> DataLoader[Any]:
-        world_size, rank = self._world_size_and_rank()
-        if not len(dataset):
-            raise ValueError(f"There are no images to evaluate on: {remedy}.")
-        if len(dataset) < world_size:
-            raise ValueError(
-                f"{len(dataset)} images cannot be shared by {world_size} devices: set trainer.devices to at most "
-                f"{len(dataset)}, or {remedy}."
-            )
-        sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
-        # Lightning's `predict` rebuilds the loader, and fails if batch_size is a positional argument
-        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
-
-    def _world_size_and_rank(self) -> tuple[int, int]:
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
-
-    def _loader_options(self) -> dict[str, Any]:
-        collate = {"collate_fn": collate_as_bytes} if self.uint8_transfer else {}
-        return {**self._worker_options(), **collate}
-
-    def _worker_options(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-        }
 
 
 def _check_not_empty(dataset: Any, name: str) -> None:
