@@ -31,6 +31,7 @@ class CIFAR10(TorchvisionDataModule):
 
     num_classes = 10
     in_channels = 3
+    image_size = (32, 32)
     layout = "cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
     kind: Any = torchvision.datasets.CIFAR10
 

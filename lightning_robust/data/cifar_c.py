@@ -23,6 +23,7 @@ class CIFAR10C(CorruptionDataModule):
     """
 
     num_classes = 10
+    image_size = (32, 32)
 
     def test_data(self) -> CorruptionSuite:
         """Return the images of every corruption and severity, read from disk as they are needed."""

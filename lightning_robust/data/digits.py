@@ -33,6 +33,7 @@ class Digits(RobustDataModule):
 
     num_classes = 10
     in_channels = 1
+    image_size = (8, 8)
 
     def __init__(
         self,

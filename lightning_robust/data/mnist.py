@@ -25,6 +25,7 @@ class MNIST(TorchvisionDataModule):
 
     num_classes = 10
     in_channels = 1
+    image_size = (28, 28)
     layout = "MNIST/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k- likewise"
 
     def files(self, split: str) -> dict[Path, str | None]:

@@ -27,6 +27,7 @@ class SVHN(TorchvisionDataModule):
 
     num_classes = 10
     in_channels = 3
+    image_size = (32, 32)
     layout = "train_32x32.mat and test_32x32.mat (and extra_32x32.mat, if `extra` is set)"
 
     def __init__(self, root: str = "data", extra: bool = False, **kwargs: Any) -> None:

@@ -29,6 +29,7 @@ class TinyImageNet(FolderDataModule):
 
     num_classes = 200
     in_channels = 3
+    image_size = (64, 64)
     layout = (
         "tiny-imagenet-200/ with wnids.txt, train/<wnid>/images/<file>.JPEG, val/images/<file>.JPEG and "
         "val/val_annotations.txt"

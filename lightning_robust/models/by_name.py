@@ -25,13 +25,12 @@ _DATASETS, _THREATS = ("cifar10", "cifar100", "imagenet"), ("Linf", "L2", "corru
 def load_net(name: str, *, pretrained: bool | None = None, **settings: Any) -> nn.Module:
     """Build a net by its name.
 
-    | name | net |
-    |---|---|
-    | `timm:convnext_tiny` | of timm, see `TimmModel` |
-    | `torchvision:resnet18` | of torchvision, see `TorchvisionModel` |
-    | `hf:google/vit-base-patch16-224`, `hf:./folder` | of transformers, with its weights, see `HuggingFaceModel` |
-    | `robustbench:Linf/Wang2020Improving`, `robustbench:cifar100/L2/<name>` | of RobustBench, see `RobustBenchModel` |
-    | `./folder`, `net.safetensors`, `run/best.ckpt`, `organisation/name` | exported or trained, see `Pretrained` |
+    - `timm:convnext_tiny`: a net of timm, see `TimmModel`.
+    - `torchvision:resnet18`: a net of torchvision, see `TorchvisionModel`.
+    - `hf:google/vit-base-patch16-224`, `hf:./folder`: a net of transformers with its weights, see `HuggingFaceModel`.
+    - `robustbench:Linf/Wang2020Improving`, `robustbench:cifar100/Linf/...`: a net of RobustBench, see
+      `RobustBenchModel`.
+    - `./folder`, `net.safetensors`, `run/best.ckpt`, `organisation/name`: an exported or trained net, see `Pretrained`.
 
     Args:
         name: the net's name.

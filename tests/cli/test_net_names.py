@@ -108,10 +108,10 @@ def newest(pattern: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("timm:resnet18", ["--model.net.image_size=8"]),
-        ("torchvision:mobilenet_v3_small", ["--model.net.image_size=8", "--model.net.resize=32"]),
-        ("hf:./vit", ["--model.net.image_size=8"]),
-        ("hf:./vit", ["--model.net.image_size=8", "--model.net.pretrained=false"]),
+        ("timm:resnet18", []),
+        ("torchvision:mobilenet_v3_small", ["--model.net.resize=32"]),
+        ("hf:./vit", []),
+        ("hf:./vit", ["--model.net.pretrained=false"]),
         ("./start", []),
         ("./start.ckpt", []),
         ("robustbench:Linf/Wong2020Fast", []),
@@ -137,6 +137,10 @@ def test_each_form_is_trained_tested_exported_and_loaded(
     report = json.loads(newest("test-*/robustness.json").read_text())
     assert report["checkpoint"]["path"] == str(last)
     export_weights(str(last), "out")
+    adapted = {"timm:resnet18": (True, None), "torchvision:mobilenet_v3_small": (False, 32), "hf:./vit": (None, 32)}
+    if name in adapted:  # the data's images have 8 x 8 pixels
+        described = json.loads(Path("out/config.json").read_text())["net"]["init_args"]
+        assert (described.get("small_images"), described["resize"]) == adapted[name]
     trained, x = load_net(str(last)).eval(), torch.rand(3, 1, 8, 8)
     for start in ("vit", "start", "start.ckpt"):  # what it started from is needed no longer
         if Path(start).exists():

@@ -214,3 +214,8 @@ def test_a_last_batch_of_one_image_sits_out() -> None:
     data = Few(9, batch_size=4)
     data.setup("fit")
     assert [len(batch[1]) for batch in data.train_dataloader()] == [4, 4]
+
+
+def test_the_size_that_digits_tells_is_that_of_its_images() -> None:
+    image, _ = Digits().test_data()[0]
+    assert image.shape[-2:] == Digits.image_size
