@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.collected import Collected
-from lightning_robust.callbacks.figures import Examples, adversarial_grid, save_figure
+from lightning_robust.callbacks.figures import adversarial_grid, save_figure
+from lightning_robust.callbacks.telling_examples import drawn, save_telling
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
 from lightning_robust.evaluation.report_table import print_table
 from lightning_robust.evaluation.sample_rows import sample_rows
-from lightning_robust.evaluation.samples import Samples
 from lightning_robust.utils.writers import write_csv, write_json
 
 
@@ -37,22 +36,27 @@ class EvaluationFiles:
         self.prefix = "" if name is None else f"{name}-"
         self.class_names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
 
-    def draw_examples(self, collected: Collected) -> None:
-        """Draw a few samples under each attack."""
+    def draw_examples(self, collected: Collected, shown: int) -> None:
+        """Draw the most telling samples under each attack, so many at most."""
         report = collected.report
         for name, attack in self.attacks.items():
-            drawn = _drawn(collected.samples, name)
-            if drawn is None or drawn.x.dim() != 4:  # vectors, series and volumes are no pictures
+            examples = drawn(collected.samples, name, shown)
+            if examples is None or examples.x.dim() != 4:  # vectors, series and volumes are no pictures
                 continue
             correct = report["attacks"][name]["correct"]
             title = f"{name} ({attack.threat}): {correct} of {report['n']} correct"
-            self._save(adversarial_grid(drawn, title, self.class_names), name)
+            self._save(adversarial_grid(examples, title, self.class_names), name)
 
     def write(self, collected: Collected) -> None:
         """Write the report and the samples."""
         write_json(collected.report, self.directory / f"{self.prefix}robustness{self.suffix}.json")
         rows = sample_rows(collected.samples, self.attacks, collected.indexed)
         write_csv(*rows, self.directory / f"{self.prefix}samples{self.suffix}.csv")
+
+    def write_examples(self, collected: Collected, shown: int) -> None:
+        """Write the most telling examples, so many at most, for a report."""
+        path = self.directory / f"{self.prefix}examples{self.suffix}.npz"
+        save_telling(collected.samples, self.attacks, shown, path)
 
     def draw_accuracies(self, collected: Collected) -> None:
         """Draw accuracy against radius, where an attack looks for the nearest example, and accuracy by class."""
@@ -67,16 +71,6 @@ class EvaluationFiles:
 
     def _save(self, figure: Figure, name: str) -> None:
         save_figure(self.trainer, figure, f"{self.prefix}{self.stage}-{name}{self.suffix}", self.directory)
-
-
-def _drawn(samples: Samples, name: str) -> Examples | None:
-    """Return the samples to draw under this attack, in the order of their index; None if there are none."""
-    pairs = samples.examples[name]
-    if not pairs:
-        return None
-    drawn = samples[torch.isin(samples.index, torch.tensor(list(pairs)))]
-    x, x_adv = torch.stack([pairs[index] for index in drawn.index.tolist()], dim=1)
-    return Examples(x, x_adv, drawn.y, drawn.clean, drawn.verdicts[name].predicted)
 
 
 def refuse_names(names: Sequence[str]) -> None:

@@ -63,7 +63,8 @@ class RobustEvaluation(SampleCollector):
         check_samples: in `validate` and `test`, samples on which the evaluation itself is checked; 0 for no checks.
         strict: end with an error where a check does not pass; the command line then ends with status 3.
         state_dir: where an unfinished evaluation is kept; by default `unfinished` in the trainer's root directory.
-        figure_samples: samples shown in the figure of examples; 0 for no figures.
+        figure_samples: samples shown in the figure of examples, the most telling of the first ones: those broken by the
+            smallest change come first; 0 for no figures.
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
         name: tells several evaluations in one trainer apart: the names of its files begin with `<name>-`, and its
             results are logged as `val/<name>/<attack>_acc`. At most one may go without.
@@ -209,7 +210,8 @@ class RobustEvaluation(SampleCollector):
         seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
         n = self.check_samples if attacks and not fitting else 0
         checks = examine_run(trainer, net, device, samples, loader.samples, run, n) if n else []
-        loader.report = robustness(loader.samples, attacks, seconds, checks, self._about(trainer))
+        about = self._about(trainer) if fitting else {**self._about(trainer), "images_sha256": loader.samples.sha256()}
+        loader.report = robustness(loader.samples, attacks, seconds, checks, about)
 
     def _numbered(self) -> list[tuple[str, str, Collected]]:
         """List the loaders, each after what the names of its values and of its files end in."""
@@ -238,11 +240,12 @@ class RobustEvaluation(SampleCollector):
         """Write and draw what rank 0 leaves."""
         fitting = trainer.state.fn == "fit"
         if self.figure_samples and (not fitting or self.draws_after(trainer.current_epoch, trainer.max_epochs)):
-            files.draw_examples(loader)
+            files.draw_examples(loader, self.figure_samples)
         if fitting:  # its report is kept until the best checkpoint is known
             return
         files.write(loader)
         if self.figure_samples:
+            files.write_examples(loader, 2 * self.figure_samples)
             files.draw_accuracies(loader)
         if self.verbose:
             files.print(loader)

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_robust.utils.named_class import is_named
 
-WRITTEN = ("*robustness*.json", "corruptions.json", "*samples*.csv", "figures/*")
+WRITTEN = ("*robustness*.json", "corruptions.json", "*samples*.csv", "*examples*.npz", "figures/*")
 """What callbacks write into a run's folder."""
 
 

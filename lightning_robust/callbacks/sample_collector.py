@@ -11,6 +11,7 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.any_module import select
 from lightning_robust.callbacks.best_report import BestReport
 from lightning_robust.callbacks.collected import Collected
+from lightning_robust.callbacks.telling_examples import candidates
 from lightning_robust.evaluation.positions import Positions
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
@@ -88,7 +89,8 @@ class SampleCollector(BestReport):
         """Check a batch of a data loader, classify it, and keep it to be attacked."""
         net, batch = self.net(module), self.read(module, batch)
         if number not in self._loaders:
-            self._loaders[number] = Collected(Positions(trainer, number), self.figure_samples)
+            shown = candidates(self.figure_samples, batch.x.shape[1:])
+            self._loaders[number] = Collected(Positions(trainer, number), shown)
         loader = self._loaders[number]
         assert loader.positions is not None
         position, keep = loader.positions.next(len(batch.x), batch.x.device)

@@ -1,5 +1,6 @@
 """The samples under evaluation and what is known of each; every rank holds a share."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -105,6 +106,10 @@ class Samples:
     def light(self) -> "Samples":
         """Return the samples without their images."""
         return replace(self, x=self.x.new_empty(len(self), 0))
+
+    def sha256(self) -> str:
+        """Return a digest of all images with their labels, the same whatever their order."""
+        return hashlib.sha256(self.checksum.sort().values.numpy().tobytes()).hexdigest()
 
     def stages_done(self) -> Tensor:
         """Count the stages that each sample [n] has been through, those of all attacks together."""
