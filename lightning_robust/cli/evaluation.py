@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning import seed_everything
 from rich.console import Console
 from torch import nn
 
@@ -24,6 +25,7 @@ from lightning_robust.cli.terminal import calm
 from lightning_robust.data import RobustDataModule
 from lightning_robust.evaluation.evaluate import Precision
 from lightning_robust.publish.evaluate import evaluate
+from lightning_robust.utils.files import atomic_write
 
 _DESCRIPTION = """Attack a net and say how many images it still classifies correctly. A net is named by its library
 (timm:resnet18, torchvision:resnet18, hf:<name>, robustbench:Linf/<name>) or by a file or folder; --data names a data
@@ -38,6 +40,7 @@ def evaluation(args: Sequence[str]) -> None:
     """
     parser = _parser()
     asked = parser.parse_args(list(args))
+    seed_everything(asked.seed, verbose=False)  # a net without weights of its own is made of random numbers
     try:
         data = build_data(asked.data)
         fill_net(asked.net, data)
@@ -71,6 +74,8 @@ def evaluation(args: Sequence[str]) -> None:
             progress=sys.stdout.isatty(),
         )
     report.to_json(out / "summary.json")
+    with atomic_write(out / "config.yaml") as beside:
+        beside.write_text(parser.dump(asked.clone(with_meta=False)))
     console = Console()
     console.print(report.table())
     for doubt in report.doubts():

@@ -16,7 +16,7 @@ from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accu
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.publish.charts import curves_chart, radii_chart
 from lightning_robust.publish.confusion import confusion, under_attack
-from lightning_robust.publish.evaluations import RecordedEvaluation
+from lightning_robust.publish.evaluations import RecordedAttack, RecordedEvaluation
 from lightning_robust.publish.page import render, write_page
 from lightning_robust.publish.run_files import Run
 from lightning_robust.publish.svg import themed_svg
@@ -98,15 +98,21 @@ def class_names(evaluation: RecordedEvaluation | None, samples: Samples | None) 
 
 
 def _title(run: Run) -> str:
-    model, data = (_class(run.config.get(section)) for section in ("model", "data"))
-    if model and data:
-        return f"{model} on {data}"
+    model, net, data = (_class(run.config.get(section)) for section in ("model", "net", "data"))
+    if (model or net) and data:
+        return f"{model or _net_name(run.config['net'])} on {data}"
     return run.folder.resolve().name
 
 
 def _class(section: Any) -> str | None:
     path = section.get("class_path") if isinstance(section, Mapping) else None
     return None if path is None else str(path).rpartition(".")[2]
+
+
+def _net_name(net: Mapping[str, Any]) -> str:
+    """Name a net that was evaluated without a training, by the library's name for it if it has one."""
+    settings = net.get("init_args") or {}
+    return str(settings.get("name") or settings.get("source") or _class(net))
 
 
 def _summary(run: Run) -> str:
@@ -186,8 +192,7 @@ def _examples(evaluation: RecordedEvaluation, names: Sequence[str]) -> Iterator[
     for i in range(len(columns["index"])):
         y, before, after = (_name(names, int(columns[key][i])) for key in ("label", "clean", "predicted"))
         broken, attack = bool(columns["broken"][i]), str(columns["attack"][i])
-        norm = evaluation.attacks[attack].threat.norm
-        how = f"{norm} distance {columns['size'][i]:.4g}" if broken else f"withstands {attack}"
+        how = _how(evaluation.attacks[attack], attack, float(columns["size"][i]), broken)
         yield {
             "clean": _image(columns["x"][i]),
             "adversarial": _image(columns["x_adv"][i]),
@@ -196,8 +201,16 @@ def _examples(evaluation: RecordedEvaluation, names: Sequence[str]) -> Iterator[
             "after": after,
             "broken": broken,
             "times": f"times {columns['times'][i]:.3g}" if columns["times"][i] else "none",
-            "told": f"{y}; image {int(columns['index'][i])}; " + (f"broken by {attack}, {how}" if broken else how),
+            "told": f"{y}; image {int(columns['index'][i])}; {how}",
         }
+
+
+def _how(attack: RecordedAttack, name: str, size: float, broken: bool) -> str:
+    """Say whether an image was broken, and how far away the example is."""
+    distance = f"{attack.threat.norm} distance {size:.4g}"
+    if broken:
+        return f"broken by {name}, {distance}"
+    return f"nearest example of {name} beyond the radius, {distance}" if attack.minimizes else f"withstands {name}"
 
 
 def _name(names: Sequence[str], label: int) -> str:
@@ -257,9 +270,11 @@ def _commands(run: Run) -> str | None:
     lines = []
     if run.trained is not None:
         lines.append(f"lightning-robust fit --config {shlex.quote(str(run.trained / 'config.yaml'))}")
+    if "net" in run.config:
+        return f"lightning-robust evaluate --config {shlex.quote(str(run.folder / 'config.yaml'))}"
     if run.evaluation is not None and run.evaluation.report.get("stage") == "test":
-        config = run.evaluation.path.parent / "config.yaml"  # it names the checkpoint
-        lines.append(f"lightning-robust test --config {shlex.quote(str(config))}")
+        config = run.evaluation.path.with_name("config.yaml")  # it names the checkpoint
+        lines += [f"lightning-robust test --config {shlex.quote(str(config))}"] if config.is_file() else []
     return "\n".join(lines) or None
 
 

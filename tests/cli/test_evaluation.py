@@ -73,10 +73,19 @@ def test_mistakes_are_one_sentence(
     assert not list(folder.glob("runs/**/*"))
 
 
-def test_an_earlier_evaluation_is_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_config_says_it_all_and_an_earlier_evaluation_is_kept(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["evaluate", "--net", "SmallConvNet", "--data", "Digits", "--samples", "20", "--out", "out", *QUICK]
     main(command)
     before = (folder / "out" / "robustness.json").read_text()
+    main(["report", "out"])
+    page = (folder / "out" / "report.html").read_text()
+    assert "SmallConvNet on Digits" in page
+    assert "lightning-robust evaluate --config out/config.yaml" in page
+    main(["evaluate", "--config", "out/config.yaml", "--out", "again"])
+    again, once = (summary(folder / name) for name in ("again", "out"))
+    assert again["threats"]["linf 8/255"]["correct"] == once["threats"]["linf 8/255"]["correct"]
     assert "holds an evaluation already" in refusal(capsys, *command)
     assert (folder / "out" / "robustness.json").read_text() == before
 
@@ -113,8 +122,8 @@ def test_a_net_of_robustbench_counts_as_in_a_plain_loop(
     folder: Path,
     asked: list[dict[str, Any]],  # noqa: F811
 ) -> None:
-    torch.manual_seed(3)
-    main(["evaluate", "--net", "robustbench:Linf/Wong2020Fast", "--data", "Digits", "--out", "out", *QUICK])
+    seeded = [*QUICK, "--seed", "3"]
+    main(["evaluate", "--net", "robustbench:Linf/Wong2020Fast", "--data", "Digits", "--out", "out", *seeded])
     assert [call["model_name"] for call in asked] == ["Wong2020Fast"]
     torch.manual_seed(3)
     net, data = load_net("robustbench:Linf/Wong2020Fast"), Digits()
