@@ -110,13 +110,13 @@ class HFDataset(InspectedDataModule):
         return self._tables[split]
 
     def _image_column(self, table: Any) -> str:
-        kinds = {name: getattr(feature, "_type", "") for name, feature in table.features.items()}
+        kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
         # files that other libraries wrote hold a structure of bytes and path, without saying that these are images
         raw = [name for name, feature in table.features.items() if isinstance(feature, dict) and "bytes" in feature]
         return self._column("image_column", table, [name for name, kind in kinds.items() if kind == "Image"] or raw)
 
     def _label_column(self, table: Any) -> str:
-        kinds = {name: getattr(feature, "_type", "") for name, feature in table.features.items()}
+        kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
         typed = [name for name, kind in kinds.items() if kind == "ClassLabel"]
         usual = [name for name in _LABELS if kinds.get(name) == "Value"][:1]
         return self._column("label_column", table, typed or usual)
