@@ -7,11 +7,11 @@ from rich.console import Console
 
 from lightning_robust.publish.comparison import compare
 from lightning_robust.publish.comparison_formats import FORMATS, as_tables, sentences, write_comparison
-from lightning_robust.publish.run_report import write_report
+from lightning_robust.publish.run_report import save_charts, write_report
 
 
 def report(args: Sequence[str]) -> None:
-    """Run `lightning-robust report RUN [--out FILE]`, and print the path of the page."""
+    """Run `lightning-robust report RUN [--out FILE] [--figures FOLDER]`, and print the paths."""
     parser = argparse.ArgumentParser(
         "lightning-robust report",
         description="Write one HTML page about a run: its accuracies, checks, figures, training and recipe.",
@@ -19,8 +19,15 @@ def report(args: Sequence[str]) -> None:
     )
     parser.add_argument("run", metavar="RUN", help="folder of a fit, test or evaluate, or a robustness.json")
     parser.add_argument("--out", metavar="FILE", help="where to write; by default report.html in the run's folder")
+    parser.add_argument(
+        "--figures",
+        metavar="FOLDER",
+        help="also write the charts there, as PDF and SVG",
+    )
     asked = parser.parse_args(args)
     print(write_report(asked.run, asked.out))
+    if asked.figures is not None:
+        print(*save_charts(asked.run, asked.figures, ("pdf", "svg")), sep="\n")
 
 
 def comparison(args: Sequence[str]) -> None:

@@ -39,18 +39,20 @@ def curves_chart(curves: Mapping[str, Mapping[int, float]], label: str, percent:
     return figure
 
 
-def radii_chart(radii: Tensor, trained_at: float | None) -> Figure:
-    """Draw how the radii of the training samples [n] are distributed.
+def radii_chart(radii: Tensor) -> Figure:
+    """Draw how the radii of the training samples are distributed.
 
     Args:
-        radii: in pixels in [0, 1].
-        trained_at: a radius to compare with, such as the one of the evaluation.
+        radii: in pixels in [0, 1] [n].
+
+    Example:
+        >>> import torch
+        >>> radii_chart(torch.tensor([0.1, 0.2, 0.2])).axes[0].get_xlabel()
+        'radius'
     """
     figure, axis = _panel()
     axis.hist(radii.numpy(), bins=40, color="tab:blue")
     axis.axvline(float(radii.median()), color="tab:orange", label=f"median {float(radii.median()):.4g}")
-    if trained_at is not None:
-        axis.axvline(trained_at, color="tab:green", linestyle="--", label=f"evaluated at {trained_at:.4g}")
     axis.set(xlabel="radius", ylabel="training samples")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure

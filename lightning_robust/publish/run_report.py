@@ -6,10 +6,11 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
@@ -21,10 +22,56 @@ from lightning_robust.publish.page import render, write_page
 from lightning_robust.publish.run_files import Run
 from lightning_robust.publish.svg import themed_svg
 from lightning_robust.threat import Threat
+from lightning_robust.utils.files import atomic_write
 
 STATUS = {"pass": 0, "warn": 1, "fail": 2}
 MOST_CURVES = 8
 """How many further panels of logged numbers a page has at most."""
+
+
+class Chart(NamedTuple):
+    """A chart of a report.
+
+    Args:
+        name: of its file.
+        figure: what is drawn.
+        caption: what stands below it.
+    """
+
+    name: str
+    figure: Figure
+    caption: str
+
+    @property
+    def svg(self) -> Markup:
+        """The figure in the colours of the page; matplotlib escapes the text in it."""
+        return Markup(themed_svg(self.figure, self.name))
+
+
+def save_charts(run: str, folder: str | Path, formats: Sequence[str]) -> list[Path]:
+    """Write the charts of a report as files, such as a paper takes.
+
+    Args:
+        run: the folder of a run, or a `robustness.json`.
+        folder: where to write; what lies there under the same name is replaced.
+        formats: "pdf", "svg" or "png".
+
+    Returns:
+        The paths written.
+    """
+    found = Run.read(run)
+    samples = found.evaluation.samples if found.evaluation else None
+    charts = list(_training_charts(found))
+    if found.evaluation is not None and samples is not None:
+        charts += _robust_charts(found.evaluation, samples, class_names(found.evaluation, samples))
+    paths = []
+    for chart in charts:
+        for kind in formats:
+            path = Path(folder, f"{chart.name}.{kind}")
+            with atomic_write(path) as beside:
+                chart.figure.savefig(beside, format=kind, dpi=150)
+            paths.append(path)
+    return paths
 
 
 def write_report(run: str, out: str | None = None) -> str:
@@ -160,16 +207,14 @@ def _warnings(evaluation: RecordedEvaluation) -> Iterator[str]:
         )
 
 
-def _robust_charts(
-    evaluation: RecordedEvaluation, samples: Samples, names: Sequence[str]
-) -> Iterator[tuple[Markup, str]]:
+def _robust_charts(evaluation: RecordedEvaluation, samples: Samples, names: Sequence[str]) -> Iterator[Chart]:
     attacks: Any = evaluation.attacks
     drawn = accuracy_by_radius(samples, attacks)
     if drawn is not None:
         caption = "Accuracy by radius, from the nearest example found for each image; bands are 95 % intervals."
-        yield _svg(drawn, "radius"), caption
+        yield Chart("radius", drawn, caption)
     if attacks:
-        yield _svg(accuracy_by_class(samples, attacks, names), "classes"), "Accuracy by class, with 95 % intervals."
+        yield Chart("classes", accuracy_by_class(samples, attacks, names), "Accuracy by class, with 95 % intervals.")
 
 
 def _confusion(evaluation: RecordedEvaluation, samples: Samples, names: Sequence[str]) -> dict[str, Any] | None:
@@ -227,30 +272,25 @@ def _image(pixels: np.ndarray[Any, Any]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
-def _training_charts(run: Run) -> Iterator[tuple[Markup, str]]:
+def _training_charts(run: Run) -> Iterator[Chart]:
     """Draw what the training logged: loss, accuracies, and whatever else the method follows."""
     curves = {name: values for name, values in run.curves.items() if not name.startswith("test/")}
     losses = {name: values for name, values in curves.items() if name.endswith("/loss")}
     shares = {name: values for name, values in curves.items() if name.endswith("_acc")}
     rest = {name: values for name, values in curves.items() if name not in losses and name not in shares}
     if losses:
-        yield _svg(curves_chart(losses, "loss"), "loss"), "Loss by epoch."
+        yield Chart("loss", curves_chart(losses, "loss"), "Loss by epoch.")
     if shares:
-        yield (
-            _svg(curves_chart(shares, "accuracy, %", percent=True), "accuracy"),
-            "Accuracy by epoch, in training and in validation.",
-        )
+        drawn = curves_chart(shares, "accuracy, %", percent=True)
+        yield Chart("accuracy", drawn, "Accuracy by epoch, in training and in validation.")
     radii = {name: rest.pop(name) for name in list(rest) if name.startswith("train/radius_q")}
     if radii:
-        yield _svg(curves_chart(radii, "radius"), "quantiles"), "Quantiles of the training samples' radii (IAAT)."
+        drawn = curves_chart(radii, "radius")
+        yield Chart("radius-quantiles", drawn, "Quantiles of the training samples' radii (IAAT).")
     if run.radii is not None:
-        yield _svg(radii_chart(run.radii, None), "radii"), f"Radii of {len(run.radii)} training samples (IAAT)."
+        yield Chart("radii", radii_chart(run.radii), f"Radii of {len(run.radii)} training samples (IAAT).")
     for name, values in list(rest.items())[:MOST_CURVES]:
-        yield _svg(curves_chart({name: values}, name.rpartition("/")[2]), name), f"{name} by epoch."
-
-
-def _svg(figure: Any, salt: str) -> Markup:
-    return Markup(themed_svg(figure, salt))
+        yield Chart(name.replace("/", "-"), curves_chart({name: values}, name.rpartition("/")[2]), f"{name} by epoch.")
 
 
 def _other(run: Run, other: RecordedEvaluation) -> dict[str, Any]:

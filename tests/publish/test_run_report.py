@@ -174,6 +174,15 @@ def test_a_users_file_is_kept_and_an_earlier_page_replaced(run: Path, capsys: py
     assert mine.read_text() == "<html>mine</html>"
 
 
+def test_charts_as_files_for_a_paper(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["report", str(run), "--figures", str(run / "paper")])
+    kinds = {".pdf": b"%PDF", ".svg": b"<?xm"}
+    paths = sorted((run / "paper").iterdir())
+    assert {path.stem for path in paths} == {"loss", "accuracy", "train-gap", "classes"}
+    assert all(path.read_bytes()[:4] == kinds[path.suffix] for path in paths)
+    assert set(capsys.readouterr().out.split()) == {str(run / "report.html"), *map(str, paths)}
+
+
 def test_a_run_without_an_evaluation_says_how_to_get_one(tmp_path: Path) -> None:
     training(tmp_path / "fit-1")
     assert "lightning-robust test" in str(Text(report_page(Run.read(tmp_path / "fit-1"))))
