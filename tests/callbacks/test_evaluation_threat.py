@@ -117,7 +117,7 @@ def test_the_figure_names_norm_and_radius(tmp_path: Path, monkeypatch: pytest.Mo
     titles: list[str] = []
     grid = evaluation_files.adversarial_grid
     monkeypatch.setattr(
-        evaluation_files, "adversarial_grid", lambda drawn, title: titles.append(title) or grid(drawn, title)
+        evaluation_files, "adversarial_grid", lambda x, title, names: titles.append(title) or grid(x, title, names)
     )
     run("test", trained_at(Threat(eps="8/255")), evaluation(figure_samples=2), tmp_path)
     assert [title.partition(":")[0] for title in titles] == ["pgd (linf 8/255)", "fab (linf 8/255)"]

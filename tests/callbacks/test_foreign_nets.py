@@ -154,7 +154,7 @@ def test_the_figure_shows_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     shown: list[Any] = []
     grid = evaluation_files.adversarial_grid
     monkeypatch.setattr(
-        evaluation_files, "adversarial_grid", lambda drawn, title: shown.append(drawn) or grid(drawn, title)
+        evaluation_files, "adversarial_grid", lambda x, title, names: shown.append(x) or grid(x, title, names)
     )
     evaluation = RobustEvaluation({"pgd": ATTACK}, check_samples=0, figure_samples=3, **NORMALISED)
     quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation]).test(
