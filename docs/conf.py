@@ -49,7 +49,7 @@ nb_execution_mode = os.environ.get("DOCS_EXECUTE", "force")
 nb_execution_in_temp = True
 nb_execution_timeout = 300  # seconds for a cell
 nb_execution_raise_on_error = True
-nb_execution_excludepatterns: list[str] = []
+nb_output_stderr = "remove"  # Lightning's advice on workers and the like
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"
