@@ -46,6 +46,7 @@ myst_heading_anchors = 3  # links such as evaluation.md#the-checks, as on GitHub
 # Pages with code cells are run each time, so that what they show is what the package does now. DOCS_EXECUTE=off leaves
 # the cells out while one writes.
 nb_execution_mode = os.environ.get("DOCS_EXECUTE", "force")
+suppress_warnings = [] if nb_execution_mode == "force" else ["myst-nb.lexer"]  # cells that did not run have none
 nb_execution_in_temp = True
 nb_execution_timeout = 300  # seconds for a cell
 nb_execution_raise_on_error = True

@@ -1,7 +1,7 @@
 """The package's docstrings are plain text; this tells Sphinx what their conventions mean.
 
 Words in backquotes are code, and link to what the reference describes under that name. Indented lines after a colon and
-an empty line are formulas. `Paper`, `Reference` and `Deviates` are fields, as `Args` is.
+an empty line are formulas, rows of `|` are tables. `Paper`, `Reference` and `Deviates` are fields, as `Args` is.
 """
 
 import inspect
@@ -64,6 +64,23 @@ def as_formulas(lines: list[str]) -> list[str]:
     return out
 
 
+def as_tables(lines: list[str]) -> list[str]:
+    """Write tables as reStructuredText.
+
+    >>> as_tables(["| a | b |", "|---|---|", "| 1 | 2 |"])[-4:]
+    ['    * - a', '      - b', '    * - 1', '      - 2']
+    """
+    out: list[str] = []
+    for before, line in zip(["", *lines], lines, strict=False):
+        if not line.startswith("|"):
+            out.append(line)
+        elif not re.fullmatch(r"[|:-]+", line):
+            first, *others = (cell.strip() for cell in line.strip("|").split("|"))
+            out += [] if before.startswith("|") else ["", ".. list-table::", "    :header-rows: 1", ""]
+            out += [f"    * - {first}", *(f"      - {cell}" for cell in others)]
+    return out
+
+
 def code(name: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any, **__: Any) -> Any:
     """Read words in backquotes: code, which links to the class or function of that name if there is one."""
     word = rawtext.strip("`")
@@ -101,7 +118,7 @@ def setup(app: Any) -> dict[str, bool]:
     """Have autodoc read docstrings so, before napoleon reads their sections."""
 
     def read(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-        lines[:] = [linked(line) for line in as_fields(as_formulas(lines))]
+        lines[:] = [linked(line) for line in as_fields(as_tables(as_formulas(lines)))]
 
     def read_signature(app: Any, what: str, name: str, obj: Any, options: Any, args: str, returns: str) -> Any:
         return (of_defense(obj), returns) if inspect.isclass(obj) and issubclass(obj, KeepsArguments) else None
