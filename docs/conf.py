@@ -48,7 +48,7 @@ myst_heading_anchors = 3  # links such as evaluation.md#the-checks, as on GitHub
 nb_execution_mode = os.environ.get("DOCS_EXECUTE", "force")
 suppress_warnings = [] if nb_execution_mode == "force" else ["myst-nb.lexer"]  # cells that did not run have none
 nb_execution_in_temp = True
-nb_execution_timeout = 300  # seconds for a cell
+nb_execution_timeout = 900  # seconds for a cell, on a machine that has other work, too
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"  # Lightning's advice on workers and the like
 nb_merge_streams = True
@@ -68,6 +68,7 @@ autosummary_generate = False  # the tables link to the pages, which describe all
 
 html_theme = "furo"
 html_title = "lightning_robust"
+html_show_copyright = False
 html_theme_options = {
     "source_repository": "https://github.com/lightning-robust/lightning_robust/",
     "source_branch": "main",

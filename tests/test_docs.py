@@ -206,7 +206,8 @@ def test_the_readme_works_on_the_package_index() -> None:
 
 def test_the_readme_leads_to_every_page() -> None:
     linked = {HOME.sub("", target) for target in targets((ROOT / "README.md").read_text())}
-    assert {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md")} <= linked
+    pages = {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md")}
+    assert pages - {"docs/changelog.md"} <= linked  # which shows CHANGELOG.md on the site
 
 
 @each_page

@@ -130,6 +130,12 @@ def test_the_table_and_the_figures(tmp_path: Path) -> None:
     assert {path.read_bytes()[:4] for path in paths} == {b"%PDF", b"<?xm"}
 
 
+def test_its_text_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, Rich shows what is printed to any of its consoles, and writes nothing."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "worst case" in str(lr.evaluate(NET, (X, Y), "linf 0.05", "pgd5", **QUICK))
+
+
 def test_the_net_is_left_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3)).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
