@@ -160,7 +160,10 @@ def test_the_figure_shows_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation]).test(
         Normalised(), data("normalised"), verbose=False
     )
-    torch.testing.assert_close(shown[0].x, images(N, **CHANNELS).tensors[0][:3])
+    distance = (shown[0].x[:, None] - images(N, **CHANNELS).tensors[0]).abs().flatten(2).amax(2)
+    assert distance.shape == (3, N)  # which of them are shown is another test's matter
+    assert float(distance.amin(1).max()) < 1e-5
+    assert len(set(distance.argmin(1).tolist())) == 3
 
 
 @pytest.mark.parametrize("callback", [RobustEvaluation({"pgd": ATTACK}), EffectiveMargins()])
