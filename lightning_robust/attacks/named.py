@@ -57,10 +57,15 @@ def named_attacks(attacks: str | Attack | Sequence[str] | Mapping[str, Attack]) 
     Args:
         attacks: a name, an attack, several names, or attacks by name.
 
+    Raises:
+        ValueError: for an unknown name, or no attack.
+
     Example:
         >>> list(named_attacks(["pgd50", "fab"])), list(named_attacks(PGD(steps=3)))
         (['pgd50', 'fab'], ['pgd'])
     """
+    if not isinstance(attacks, Attack) and not attacks:
+        raise ValueError("There is no attack to evaluate with: give one such as 'autoattack' or 'pgd50'.")
     if isinstance(attacks, Attack):
         return {type(attacks).__name__.lower(): attacks}
     if isinstance(attacks, Mapping):

@@ -55,6 +55,8 @@ class RobustEvaluation(SampleCollector):
             (`FAB`, `DeepFool`, `CW`) also gives a figure of accuracy against radius.
         fit_attacks: cheaper attacks for the validation inside fit; by default the same.
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
+        samples: in `validate` and `test`, evaluate only this many samples of each loader, the first ones; by default
+            all.
         threat: the threat of all attacks, whatever they and the module have. Where it is not the one that a defense was
             trained against, the table and `robustness.json` say so.
         seed: seed of the attacks' random numbers.
@@ -86,6 +88,7 @@ class RobustEvaluation(SampleCollector):
         attacks: dict[str, Attack],
         fit_attacks: dict[str, Attack] | None = None,
         fit_samples: int | None = None,
+        samples: int | None = None,
         threat: Threat | None = None,
         seed: int = 0,
         batch_size: int | None = None,
@@ -100,7 +103,7 @@ class RobustEvaluation(SampleCollector):
         verbose: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, loaders, fit_samples, figure_samples, **kwargs)
+        super().__init__(name, loaders, fit_samples, samples, figure_samples, **kwargs)
         if check_samples < 0:
             raise ValueError(f"check_samples must be at least 0, got {check_samples}.")
         if batch_size is not None and batch_size < 1:
@@ -197,7 +200,7 @@ class RobustEvaluation(SampleCollector):
         """Attack the samples of data loader i, whose images are not kept any longer."""
         net, device, attacks, fitting = self.net(module), module.device, self._running, trainer.state.fn == "fit"
         run = Evaluation(attacks, self.seed, self.batch_size or max(gather_objects(loader.largest)), self.precision)
-        samples = loader.settle(self.fit_samples if fitting else None)
+        samples = loader.settle(self.most(trainer))
         run.prepare(samples)
         save: Callable[[], None] = lambda: None  # noqa: E731
         if not fitting:

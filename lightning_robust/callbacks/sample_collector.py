@@ -26,6 +26,7 @@ class SampleCollector(BestReport):
         name: see `BestReport`.
         loaders: the numbers of the data loaders to collect from; by default all.
         fit_samples: in the validation inside fit, keep only this many samples of each; by default all.
+        samples: in `validate` and `test`, keep only this many samples of each; by default all.
         figure_samples: how many will be drawn.
         kwargs: see `AnyModule`.
 
@@ -39,18 +40,25 @@ class SampleCollector(BestReport):
         name: str | None = None,
         loaders: list[int] | None = None,
         fit_samples: int | None = None,
+        samples: int | None = None,
         figure_samples: int = 8,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, **kwargs)
-        if fit_samples is not None and fit_samples < 1:
-            raise ValueError(f"fit_samples must be at least 1, got {fit_samples}.")
+        for name_, most in {"fit_samples": fit_samples, "samples": samples}.items():
+            if most is not None and most < 1:
+                raise ValueError(f"{name_} must be at least 1, got {most}.")
         if figure_samples < 0:
             raise ValueError(f"figure_samples must be at least 0, got {figure_samples}.")
-        self.loaders, self.fit_samples, self.figure_samples = loaders, fit_samples, figure_samples
+        self.loaders, self.figure_samples = loaders, figure_samples
+        self.fit_samples, self.samples = fit_samples, samples
         self._loaders: dict[int, Collected] = {}
         self._running: dict[str, Attack] = {}  # the attacks of this run, under their threats
         self._evaluated = self._told_of_order = False
+
+    def most(self, trainer: Trainer) -> int | None:
+        """Return how many samples of a loader are evaluated in this run, the first ones; None for all."""
+        return self.fit_samples if trainer.state.fn == "fit" else self.samples
 
     @abstractmethod
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
@@ -112,8 +120,9 @@ class SampleCollector(BestReport):
         check_no_nan(logits, batch_idx)
         if trainer.sanity_checking:
             return
-        if self.fit_samples is not None and trainer.state.fn == "fit":
-            keep &= position < self.fit_samples
+        most = self.most(trainer)
+        if most is not None:
+            keep &= position < most
         images, identify = bool(self._running), trainer.state.fn != "fit"
         loader.collect(batch, position, logits, keep, images, identify)
         loader.seconds += time.perf_counter() - start

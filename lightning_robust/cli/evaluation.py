@@ -24,12 +24,14 @@ from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.terminal import calm
 from lightning_robust.data import RobustDataModule
 from lightning_robust.evaluation.evaluate import Precision
+from lightning_robust.models.weight_files import read_checkpoint
 from lightning_robust.publish.evaluate import evaluate
 from lightning_robust.utils.files import atomic_write
 
 _DESCRIPTION = """Attack a net and say how many images it still classifies correctly. A net is named by its library
-(timm:resnet18, torchvision:resnet18, hf:<name>, robustbench:Linf/<name>) or by a file or folder; --data names a data
-module, such as ImageFolder or CIFAR10, whose settings follow as --data.root and the like."""
+(timm:resnet18, torchvision:resnet18, hf:<name>, robustbench:Linf/<name>) or by a file or folder; nets of timm and
+torchvision start untrained: add --net.pretrained true or --net.weights DEFAULT. --data names a data module, such as
+ImageFolder or CIFAR10, whose settings follow as --data.root and the like. Both are required."""
 
 
 def evaluation(args: Sequence[str]) -> None:
@@ -44,10 +46,13 @@ def evaluation(args: Sequence[str]) -> None:
     try:
         data = build_data(asked.data)
         fill_net(asked.net, data)
+        _tell_untrained("net", asked.net)
         net = _build(asked.net)
+        check_held_out(asked.net, data)
         attacks: dict[str, Any] = named_attacks(listed(asked.attacks))
         if asked.surrogate is not None:
             fill_net(asked.surrogate, data)
+            _tell_untrained("surrogate", asked.surrogate)
             surrogate = _build(asked.surrogate)
             attacks = {f"transfer-{name}": Transfer(attack, surrogate) for name, attack in attacks.items()}
         threats = threat_list(asked.threat)
@@ -55,8 +60,6 @@ def evaluation(args: Sequence[str]) -> None:
         parser.error(str(error), error)
     place = Path("runs", type(data).__name__)
     out = Path(asked.out or place / f"evaluate-{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:4]}")
-    if any(out.glob("*robustness*.json")):
-        parser.error(f"{out} holds an evaluation already: give another --out.")
     with calm():
         report = evaluate(
             net,
@@ -68,7 +71,6 @@ def evaluation(args: Sequence[str]) -> None:
             precision=asked.precision,
             check_samples=asked.check_samples,
             accelerator=asked.accelerator,
-            devices=asked.devices,
             out=out,
             state_dir=place / "unfinished" if asked.out is None else None,
             progress=sys.stdout.isatty(),
@@ -83,6 +85,40 @@ def evaluation(args: Sequence[str]) -> None:
     console.print(f"Everything lies in {out}. For a page: lightning-robust report {out}", highlight=False, markup=False)
     if asked.strict and not report.sound:
         raise UnsoundEvaluation(f"Checks of the evaluation did not pass: {' '.join(report.doubts())}")
+
+
+def check_held_out(net: Any, data: RobustDataModule) -> None:
+    """Refuse to evaluate a checkpoint on images that its training may have seen.
+
+    Args:
+        net: the config of the net.
+        data: the data module; where it holds out a part of the images for the test, the checkpoint says which.
+
+    Raises:
+        ValueError: if the checkpoint's run held out other images.
+    """
+    source = Path(str((net.get("init_args") or {}).get("source", "")))
+    if source.suffix != ".ckpt" or not source.is_file():
+        return
+    stored = read_checkpoint(str(source)).get(type(data).__qualname__)
+    if isinstance(stored, dict):
+        data.prepare_data()
+        data.setup("test")
+        data.load_state_dict(stored)
+
+
+def _tell_untrained(what: str, net: Any) -> None:
+    """Warn of a net of this package or of a library that has no trained weights."""
+    settings = net.get("init_args") or {}
+    kind = str(net.class_path).rpartition(".")[2]
+    ours = str(net.class_path).startswith("lightning_robust.")
+    trained = kind in ("Pretrained", "RobustBenchModel") or any(settings.get(key) for key in ("pretrained", "weights"))
+    if ours and not trained:
+        print(
+            f"warning: The {what} {kind} has no trained weights: name a checkpoint or an exported folder, or set "
+            f"--{what}.pretrained true (timm, hf) or --{what}.weights DEFAULT (torchvision).",
+            file=sys.stderr,
+        )
 
 
 def listed(text: str) -> list[str]:
@@ -127,7 +163,6 @@ def _parser() -> Parser:
     parser.add_argument("--precision", type=Precision, default="fp32", help="'bf16' searches under autocast.")
     parser.add_argument("--check_samples", type=NonNegativeInt, default=64, help="Images for the checks.")
     parser.add_argument("--accelerator", type=str, default="auto", help="As Lightning's Trainer takes it.")
-    parser.add_argument("--devices", type=int | str, default="auto", help="As Lightning's Trainer takes it.")
     parser.add_argument("--out", type=str | None, default=None, help="A new folder; by default one in runs/<data>.")
     parser.add_argument("--strict", type=bool, default=False, help="End with status 3 if a check does not pass.")
     return parser

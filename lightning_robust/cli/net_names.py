@@ -50,6 +50,6 @@ def with_nets(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     return {
-        key: describe_name(value) if key == "net" and is_net_name(value) else with_nets(value)
+        key: describe_name(value) if key in ("net", "surrogate") and is_net_name(value) else with_nets(value)
         for key, value in settings.items()
     }

@@ -52,6 +52,19 @@ class DataAround(RobustDataModule):
         """Standard deviation of each channel, for nets."""
         return self.inner.std
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return a description of what is held out, by this module and by the other."""
+        return {**self.inner.state_dict(), **super().state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose run held out other samples, also for the test.
+
+        Raises:
+            ValueError: if what the checkpoint held out is something else.
+        """
+        self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != "split"})
+        super().load_state_dict(state_dict)
+
     def prepare_data(self) -> None:
         """Download or unpack what the other data module needs."""
         self.inner.prepare_data()

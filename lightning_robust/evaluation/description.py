@@ -1,7 +1,11 @@
 """Attacks as plain data: their classes and settings."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch import nn
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.threat import Threat
@@ -19,11 +23,16 @@ def describe(attack: Attack) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value into what JSON can hold; functions and other objects become their names."""
+    """Turn a value into what JSON can hold; a net becomes its class and a digest of its weights."""
     if isinstance(value, Attack):
         return describe(value)
     if isinstance(value, Threat):
         return vars(value)
+    if isinstance(value, nn.Module):
+        digest = hashlib.sha256()
+        for tensor in value.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return f"{type(value).__name__} {digest.hexdigest()[:12]}"
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -108,8 +108,8 @@ class Samples:
         return replace(self, x=self.x.new_empty(len(self), 0))
 
     def sha256(self) -> str:
-        """Return a digest of all images with their labels, the same whatever their order."""
-        return hashlib.sha256(self.checksum.sort().values.numpy().tobytes()).hexdigest()
+        """Return a digest of all images with their labels, in the order of their index."""
+        return hashlib.sha256(self.checksum[self.index.argsort()].numpy().tobytes()).hexdigest()
 
     def stages_done(self) -> Tensor:
         """Count the stages that each sample [n] has been through, those of all attacks together."""

@@ -83,7 +83,7 @@ def statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]] | None:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the weights in a folder, which may stand in several files."""
-    return {
-        key: value for path in sorted(folder.glob("model*.safetensors")) for key, value in read_weights(path).items()
-    }
+    """Read the weights in a folder: those of `model.safetensors`, or else of the numbered files of one net."""
+    whole = folder / "model.safetensors"
+    paths = [whole] if whole.is_file() else sorted(folder.glob("model-[0-9]*-of-[0-9]*.safetensors"))
+    return {key: value for path in paths for key, value in read_weights(path).items()}

@@ -28,7 +28,7 @@ def curves_chart(curves: Mapping[str, Mapping[int, float]], label: str, percent:
         axis.plot(
             epochs,
             [values[epoch] * (100 if percent else 1) for epoch in epochs],
-            label=name,
+            label=_label(name),
             marker="." if len(epochs) < 40 else None,
         )
     axis.set(xlabel="epoch", ylabel=label)
@@ -113,12 +113,17 @@ def trade_off_chart(points: Sequence[Point]) -> Figure:
             fmt="o",
             capsize=3,
             elinewidth=1,
-            label=point.name,
+            label=_label(point.name),
         )
     axis.set(xlabel="clean accuracy, %", ylabel="robust accuracy, %")
     axis.grid(alpha=0.5)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure
+
+
+def _label(name: str) -> str:
+    """Write a name so that matplotlib neither takes it for mathematics nor leaves it out of the legend."""
+    return name.replace("$", r"\$").removeprefix("_")
 
 
 def _panel(width: float = 4.6, height: float = 3.2) -> tuple[Figure, Axes]:

@@ -96,7 +96,9 @@ class Group:
     @property
     def same_attacks(self) -> bool:
         """Whether all runs were evaluated under the same attacks with the same settings."""
-        first, *others = ([row["attack"] for row in e.evaluation.report["attacks"].values()] for e in self.entries)
+        reports = [entry.evaluation.report for entry in self.entries]
+        used = [([row["attack"] for row in r["attacks"].values()], r.get("precision")) for r in reports]
+        first, *others = used
         return all(other == first for other in others)
 
     def differences(self) -> dict[str, list[str]]:
@@ -186,10 +188,14 @@ def short_names(runs: Sequence[str]) -> list[str]:
 
 
 def _by_threat(run: Run) -> Iterable[RecordedEvaluation]:
-    """Give the run's strongest evaluation at each threat: of a fit's folder among all of its checkpoints'."""
+    """Give the run's strongest evaluation at each threat, those of one checkpoint alone."""
     own = [] if run.evaluation is None else [run.evaluation]
-    here = run.folder.resolve()
-    own += [other for other in run.others if run.trained == run.folder or other.path.resolve().parent == here]
+    here, shown = run.folder.resolve(), None if run.evaluation is None else run.evaluation.checkpoint
+    own += [
+        other
+        for other in run.others
+        if (run.trained == run.folder and other.checkpoint == shown) or other.path.resolve().parent == here
+    ]
     threats = list(dict.fromkeys(tuple(evaluation.threats) for evaluation in own))
     for asked in threats:
         chosen = strongest(evaluation for evaluation in own if tuple(evaluation.threats) == asked)

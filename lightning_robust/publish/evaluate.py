@@ -11,11 +11,12 @@ from typing import Any
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_robust.attacks import Attack
 from lightning_robust.attacks.named import named_attacks
 from lightning_robust.callbacks import RobustEvaluation, RobustProgressBar
+from lightning_robust.callbacks.run_folder import WRITTEN
 from lightning_robust.evaluation.evaluate import Precision
 from lightning_robust.publish.evaluations import RecordedEvaluation
 from lightning_robust.publish.robustness_report import RobustnessReport, slug
@@ -34,7 +35,6 @@ def evaluate(
     precision: Precision = "fp32",
     check_samples: int = 64,
     accelerator: str = "auto",
-    devices: int | str = 1,
     out: str | Path | None = None,
     state_dir: str | Path | None = None,
     progress: bool = False,
@@ -42,12 +42,12 @@ def evaluate(
 ) -> RobustnessReport:
     """Attack a net and return how many images it still classifies correctly, under one threat or several.
 
-    The evaluation is that of `RobustEvaluation`: exact, checked, on any number of devices, and with `out` also
-    resumable: one that was killed goes on when it is called again.
+    The evaluation is that of `RobustEvaluation`, exact and checked, on one device; for several, hand that callback to a
+    `Trainer`. With `state_dir`, or `out`, an evaluation that was killed goes on where it was when it is called again.
 
     Args:
         net: maps images [b c h w] in [0, 1] to logits [b k]; it may return a tuple, a dictionary or an object that
-            holds them. It is left in its mode, on its device.
+            holds them. It is left in its mode and on its device.
         data: images and labels: tensors `(x, y)`, a `Dataset`, a `DataLoader` in a fixed order, or a
             `LightningDataModule`, whose test data are taken.
         threat: a norm and a radius such as "linf 8/255", a `Threat`, or several of them.
@@ -59,7 +59,6 @@ def evaluate(
         precision: "bf16" searches under autocast; only what is misclassified in fp32 too counts.
         check_samples: images on which the evaluation itself is checked; 0 for no checks.
         accelerator: as Lightning's `Trainer` takes it.
-        devices: as Lightning's `Trainer` takes it.
         out: a folder for `robustness.json`, `samples.csv` and figures, which `lightning-robust report` and `compare`
             read; by default nothing is kept.
         state_dir: where an unfinished evaluation is kept; by default `unfinished` in `out`.
@@ -71,7 +70,9 @@ def evaluate(
         A report with `accuracy`, `table()`, `to_json()` and `figures()`.
 
     Raises:
-        ValueError: for an unknown attack or threat, two threats that are the same, or data that cannot be read.
+        FileExistsError: where results lie in `out` already.
+        TypeError: for data that cannot be read.
+        ValueError: for an unknown attack or threat, no attack, or two threats that are the same.
 
     Example:
         >>> import torch
@@ -82,33 +83,40 @@ def evaluate(
         True
     """
     threats, chosen = _threats(threat), named_attacks(attacks)
-    source = _source(data, batch_size, samples)
-    module = _Bare(net)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch if out is None else out)
-        found = {}
-        for name, each in threats.items():
-            prefix = slug(name) if len(threats) > 1 else None
-            evaluation = RobustEvaluation(
-                chosen,
-                threat=each,
-                name=prefix,
-                seed=seed,
-                precision=precision,
-                check_samples=check_samples,
-                figure_samples=8 if out is not None else 0,
-                state_dir=str(state_dir or folder / "unfinished"),
-                verbose=False,
-                **reading,
-            )
-            callbacks = [evaluation, *([RobustProgressBar()] if progress else [])]
-            with _quiet():
-                trainer = _trainer(folder, callbacks, accelerator, devices)
-                trainer.test(module, verbose=False, **source)
-            path = folder / f"{'' if prefix is None else f'{prefix}-'}robustness.json"
-            found[name] = RecordedEvaluation.read(path)
-            assert found[name].samples is not None  # read now: the folder may go
-        return RobustnessReport(found)
+    source = _source(data, batch_size)
+    if out is not None:
+        _refuse_files(Path(out))
+    home = next((parameter.device for parameter in net.parameters()), None)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch if out is None else out)
+            found = {}
+            for name, each in threats.items():
+                prefix = slug(name) if len(threats) > 1 else None
+                evaluation = RobustEvaluation(
+                    chosen,
+                    threat=each,
+                    name=prefix,
+                    samples=samples,
+                    seed=seed,
+                    precision=precision,
+                    check_samples=check_samples,
+                    figure_samples=8 if out is not None else 0,
+                    state_dir=str(state_dir or folder / "unfinished"),
+                    verbose=False,
+                    **reading,
+                )
+                callbacks = [evaluation, *([RobustProgressBar()] if progress else [])]
+                with _quiet():
+                    trainer = _trainer(folder, callbacks, accelerator, samples)
+                    trainer.test(_Bare(net), verbose=False, **source)
+                path = folder / f"{'' if prefix is None else f'{prefix}-'}robustness.json"
+                found[name] = RecordedEvaluation.read(path)
+                assert found[name].samples is not None  # read now: the folder may go
+            return RobustnessReport(found)
+    finally:
+        if home is not None:
+            net.to(home)  # Lightning leaves it on the CPU
 
 
 class _Bare(LightningModule):
@@ -121,8 +129,14 @@ class _Bare(LightningModule):
     def forward(self, x: Tensor) -> Any:
         return self.net(x)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Leave everything to the callback."""
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Leave everything to the callback.
+
+        Raises:
+            ValueError: for a second data loader.
+        """
+        if dataloader_idx:
+            raise ValueError("The data have several test loaders: give `evaluate` one of them at a time.")
 
 
 @contextmanager
@@ -141,10 +155,11 @@ def _quiet() -> Iterator[None]:
         told.setLevel(level)
 
 
-def _trainer(folder: Path, callbacks: list[Callback], accelerator: str, devices: int | str) -> Trainer:
+def _trainer(folder: Path, callbacks: list[Callback], accelerator: str, samples: int | None) -> Trainer:
     trainer = Trainer(
         accelerator=accelerator,
-        devices=devices,
+        devices=1,
+        limit_test_batches=samples,  # a batch holds at least one
         logger=False,
         callbacks=callbacks,
         enable_checkpointing=False,
@@ -168,14 +183,10 @@ def _threats(given: str | Threat | Sequence[str | Threat]) -> dict[str, Threat]:
     return named
 
 
-def _source(data: Any, batch_size: int, samples: int | None) -> dict[str, Any]:
+def _source(data: Any, batch_size: int) -> dict[str, Any]:
     """Return the argument by which `Trainer.test` takes these data."""
     if isinstance(data, LightningDataModule):
-        if samples is None:
-            return {"datamodule": data}
-        data.prepare_data()
-        data.setup("test")
-        data = data.test_dataloader()
+        return {"datamodule": data}
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         data = TensorDataset(*data)
     if isinstance(data, Dataset):
@@ -185,12 +196,11 @@ def _source(data: Any, batch_size: int, samples: int | None) -> dict[str, Any]:
             f"Cannot read data of type {type(data).__name__}: give tensors (x, y), a Dataset, a DataLoader or a "
             "LightningDataModule."
         )
-    if samples is not None:
-        whole: Any = data.dataset
-        data = DataLoader(
-            Subset(whole, range(min(samples, len(whole)))),
-            batch_size=data.batch_size or batch_size,
-            collate_fn=data.collate_fn,
-            num_workers=data.num_workers,
-        )
     return {"dataloaders": data}
+
+
+def _refuse_files(folder: Path) -> None:
+    """Raise if the results would be written over files of another evaluation, or of the user."""
+    there = sorted(path for pattern in (*WRITTEN, "config.yaml", "summary.json") for path in folder.glob(pattern))
+    if there:
+        raise FileExistsError(f"{there[0]} is there already and is left as it is: give another folder for the results.")

@@ -98,7 +98,8 @@ class RecordedEvaluation:
 
     def beside(self, kind: str, ending: str) -> Path:
         """Return the path of another file of the same evaluation, such as its `samples` with the ending `.csv`."""
-        return self.path.with_name(self.path.stem.replace("robustness", kind) + ending)
+        before, _, after = self.path.stem.rpartition("robustness")
+        return self.path.with_name(f"{before}{kind}{after}{ending}")
 
     @cached_property
     def samples(self) -> Samples | None:

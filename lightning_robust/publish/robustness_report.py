@@ -28,7 +28,8 @@ class RobustnessReport:
 
     What breaks an image within a radius breaks it within every larger one of the same norm, too. The accuracy under a
     threat therefore counts what any smaller radius found, and never rises with the radius. The union is the accuracy
-    where each image meets all threats.
+    where each image meets all threats. Of a random net, whose accuracy is a mean over forward passes, neither holds:
+    each threat stands for itself.
 
     Args:
         evaluations: one for each threat, all of the same images, by the threat as people write it.
@@ -53,7 +54,13 @@ class RobustnessReport:
         """
         if threat is None:
             return float(self._first.right.double().mean())
-        return float(self.robust(threat).double().mean())
+        return float(self._worst(threat)["accuracy"])
+
+    def _worst(self, threat: str) -> dict[str, Any]:
+        """The accuracy under a threat with its interval; of a random net the mean over forward passes."""
+        robust = self.robust(threat)
+        told: dict[str, Any] = self.evaluations[threat].report["worst"]
+        return told if "passes" in told else accuracy(int(robust.sum()), len(robust))
 
     def robust(self, threat: str) -> Tensor:
         """Mark the images [n] that are classified correctly within the radius, as far as the attacks tell.
@@ -72,8 +79,13 @@ class RobustnessReport:
         return torch.stack([samples.robust() for samples in smaller]).all(0)
 
     @property
+    def random(self) -> bool:
+        """Whether the net's logits differ between forward passes."""
+        return any("passes" in evaluation.report["worst"] for evaluation in self.evaluations.values())
+
+    @property
     def union(self) -> float:
-        """The accuracy in [0, 1] where each image meets all threats."""
+        """The accuracy in [0, 1] where each image meets all threats; of a random net by the majority of its passes."""
         return float(torch.stack([self.robust(threat) for threat in self.evaluations]).all(0).double().mean())
 
     @property
@@ -88,14 +100,14 @@ class RobustnessReport:
         told: dict[str, Any] = {"n": n, "clean": accuracy(int(self._first.right.sum()), n), "threats": {}}
         for threat, evaluation in self.evaluations.items():
             told["threats"][threat] = {
-                **accuracy(int(self.robust(threat).sum()), n),
+                **self._worst(threat),
                 "attacks": {
                     name: {key: value for key, value in row.items() if key not in ("stages", "attack")}
                     for name, row in evaluation.report["attacks"].items()
                 },
                 "checks": evaluation.report["checks"],
             }
-        if len(self.evaluations) > 1:
+        if len(self.evaluations) > 1 and not self.random:
             told["union"] = accuracy(round(self.union * n), n)
         told["versions"] = next(iter(self.evaluations.values())).report["versions"]
         return told

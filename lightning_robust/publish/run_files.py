@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from lightning_robust.publish.evaluations import RecordedEvaluation, evaluations_in, strongest
+from lightning_robust.threat import Threat
 from lightning_robust.utils.checks import file_sha256
 
 
@@ -34,8 +35,9 @@ class Run:
     def read(cls, place: str | Path) -> "Run":
         """Find everything that belongs to a run.
 
-        Of a folder of `test` or `evaluate`, its own evaluation is shown. Of a folder of `fit` it is the strongest of
-        its checkpoints' evaluations, which are looked for in the folders beside it.
+        Of a folder of `test` or `evaluate`, its own evaluation is shown. Of a folder of `fit` it is the strongest one
+        of its best checkpoint, at the threat of the training if there is one; evaluations are looked for in the
+        folders beside it.
 
         Args:
             place: the folder of a run, or a `robustness.json` in one.
@@ -59,7 +61,7 @@ class Run:
         here = folder.resolve()
         related = own + [other for other in _beside(folder, trained) if other.path.parent.resolve() != here]
         if chosen is None:
-            chosen = strongest(related if fitted else own)
+            chosen = strongest(_of_best(related, trained) if fitted and trained is not None else own)
         others = [evaluation for evaluation in related if chosen is None or evaluation.path != chosen.path]
         return cls(folder, trained, chosen, others)
 
@@ -124,6 +126,26 @@ def _trained(evaluations: list[RecordedEvaluation]) -> Path | None:
         if path.parent.name == "checkpoints" and path.parent.parent.is_dir():
             return path.parent.parent
     return None
+
+
+def _of_best(evaluations: list[RecordedEvaluation], trained: Path) -> list[RecordedEvaluation]:
+    """Keep the evaluations of the best checkpoint, or else of any, at the threat of the training if there are some."""
+    for pattern in ("best*.ckpt", "*.ckpt"):
+        digests = {file_sha256(path) for path in (trained / "checkpoints").glob(pattern)}
+        of_it = [each for each in evaluations if each.checkpoint in digests or each.path.parent == trained]
+        if any(each.checkpoint in digests for each in of_it):
+            break
+    threat = _threat(trained / "config.yaml")
+    return [each for each in of_it if each.threats == [threat]] or of_it
+
+
+def _threat(config: Path) -> str | None:
+    """Return the threat of a training as people write it; None if the configuration does not say."""
+    try:
+        told = yaml.safe_load(config.read_text())["model"]["init_args"]["attack"]["init_args"]["threat"]
+        return str(Threat(**told))
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return None
 
 
 def _beside(folder: Path, trained: Path | None) -> list[RecordedEvaluation]:

@@ -22,6 +22,10 @@ THEME = {
 """Which custom property of the page's style each of matplotlib's default colours stands for."""
 
 
+_FONTS = re.compile(r"'?DejaVu Sans'?[^;]*")
+"""The font, and those to be taken where it is missing."""
+
+
 def themed_svg(figure: Figure, salt: str) -> str:
     """Return a figure as SVG to be placed in HTML.
 
@@ -49,7 +53,7 @@ def themed_svg(figure: Figure, salt: str) -> str:
     text = re.sub(r"\bid=\"((?:figure|axes|patch|line2d|text|legend|xtick|ytick|matplotlib)[^\"]*)\"", "", text)
     text = re.sub(r"#[0-9a-f]{6}\b", lambda colour: _property(colour.group()), text)
     text = re.sub(r"<text (?![^>]*fill)style=\"", '<text style="fill: var(--ink); ', text)
-    return re.sub(r"'?DejaVu Sans'?[^;\"]*", "var(--font)", text)
+    return re.sub(r"(?<=style=\")[^\"]*", lambda style: re.sub(_FONTS, "var(--font)", style.group()), text)
 
 
 def _property(colour: str) -> str:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import lightning_robust as lr
+from lightning_robust.evaluation.description import describe
 from lightning_robust.runtime.rng import SampleRNG
 
 X = torch.rand(24, 1, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -44,6 +45,11 @@ def test_the_threat_reaches_the_attack() -> None:
     assert transfer.threat == transfer.attack.threat == lr.Threat("l2", 0.25)
     with pytest.raises(ValueError, match="works in"):
         lr.Transfer(lr.DeepFool(lr.Threat("l2", 1.0)), linear(1)).with_threat(lr.Threat("l1", 1.0))
+
+
+def test_a_report_tells_surrogates_apart() -> None:
+    told = [describe(lr.Transfer(lr.PGD(), linear(seed)))["surrogate"] for seed in (1, 2, 1)]
+    assert told[0] == told[2] != told[1]
 
 
 def test_another_surrogate_is_another_evaluation() -> None:

@@ -86,8 +86,35 @@ def test_the_config_says_it_all_and_an_earlier_evaluation_is_kept(
     main(["evaluate", "--config", "out/config.yaml", "--out", "again"])
     again, once = (summary(folder / name) for name in ("again", "out"))
     assert again["threats"]["linf 8/255"]["correct"] == once["threats"]["linf 8/255"]["correct"]
-    assert "holds an evaluation already" in refusal(capsys, *command)
+    assert "is there already" in refusal(capsys, *command)
     assert (folder / "out" / "robustness.json").read_text() == before
+
+
+def test_a_checkpoint_is_not_tested_on_images_it_was_trained_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    np.savez("all.npz", images=rng.integers(0, 256, (60, 8, 8), dtype=np.uint8), labels=np.arange(60) % 4)
+    data = ["--data", "Arrays", "--data.root", "all.npz", "--data.test_size", "0.2"]
+    quick = [
+        "--trainer.max_epochs=1",
+        "--trainer.accelerator=cpu",
+        "--data.val_size",
+        "8",
+        "--evaluation.attacks",
+        "{}",
+    ]
+    net = ["--model", "Standard", "--model.net", "SmallConvNet", "--model.net.width", "2"]
+    main(["fit", *net, "--model.optimizer", "SGD", "--model.optimizer.lr", "0.1", *data, *quick])
+    (checkpoint,) = folder.glob("runs/Arrays/Standard/fit-*/checkpoints/last.ckpt")
+    main(["evaluate", "--net", str(checkpoint), *data, "--out", "out", *QUICK])
+    told = refusal(capsys, "evaluate", "--net", str(checkpoint), *data[:-1], "0.5", "--out", "other", *QUICK)
+    assert "held out" in told
+
+
+def test_an_untrained_net_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", "--net", "SmallConvNet", "--data", "Digits", "--samples", "20", "--out", "out", *QUICK])
+    assert "has no trained weights" in capsys.readouterr().err
 
 
 def test_several_threats_and_a_surrogate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

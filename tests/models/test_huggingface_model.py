@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 from torchvision.transforms.v2.functional import resize
@@ -212,3 +213,12 @@ def test_attacks_take_gradients_of_it(tmp_path: Path) -> None:
     net, x = load_net(f"hf:{tmp_path}", image_size=16).eval(), pixels(size=16).requires_grad_()
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(net(x), torch.arange(4)), x)
     assert gradient.abs().sum((1, 2, 3)).min() > 0
+
+
+def test_files_beside_the_weights_are_not_taken_for_them(tmp_path: Path) -> None:
+    net = write_vit(tmp_path)
+    zeros = {name: torch.zeros_like(value) for name, value in net.state_dict().items()}
+    save_file(zeros, tmp_path / "model_old.safetensors")
+    x = torch.rand(2, 3, 8, 8)
+    loaded = HuggingFaceModel(str(tmp_path), mean=[0.0] * 3, std=[1.0] * 3).eval()
+    torch.testing.assert_close(loaded(x), net(x).logits)

@@ -10,6 +10,8 @@ import pytest
 from lightning_robust.cli.main import main
 from lightning_robust.publish.comparison import compare, mcnemar, short_names
 from lightning_robust.publish.comparison_formats import as_csv, as_html, as_latex, as_markdown, write_comparison
+from lightning_robust.publish.evaluations import evaluations_in
+from lightning_robust.publish.run_files import Run
 from tests.helpers.command_line import refusal
 from tests.helpers.run_folders import THREAT, evaluation, training
 
@@ -107,6 +109,39 @@ def test_a_training_is_told_by_its_strongest_test(tmp_path: Path) -> None:
     evaluation(tmp_path / "test-3", Y, Y, {"pgd": [9] * 8}, checkpoint={"path": "x", "sha256": "of other weights"})
     (group,) = compare([str(tmp_path / "fit-1")])
     assert (group.n, group.stage, group.entries[0].evaluation.report["worst"]["correct"]) == (8, "test", 6)
+
+
+def test_of_a_training_it_is_the_best_checkpoint_at_the_threat_of_the_training(tmp_path: Path) -> None:
+    """The last checkpoint, and a larger radius, have lower accuracies: they are no stronger evaluations of it."""
+    from lightning_robust.utils.checks import file_sha256
+
+    best = training(tmp_path / "fit-1", attack={"init_args": {"threat": {"norm": "linf", "eps": 0.1}}})
+    last = best.with_name("last.ckpt")
+    last.write_bytes(best.read_bytes() + b"other")
+    about = {path: {"checkpoint": {"path": str(path), "sha256": file_sha256(path)}} for path in (best, last)}
+    evaluation(tmp_path / "test-1", Y, Y, {"pgd": [9, 9, *Y[2:]]}, **about[best])
+    evaluation(tmp_path / "test-2", Y, Y, {"pgd": [9] * 8}, **about[last])
+    evaluation(tmp_path / "test-3", Y, Y, {"pgd": [9] * 8}, threat={**THREAT, "eps": 0.2}, **about[best])
+    shown = Run.read(tmp_path / "fit-1").evaluation
+    assert shown is not None
+    assert shown.path.parent.name == "test-1"
+    groups = {
+        group.threats: group.entries[0].evaluation.path.parent.name for group in compare([str(tmp_path / "fit-1")])
+    }
+    assert groups == {"linf 0.1": "test-1", "linf 0.2": "test-3"}
+
+
+def test_another_precision_is_another_attack(tmp_path: Path) -> None:
+    for name, precision in (("a", "fp32"), ("b", "bf16")):
+        evaluation(tmp_path / name, Y, Y, {"pgd": Y}, precision=precision)
+    (group,) = compare([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert not group.same_attacks
+
+
+def test_an_evaluation_may_be_named_after_its_files(tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", Y, Y, {"pgd": Y}, name="robustness-l2-")
+    (recorded,) = evaluations_in(tmp_path / "a")
+    assert recorded.samples is not None
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -146,6 +147,67 @@ def test_the_net_is_left_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_the_first_samples_are_those_of_the_loaders_order() -> None:
+    backwards = DataLoader(TensorDataset(X, Y), batch_size=4, sampler=range(29, -1, -1))
+    report = lr.evaluate(NET, backwards, "linf 0.1", "pgd10", samples=6, **QUICK)
+    last = torch.arange(29, 23, -1)
+    assert report.accuracy() == pytest.approx(float((NET(X[last]).argmax(1) == Y[last]).double().mean()))
+
+
+def test_what_a_data_module_does_to_a_batch_is_done_to_the_first_samples_too() -> None:
+    class Inverted(LightningDataModule):
+        def test_dataloader(self) -> Any:
+            return DataLoader(TensorDataset(1 - X, Y), batch_size=7)
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [1 - batch[0], batch[1]]
+
+    wanted = lr.evaluate(NET, (X[:11], Y[:11]), "linf 0.1", "pgd10", **QUICK).accuracy()
+    assert lr.evaluate(NET, Inverted(), "linf 0.1", "pgd10", samples=11, **QUICK).accuracy() == wanted
+
+
+def test_a_random_nets_accuracy_is_the_reports() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return NET(x) + 2 * torch.randn(len(x), 3)
+
+    torch.manual_seed(0)
+    report = lr.evaluate(Noisy(), (X, Y), ["linf 0.01", "linf 0.02"], "pgd3", **QUICK)
+    assert report.random
+    for threat, evaluation in report.evaluations.items():
+        assert report.accuracy(threat) == evaluation.report["worst"]["accuracy"]
+        assert report.summary["threats"][threat]["accuracy"] == report.accuracy(threat)
+    assert "union" not in report.summary
+
+
+@pytest.mark.parametrize("name", ["robustness.json", "mine-samples.csv", "config.yaml", "summary.json"])
+def test_files_that_lie_there_are_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="left as it is"):
+        lr.evaluate(NET, (X, Y), "linf 0.1", "pgd3", out=tmp_path, **QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning tells of the interrupt
+def test_an_evaluation_that_was_killed_goes_on(tmp_path: Path) -> None:
+    class Cut(lr.PGD):
+        calls = 0
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+            Cut.calls += 1
+            if Cut.calls == 3:
+                raise KeyboardInterrupt
+            return super().__call__(*args, **kwargs)
+
+    given: Any = {"data": (X, Y), "threat": "linf 0.1", "attacks": {"pgd": Cut(steps=5)}, "batch_size": 10, **QUICK}
+    with pytest.raises(SystemExit):
+        lr.evaluate(NET, **given, out=tmp_path)
+    report = lr.evaluate(NET, **given, out=tmp_path)
+    assert Cut.calls < 6  # two of the three batches were not attacked again
+    assert torch.equal(report.robust("linf 0.1"), lr.evaluate(NET, **given).robust("linf 0.1"))
+
+
 def test_doubts_are_told() -> None:
     report = lr.evaluate(lambda_net(), (X, Y), "linf 0.1", "pgd10", check_samples=16, accelerator="cpu")
     assert not report.sound
@@ -170,6 +232,8 @@ def lambda_net() -> nn.Module:
         ({"threat": ["linf 8/255", lr.Threat("linf", 8 / 255)]}, "Two of the threats are the same"),
         ({"attacks": "autoatack"}, "did you mean 'autoattack'"),
         ({"data": 3}, "Cannot read data of type int"),
+        ({"attacks": []}, "There is no attack"),
+        ({"attacks": {}}, "There is no attack"),
     ],
 )
 def test_mistakes_are_one_sentence(call: dict[str, Any], told: str) -> None:

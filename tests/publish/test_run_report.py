@@ -6,16 +6,19 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 
 from lightning_robust.cli.main import main
+from lightning_robust.publish.charts import Point, trade_off_chart
 from lightning_robust.publish.confusion import confusion, under_attack
 from lightning_robust.publish.evaluations import RecordedEvaluation
 from lightning_robust.publish.run_files import Run
 from lightning_robust.publish.run_report import report_page, write_report
+from lightning_robust.publish.svg import themed_svg
 from lightning_robust.utils.checks import file_sha256
 from tests.helpers.run_folders import evaluation, training
 
@@ -135,6 +138,13 @@ def test_needs_no_network(run: Path) -> None:
     page = report_page(Run.read(run))
     assert not re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!#|data:)[^\s"')>]+""", page)
     assert "@import" not in page
+
+
+@pytest.mark.parametrize("name", ["DejaVu Sans run", r"a$\\foo$b", "_hidden"])
+def test_odd_names_are_drawn_as_they_are(name: str) -> None:
+    drawn = themed_svg(trade_off_chart([Point(name, (0.5, 0.4, 0.6), (0.3, 0.2, 0.4))]), "odd")
+    ElementTree.fromstring(drawn)
+    assert name.removeprefix("_") in "".join(re.findall(r">([^<]*)</text>", drawn))
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
