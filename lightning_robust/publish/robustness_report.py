@@ -187,7 +187,7 @@ class RobustnessReport:
 
     def __str__(self) -> str:
         """Return the table as text, and below it what did not pass."""
-        console = Console(width=80, file=io.StringIO(), force_jupyter=False)  # in a notebook, too
+        console = Console(width=80, file=io.StringIO(), force_jupyter=False, force_terminal=False)  # text everywhere
         console.print(self.table())
         for doubt in self.doubts():
             console.print(doubt, markup=False, highlight=False)

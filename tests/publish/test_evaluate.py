@@ -132,9 +132,12 @@ def test_the_table_and_the_figures(tmp_path: Path) -> None:
 
 
 def test_its_text_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There, Rich shows what is printed to any of its consoles, and writes nothing."""
+    """There, Rich shows what is printed to any of its consoles, writes nothing, and is asked for colours."""
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    assert "worst case" in str(lr.evaluate(NET, (X, Y), "linf 0.05", "pgd5", **QUICK))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    text = str(lr.evaluate(NET, (X, Y), "linf 0.05", "pgd5", **QUICK))
+    assert "worst case" in text
+    assert "\x1b" not in text
 
 
 def test_the_net_is_left_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
