@@ -14,6 +14,7 @@ from benchmarks.common.timing import Arm, interleave, ratio, timed
 from benchmarks.common.training import STEPS
 from benchmarks.common.workloads import Workload, on_workload
 from lightning_robust.losses import cross_entropy
+from lightning_robust.runtime.batch_norms import fast_bn_backward
 from lightning_robust.types import Batch
 
 
@@ -24,7 +25,8 @@ def alternatives(net: nn.Module, batch: Batch) -> dict[str, Callable[[], None]]:
 
     def gradient(z: torch.Tensor) -> None:
         z = z.clone().requires_grad_()
-        torch.autograd.grad(cross_entropy(net(z), y.repeat(len(z) // len(y))).sum(), z)
+        with fast_bn_backward(net.modules()):  # as attacks do; it leaves norms alone whose weights await a gradient
+            torch.autograd.grad(cross_entropy(net(z), y.repeat(len(z) // len(y))).sum(), z)
 
     def unfrozen() -> None:
         net.requires_grad_(True)

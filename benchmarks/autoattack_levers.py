@@ -5,7 +5,9 @@ python -m benchmarks.autoattack_levers [--samples 450] [--colour_samples 64] [--
 
 import copy
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from jsonargparse import auto_cli
@@ -16,6 +18,7 @@ from benchmarks.common.cases import RADII, Case, NetName, dataset, nets_and_work
 from benchmarks.common.figures import bars
 from benchmarks.common.tables import Row, required, write
 from benchmarks.common.timing import Spread, interleave, ratio
+from lightning_robust.runtime import modes
 from lightning_robust.threat import Norm
 
 NETS: tuple[NetName, ...] = ("digits AT", "colours AT")
@@ -23,6 +26,7 @@ POOL = 128
 """Rows at a time (`batch_size`), whatever the loader's batches."""
 LEVERS = (
     "samples leave, survivors and targets fill the batch",
+    "faster batch norms",
     f"batches of {POOL}",
     "channels_last",
     "bf16",
@@ -37,13 +41,14 @@ TIMES = 2.0
 
 def with_levers(case: Case, count: int) -> Attack:
     """Ours with the first so many of the levers."""
-    pool, ordered, half = (lever in LEVERS[:count] for lever in LEVERS[1:])
+    norms, pool, ordered, half = (lever in LEVERS[:count] for lever in LEVERS[1:])
     net = copy.deepcopy(case.net).to(memory_format=torch.channels_last if ordered else torch.contiguous_format)
     attack = ours(case, net, bf16=half, batch_size=POOL if pool else None)
 
     def run(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last) if ordered else x
-        return attack(x, y, index)
+        with nullcontext() if norms else patch.object(modes, "fast_bn_backward", lambda modules: nullcontext()):
+            return attack(x, y, index)
 
     return run
 

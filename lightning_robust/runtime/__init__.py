@@ -1,1 +1,1 @@
-"""How a net runs: modes, gradients, precision, ranks and random numbers."""
+"""How a net runs: modes, gradients, precision, batch norms, ranks and random numbers."""

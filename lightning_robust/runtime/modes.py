@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_robust.runtime.batch_norms import fast_bn_backward
 from lightning_robust.runtime.gradients import eagerly
-from lightning_robust.runtime.modules_of import modules_of
+from lightning_robust.runtime.modules_of import modules_of, parts_of
 from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.precision import explain_types, full_precision
 from lightning_robust.runtime.recorded_graphs import refuse_recorded_training
@@ -47,7 +48,8 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
     """
     if bn not in ("eval", "batch", "train"):
         raise ValueError(f"Unknown attack_bn {bn!r}: choose one of eval, batch, train.")
-    modules = modules_of(net)
+    parts = parts_of(net)
+    modules = [part for part in parts if isinstance(part, nn.Module)]
     if bn == "eval":
         refuse_recorded_training(modules)
     modes = [(module, module.training) for module in modules if hasattr(module, "training")]  # not if frozen by jit
@@ -62,7 +64,7 @@ def attack_mode(net: Net, bn: AttackBN = "eval") -> Iterator[None]:
             norm.track_running_stats = tracks and bn != "batch"
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
+        with fast_bn_backward(parts), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for module, training in modes:

@@ -29,6 +29,15 @@ def modules_of(net: Any) -> list[nn.Module]:
         >>> len(modules_of(net)), len(modules_of(net.forward)), len(modules_of(lambda x: net(x).exp()))
         (2, 2, 2)
     """
+    return [part for part in parts_of(net) if isinstance(part, nn.Module)]
+
+
+def parts_of(net: Any) -> list[Any]:
+    """Return the modules that a net runs, and the callables and objects in which they were found.
+
+    Args:
+        net: an `nn.Module` or any other callable.
+    """
     parts: dict[int, Any] = {}  # by identity; held, so that no identity is given away again
     left: list[tuple[Any, frozenset[str]]] = [(net, frozenset())]
     while left:
@@ -43,7 +52,7 @@ def modules_of(net: Any) -> list[nn.Module]:
         else:
             parts[id(part)] = part
             left += _inside(part, names)
-    return [part for part in parts.values() if isinstance(part, nn.Module)]
+    return list(parts.values())
 
 
 def _inside(part: Any, names: frozenset[str]) -> Iterator[tuple[Any, frozenset[str]]]:

@@ -60,6 +60,14 @@ def plain_tensors() -> AbstractContextManager[Any]:
     return torch._C.DisableTorchFunctionSubclass()
 
 
+def in_function_transform() -> bool:
+    """Return whether a transform of `torch.func`, such as `vmap`, runs; nothing public tells.
+
+    `torch._C._functorch.peek_interpreter_stack`. Seen in torch 2.14.1.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def is_compiled(part: Any) -> bool:
     """Return whether a module was compiled in place, or a module or function by `torch.compile`; nothing public tells.
 

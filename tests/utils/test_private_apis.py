@@ -156,6 +156,12 @@ def a_subclass_becomes_plain() -> bool:
         return type(typed + 1) is Tensor and type(typed + 1) is not type(typed)
 
 
+def transforms_are_seen() -> bool:
+    seen = []
+    torch.func.vmap(lambda x: (seen.append(private.in_function_transform()), x)[1])(torch.ones(2))
+    return seen == [True] and not private.in_function_transform()
+
+
 def compilation_is_seen() -> bool:
     module, before = nn.Linear(1, 1), private.is_compiled(nn.Linear(1, 1))
     module.compile()
@@ -346,6 +352,7 @@ FORMS: dict[str, Callable[[Path], bool]] = {
     "ONE_CYCLE_PHASES": lambda _: schedules_keep("phases"),
     "SCHEDULE_RATES": lambda _: schedules_keep("rates"),
     "plain_tensors": lambda _: a_subclass_becomes_plain(),
+    "in_function_transform": lambda _: transforms_are_seen(),
     "is_compiled": lambda _: compilation_is_seen(),
     "allow_graphs": lambda _: more_graphs_are_allowed(),
     "module_of_script_method": lambda _: a_method_knows_its_module(),
