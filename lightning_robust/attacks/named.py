@@ -52,7 +52,7 @@ def named_attack(name: str) -> Attack:
 
 
 def named_attacks(attacks: str | Attack | Sequence[str] | Mapping[str, Attack]) -> dict[str, Attack]:
-    """Return attacks by name, of whatever says which.
+    """Return a dictionary of attacks by name, given names, one attack or such a dictionary.
 
     Args:
         attacks: a name, an attack, several names, or attacks by name.

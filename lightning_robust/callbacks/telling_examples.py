@@ -18,7 +18,7 @@ _SMALL = 3 * 64 * 64
 
 
 def candidates(shown: int, shape: Sequence[int]) -> int:
-    """Return of how many samples examples are kept, so that those that say most can be chosen among them.
+    """Return the number of samples whose adversarial examples are kept to choose those that are shown from.
 
     Args:
         shown: how many are shown.
@@ -32,7 +32,7 @@ def candidates(shown: int, shape: Sequence[int]) -> int:
 
 
 def telling(samples: Samples, name: str, shown: int) -> list[int]:
-    """Return the indices of the samples whose examples under this attack say most.
+    """Return the indices of the samples to show under this attack, those broken by the smallest change first.
 
     Broken ones come first, of them those that took the smallest change; then what withstood the attack; last what is
     misclassified without one.

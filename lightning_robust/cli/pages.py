@@ -37,13 +37,15 @@ def comparison(args: Sequence[str]) -> None:
         description="Put runs side by side, those at the same threat in one table, with paired tests.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a fit, test or evaluate")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="folder of a fit, test or evaluate, or a robustness.json"
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",
         action="append",
         default=[],
-        help=f"also write them to a file that ends in one of {', '.join(FORMATS)}; may be given several times",
+        help=f"also write the comparison to a file that ends in {', '.join(FORMATS)}; may be given several times",
     )
     asked = parser.parse_args(args)
     groups = compare(asked.runs)

@@ -119,7 +119,7 @@ class InspectedDataModule(FolderDataModule):
 
     @property
     def std(self) -> list[float]:  # type: ignore[override]
-        """Standard deviation of each channel, likewise."""
+        """Standard deviation of each channel over training images."""
         return self._statistics[1]
 
     @cached_property

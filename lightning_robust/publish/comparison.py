@@ -72,7 +72,7 @@ class Group:
 
     @property
     def doubts(self) -> list[str]:
-        """What a reader has to know before comparing the rows, as sentences."""
+        """The caveats about comparing the rows, one sentence each."""
         told = []
         if not self.same_attacks:
             told.append(
@@ -204,7 +204,7 @@ def _by_threat(run: Run) -> Iterable[RecordedEvaluation]:
 
 
 def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Give the settings of what was trained on what, each under its place in the configuration."""
+    """Give the settings of model, data, trainer and seed, each under its place in the configuration."""
 
     def walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
@@ -222,7 +222,7 @@ def _stage(evaluation: RecordedEvaluation) -> str:
 
 
 def _boxes(evaluation: RecordedEvaluation) -> Any:
-    """What threats leave out as text: the range of pixels."""
+    """Return the pixel ranges of the threats, which their text leaves out."""
     return tuple(sorted({(attack.threat.lower, attack.threat.upper) for attack in evaluation.attacks.values()}))
 
 

@@ -43,7 +43,8 @@ def evaluate(
     """Attack a net and return how many images it still classifies correctly, under one threat or several.
 
     The evaluation is that of `RobustEvaluation`, exact and checked, on one device; for several, hand that callback to a
-    `Trainer`. With `state_dir`, or `out`, an evaluation that was killed goes on where it was when it is called again.
+    `Trainer`. With `state_dir`, or `out`, an evaluation that was killed before it left its first results goes on where
+    it was when it is called again.
 
     Args:
         net: maps images [b c h w] in [0, 1] to logits [b k]; it may return a tuple, a dictionary or an object that
@@ -52,7 +53,7 @@ def evaluate(
             `LightningDataModule`, whose test data are taken.
         threat: a norm and a radius such as "linf 8/255", a `Threat`, or several of them.
         attacks: names such as "autoattack", "autoattack-rapid", "pgd50", "fab" or "square", an attack, or attacks by
-            name. Their own threats are replaced.
+            name. A threat of their own is replaced.
         samples: how many images to take, the first ones; by default all.
         batch_size: images in a batch, also under attack. A `DataLoader` keeps its own.
         seed: seed of the attacks' random numbers.
@@ -67,7 +68,8 @@ def evaluate(
             `lightning_robust.callbacks.any_module.AnyModule`.
 
     Returns:
-        A report with `accuracy`, `table()`, `to_json()` and `figures()`.
+        A report with `accuracy`, `union`, `sound`, `doubts()`, `table()`, `to_json()`, `figures()` and
+        `save_figures()`.
 
     Raises:
         FileExistsError: where results lie in `out` already.
