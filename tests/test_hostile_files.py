@@ -178,6 +178,7 @@ def test_descriptions_of_nets(name: str, here: Path, capsys: pytest.CaptureFixtu
     refused(capsys, *FIT, "--model.net=Pretrained", "--model.net.source=evil")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[1]", b'{"net": 1e999}', b"\xff\xfe", b'{"sha256": 3}', b"{" * 9999], ids=range(7)
 )

@@ -106,6 +106,7 @@ def never_killed(method: str, ranks: int) -> list[list[Tensor]]:
 # https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/callbacks/weight_averaging.py
 @pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides")
 # resuming says where it saves: https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/callbacks/model_checkpoint.py
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_killed_and_resumed_run_ends_with_the_weights_of_one_never_killed(
     killed: int, saved: int, ranks: int, method: str, tmp_path: Path

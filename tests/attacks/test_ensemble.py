@@ -64,6 +64,7 @@ def test_it_ends_when_nothing_stands():
     assert last.saw == []
 
 
+@pytest.mark.slow
 def test_the_worst_case_is_that_of_its_attacks_alone():
     net, (x, y) = trained_net(), held_out(40)
     attacks = {"pgd": PGD(THREAT, steps=3), "square": Square(THREAT, queries=30), "fab": FAB(THREAT, steps=5)}

@@ -122,6 +122,7 @@ def test_runs_do_not_collide(folder: Path) -> None:
     assert all((run / "checkpoints/last.ckpt").is_file() for run in runs)
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_in_the_same_folder(folder: Path) -> None:
     main(["fit", "--config", STANDARD, *QUICK])
     run = the_run(folder, "Digits/Standard/fit-*")
@@ -169,6 +170,7 @@ def test_a_requeued_job_goes_on_from_the_newest_that_was_left(folder: Path, monk
     assert not (folder / "~").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_the_last_one_is_for_fit_alone(
     command: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -237,6 +239,7 @@ def test_a_checkpoint_of_another_method_is_refused(folder: Path, capsys: pytest.
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "told"),
     [

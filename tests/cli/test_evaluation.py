@@ -18,6 +18,8 @@ from tests.helpers.command_line import refusal
 from tests.helpers.transformers_folder import write_vit
 from tests.models.test_robustbench import asked  # noqa: F401
 
+pytestmark = pytest.mark.slow  # each starts the command line, which takes a third of a second and more
+
 QUICK = ["--check_samples", "0", "--accelerator", "cpu", "--attacks", "pgd10"]
 
 

@@ -9,6 +9,8 @@ from lightning_robust.cli.main import main
 from tests.cli.test_cli import folder  # noqa: F401
 from tests.helpers.command_line import refusal
 
+pytestmark = pytest.mark.slow  # each starts the command line, which takes a third of a second and more
+
 FIT = ["fit", "--config=digits/at", "--trainer.accelerator=cpu"]
 NETS = "IAATWideResNet, Normalize, PreActResNet, Pretrained, RobustBenchModel, SmallConvNet, TimmModel, Torchvision"
 OPTIONS = "there are checkpoint, ckpt_path, config, data, evaluation, help, model"

@@ -78,6 +78,7 @@ def test_the_configuration_holds_the_class(folder: Path, capsys: pytest.CaptureF
     assert (net["class_path"], net["init_args"]["name"]) == ("lightning_robust.models.TorchvisionModel", "vgg11")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "told"),
     [

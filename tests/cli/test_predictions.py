@@ -23,6 +23,8 @@ from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, plain_net
 from tests.helpers.foreign import images
 
+pytestmark = pytest.mark.slow  # each starts the command line, which takes a third of a second and more
+
 
 def table(path: Path) -> list[dict[str, str]]:
     with path.open() as file:

@@ -30,6 +30,8 @@ from tests.helpers.ddp import quiet_trainer
 from tests.helpers.few import plain_net
 from tests.helpers.launch import finish_refused, launch, named
 
+pytestmark = pytest.mark.slow  # each starts the command line, which takes a third of a second and more
+
 FIT = [
     *("fit", "--config=digits/at", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"),

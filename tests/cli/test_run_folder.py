@@ -14,6 +14,8 @@ import yaml
 from lightning_robust.cli.main import main
 from tests.cli.test_cli import AT, QUICK, STANDARD, folder, the_run  # noqa: F401
 
+pytestmark = pytest.mark.slow  # each starts the command line, which takes a third of a second and more
+
 QUICKER = [*QUICK, "--trainer.limit_val_batches=2", "--model.attack.steps=1", "--evaluation.fit_attacks.pgd10.steps=1"]
 MINE = "this: is mine\n"
 TOLD = {"method": "AT", "norm": "linf", "eps": 0.15, "lr": 0.1, "batch_size": 64, "net": "SmallConvNet", "steps": 1}

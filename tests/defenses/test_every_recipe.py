@@ -78,6 +78,7 @@ def trained(recipe: Path, ranks: int, accumulate: int) -> tuple[list[Tensor], di
 )
 # DDP's advice on speed, for a convolution of one channel differentiated twice:
 # https://github.com/pytorch/pytorch/blob/main/torch/csrc/distributed/c10d/reducer.cpp
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides")
 def test_two_ranks_equal_one_process_on_the_joined_batch(recipe: Path, accumulate: int) -> None:
     weights, logged, radii = trained(recipe, 1, accumulate)

@@ -104,6 +104,7 @@ def assert_same(samples):
             assert torch.equal(getattr(verdicts, column), getattr(expected, column)), (name, column)
 
 
+@pytest.mark.slow
 def test_the_verdicts_are_those_of_the_attacks_alone():
     net, (x, y), verdicts = trained_net(), held_out(N), found().verdicts
     right = net(x).argmax(1) == y

@@ -34,6 +34,7 @@ def distances(norm: str) -> Tensor:
     return torch.where(gap > 0, gap / size, torch.inf).amin(1) * (logits.argmax(1) == Y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_counts_are_those_of_the_closed_form(norm: str) -> None:
     """The box hardly matters to images in its middle, and the attacks find what a linear net allows."""
@@ -106,6 +107,7 @@ def test_the_accuracy_never_rises_with_the_radius_and_the_union_is_the_least() -
     assert not (report.robust("linf 0.2") & ~report.robust("linf 0.1")).any()
 
 
+@pytest.mark.slow
 def test_files_are_those_that_report_and_compare_read(tmp_path: Path) -> None:
     report = lr.evaluate(NET, (X, Y), ["linf 0.1", "l2 0.5"], ["pgd10", "fab"], out=tmp_path, **QUICK)
     kept = {evaluation.path.name: evaluation for evaluation in evaluations_in(tmp_path)}
@@ -116,6 +118,7 @@ def test_files_are_those_that_report_and_compare_read(tmp_path: Path) -> None:
     assert told["threats"]["l2 0.5"]["attacks"]["fab"]["accuracy"] >= report.accuracy("l2 0.5")
 
 
+@pytest.mark.slow
 def test_the_table_and_the_figures(tmp_path: Path) -> None:
     report = lr.evaluate(NET, (X, Y), ["linf 0.05", "linf 0.1"], ["pgd10", "fab"], **QUICK)
     text = str(report)
@@ -192,6 +195,7 @@ def test_files_that_lie_there_are_kept(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning tells of the interrupt
 def test_an_evaluation_that_was_killed_goes_on(tmp_path: Path) -> None:
     class Cut(lr.PGD):
