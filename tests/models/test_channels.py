@@ -54,5 +54,5 @@ def test_the_command_line_tells_it_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     told = refusal(capsys, "fit", "--config=digits/at", "--trainer.accelerator=cpu", "--model.net.in_channels=3", *more)
-    assert told.startswith("error: The net takes images of 3 channels, got 1 (shape (")
+    assert told.startswith("error: The net takes images of 3 channels but those of the data have 1: ")
     assert not list(tmp_path.iterdir())
