@@ -89,6 +89,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
             rates of its own.
 
     Example:
+        >>> from lightning_robust.losses import cross_entropy
         >>> from lightning_robust.models import SmallConvNet
         >>> class CleanAndAdversarial(Defense):
         ...     def loss(self, batch, views):
