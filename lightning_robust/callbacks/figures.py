@@ -42,11 +42,8 @@ def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None
         names: of the classes; their numbers by default.
     """
     x, x_adv, y, before, after = examples
-    delta = x_adv - x
-    # each perturbation fills the grey scale, so that what it looks like shows whatever the radius
-    size = delta.flatten(1).abs().amax(1)
-    filled = 0.5 + 0.5 * delta / size.clamp_min(1e-12).view(-1, 1, 1, 1)
-    magnified = [f"times {0.5 / s:.3g}" if s else "none" for s in size.tolist()]
+    filled, times = magnified(x, x_adv)
+    told = [f"times {factor:.3g}" if factor else "none" for factor in times]
 
     def name(label: Tensor) -> str:
         return str(int(label)) if names is None else names[int(label)]
@@ -54,7 +51,7 @@ def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None
     rows = [
         ("clean", x, [name(k) for k in before], before == y),
         ("adversarial", x_adv, [name(k) for k in after], after == y),
-        ("perturbation", filled, magnified, y == y),
+        ("perturbation", filled, told, y == y),
     ]
     figure = Figure(figsize=(1.3 * len(x) + 0.5, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -62,7 +59,7 @@ def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None
     for line, (kind, images, heads, right) in zip(figure.subplots(3, len(x), squeeze=False), rows, strict=True):
         line[0].set_ylabel(kind)
         for axis, image, head, good in zip(line, images, heads, right, strict=True):
-            axis.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_title(shorten(head), fontsize=9, color="black" if good else "tab:red", parse_math=False)
             axis.set_xticks([])
             axis.set_yticks([])
@@ -79,7 +76,29 @@ def save_figure(trainer: Trainer, figure: Figure, name: str, directory: Path) ->
     return path
 
 
-def _displayable(image: Tensor) -> Any:
+def magnified(x: Tensor, x_adv: Tensor) -> tuple[Tensor, list[float]]:
+    """Return each perturbation as an image that fills the grey scale, so that it shows whatever the radius.
+
+    Args:
+        x: clean images [b c h w].
+        x_adv: adversarial examples [b c h w].
+
+    Returns:
+        The images [b c h w], and by how much each is magnified; 0 where nothing was changed.
+
+    Example:
+        >>> image, times = magnified(torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.25, 0.0]]]]))
+        >>> image.flatten().tolist(), times
+        ([1.0, 0.5], [2.0])
+    """
+    delta = x_adv - x
+    size = delta.flatten(1).abs().amax(1)
+    filled = 0.5 + 0.5 * delta / size.clamp_min(1e-12).view(-1, 1, 1, 1)
+    return filled, [0.5 / largest if largest else 0.0 for largest in size.tolist()]
+
+
+def displayable(image: Tensor) -> Any:
+    """Return an image [c h w] as an array [h w 3], or [h w] if it has not three channels, clipped to [0, 1]."""
     image = image.detach().float().cpu().clamp(0, 1)
     if image.shape[0] == 3:
         return image.movedim(0, -1).numpy()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_robust.callbacks.figures import Examples
+from lightning_robust.callbacks.figures import Examples, displayable, magnified
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.utils.files import atomic_write
 
@@ -42,15 +42,11 @@ def telling(samples: Samples, name: str, shown: int) -> list[int]:
         name: of the attack.
         shown: how many, at most.
     """
-    row_of = {int(index): row for row, index in enumerate(samples.index)}
-    verdicts = samples.verdicts[name]
-
-    def rank(index: int) -> tuple[bool, bool, float, int]:
-        row = row_of[index]
-        standing = bool(verdicts.standing[row])
-        return not bool(samples.right[row]), standing, float("inf") if standing else float(verdicts.size[row]), index
-
-    return sorted(samples.examples[name], key=rank)[:shown]
+    kept = _kept(samples, name)
+    verdicts = kept.verdicts[name]
+    size = torch.where(verdicts.standing, torch.inf, verdicts.size)
+    ranks = zip((~kept.right).tolist(), verdicts.standing.tolist(), size.tolist(), kept.index.tolist(), strict=True)
+    return [index for *_, index in sorted(ranks)][:shown]
 
 
 def drawn(samples: Samples, name: str, shown: int) -> Examples | None:
@@ -58,9 +54,10 @@ def drawn(samples: Samples, name: str, shown: int) -> Examples | None:
     chosen = telling(samples, name, shown)
     if not chosen:
         return None
-    rows = _rows(samples, chosen)
+    kept = _kept(samples, name)
+    kept = kept[torch.tensor([kept.index.tolist().index(index) for index in chosen])]
     x, x_adv = torch.stack([samples.examples[name][index] for index in chosen], dim=1)
-    return Examples(x, x_adv, samples.y[rows], samples.clean[rows], samples.verdicts[name].predicted[rows])
+    return Examples(x, x_adv, kept.y, kept.clean, kept.verdicts[name].predicted)
 
 
 def save_telling(samples: Samples, attacks: Iterable[str], shown: int, path: Path) -> None:
@@ -78,10 +75,10 @@ def save_telling(samples: Samples, attacks: Iterable[str], shown: int, path: Pat
     """
     names = list(attacks)
     first: dict[int, str] = {}
-    for name in reversed(names):
-        rows = _rows(samples, list(samples.examples[name]))
-        broken = samples.right[rows] & ~samples.verdicts[name].standing[rows]
-        first |= {index: name for index, one in zip(samples.examples[name], broken.tolist(), strict=True) if one}
+    for name in names:
+        kept = _kept(samples, name)
+        for index in kept.index[kept.right & ~kept.verdicts[name].standing].tolist():
+            first.setdefault(index, name)
     ranked = [(name, index) for name in names for index in telling(samples, name, len(samples))]
     ranked = [(name, index) for name, index in ranked if first.get(index, names[-1]) == name]
     ranked = sorted(ranked, key=lambda pair: pair[1] not in first)[:shown]  # stable
@@ -89,23 +86,22 @@ def save_telling(samples: Samples, attacks: Iterable[str], shown: int, path: Pat
         return
     columns: dict[str, list[Any]] = {}
     for name, index in ranked:
-        row, verdicts = int(_rows(samples, [index])), samples.verdicts[name]
+        kept = _kept(samples, name)
+        one = kept[kept.index == index]
         x, x_adv = samples.examples[name][index]
-        delta = x_adv - x
-        largest = float(delta.abs().max())
-        shown_delta = 0.5 + 0.5 * delta / max(largest, 1e-12)
+        perturbation, times = magnified(x[None], x_adv[None])
         told = {
             "index": index,
-            "label": int(samples.y[row]),
-            "clean": int(samples.clean[row]),
-            "predicted": int(verdicts.predicted[row]),
+            "label": int(one.y),
+            "clean": int(one.clean),
+            "predicted": int(one.verdicts[name].predicted),
             "broken": index in first,
             "attack": name,
-            "size": float(verdicts.size[row]),
-            "times": 0.5 / largest if largest else 0.0,
+            "size": float(one.verdicts[name].size),
+            "times": times[0],
             "x": _bytes(x),
             "x_adv": _bytes(x_adv),
-            "perturbation": _bytes(shown_delta),
+            "perturbation": _bytes(perturbation[0]),
         }
         for key, value in told.items():
             columns.setdefault(key, []).append(value)
@@ -114,13 +110,11 @@ def save_telling(samples: Samples, attacks: Iterable[str], shown: int, path: Pat
         np.savez_compressed(file, **arrays)
 
 
-def _rows(samples: Samples, indices: list[int]) -> Tensor:
-    """The rows of samples of these indices."""
-    row_of = {int(index): row for row, index in enumerate(samples.index)}
-    return torch.tensor([row_of[index] for index in indices], dtype=torch.int64)
+def _kept(samples: Samples, name: str) -> Samples:
+    """Return the few samples of which an example under this attack is kept."""
+    return samples[torch.isin(samples.index, torch.tensor([*samples.examples[name]], dtype=torch.int64))]
 
 
 def _bytes(image: Tensor) -> Any:
     """Turn an image [c h w] into bytes [h w c], with one or three channels."""
-    image = image if image.shape[0] == 3 else image.mean(0, keepdim=True)
-    return (image.movedim(0, -1).clamp(0, 1) * 255).round().byte().numpy()
+    return np.atleast_3d((displayable(image) * 255).round().astype(np.uint8))
