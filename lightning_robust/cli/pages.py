@@ -55,4 +55,4 @@ def comparison(args: Sequence[str]) -> None:
         for sentence in [*group.doubts, *sentences(group)]:
             console.print(sentence, highlight=False, markup=False)
     for out in asked.out:
-        print(write_comparison(asked.runs, out))
+        print(write_comparison(groups, out))

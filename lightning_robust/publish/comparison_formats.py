@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lightning_robust.publish.charts import Point, trade_off_chart
-from lightning_robust.publish.comparison import Group, compare
+from lightning_robust.publish.comparison import Group
 from lightning_robust.publish.page import render, write_page
 from lightning_robust.publish.svg import themed_svg
 from lightning_robust.utils.files import atomic_write
@@ -19,21 +19,20 @@ HEAD = ("run", "attacks", "clean", "95 % interval", "robust", "95 % interval", "
 FORMATS = (".html", ".md", ".tex", ".csv")
 
 
-def write_comparison(runs: Sequence[str], out: str) -> str:
-    """Compare runs and write the result in the format that the file's ending names.
+def write_comparison(groups: Sequence[Group], out: str) -> str:
+    """Write a comparison in the format that the file's ending names.
 
     Args:
-        runs: folders of runs, or `robustness.json` files.
+        groups: what `compare` gives.
         out: a path that ends in `.html`, `.md`, `.tex` or `.csv`.
 
     Raises:
         FileExistsError: where a file lies, but for an earlier page of ours.
-        ValueError: for another ending, or a folder that is no run.
+        ValueError: for another ending.
     """
     path = Path(out)
     if path.suffix not in FORMATS:
         raise ValueError(f"--out {out} has no known ending: choose one of {', '.join(FORMATS)}.")
-    groups = compare(runs)
     if path.suffix == ".html":
         write_page(as_html(groups), path)
         return out

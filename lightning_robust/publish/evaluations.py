@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,16 +148,30 @@ def evaluations_in(folder: Path) -> list[RecordedEvaluation]:
     return found
 
 
-def strongest(evaluations: Iterable[RecordedEvaluation]) -> RecordedEvaluation | None:
+def evaluations_of(checkpoints: Collection[str], places: Iterable[Path]) -> list[RecordedEvaluation]:
+    """Read every evaluation of these checkpoints that lies in a folder of a run.
+
+    Args:
+        checkpoints: the SHA-256 of each.
+        places: folders that hold folders of runs; one that stands there twice is read once.
+    """
+    runs = [run for place in dict.fromkeys(places) for run in sorted(place.glob("*")) if run.is_dir()]
+    found = [evaluation for run in runs for evaluation in evaluations_in(run)]
+    return [evaluation for evaluation in found if evaluation.checkpoint in checkpoints]
+
+
+def strongest(evaluations: Iterable[RecordedEvaluation], threat: str | None = None) -> RecordedEvaluation | None:
     """Return the evaluation that says most: of the test set rather than validation, of most samples, the lowest result.
 
     Args:
-        evaluations: of one checkpoint under one threat. What cannot be compared is not weaker or stronger.
+        evaluations: of one checkpoint.
+        threat: as people write it; those at this threat come before all others, which cannot be compared with them.
     """
 
-    def rank(evaluation: RecordedEvaluation) -> tuple[bool, bool, int, float]:
+    def rank(evaluation: RecordedEvaluation) -> tuple[bool, bool, bool, int, float]:
         report = evaluation.report
         return (
+            threat is not None and evaluation.threats == [threat],
             report.get("stage") == "test",
             bool(report["attacks"]),
             report["n"],

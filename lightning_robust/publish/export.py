@@ -21,7 +21,7 @@ from lightning_robust.models.weight_files import (
     read_checkpoint,
     read_config,
 )
-from lightning_robust.publish.evaluations import RecordedEvaluation, evaluations_in, strongest
+from lightning_robust.publish.evaluations import RecordedEvaluation, evaluations_of, strongest
 from lightning_robust.publish.model_card import model_card
 from lightning_robust.threat import Threat
 from lightning_robust.utils.checks import file_sha256
@@ -73,8 +73,12 @@ def export_weights(
         built = load_named_weights(build_net(net), weights, ckpt_path)
         net["init_args"] |= getattr(built, "adapted", {})
     digest = file_sha256(ckpt_path)
-    found = _tests(digest, run)
-    report = _strongest(found, about["threat"]) if evaluation is None else _report(evaluation, digest)
+    found = [each for each in evaluations_of({digest}, [run.parent]) if each.report.get("stage") == "test"]
+    if evaluation is None:
+        chosen = strongest(found, str(Threat(**about["threat"])) if about["threat"] else None)
+        report = None if chosen is None else dict(chosen.report)
+    else:
+        report = _report(evaluation, digest)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     # copies: tensors that share their memory, or lie in another order, are stored like any others
@@ -177,20 +181,6 @@ def _report(path: str | Path, digest: str) -> dict[str, Any]:
     if of != digest:
         raise ValueError(f"{str(path)!r} is of other weights: its checkpoint has the SHA-256 {of}, this one {digest}.")
     return report
-
-
-def _tests(digest: str, run: Path) -> list[RecordedEvaluation]:
-    """List the tests of these weights among the runs of the same data and method."""
-    runs = sorted(path for path in run.parent.glob("*") if path.is_dir())
-    found = [evaluation for folder in runs for evaluation in evaluations_in(folder)]
-    return [each for each in found if each.checkpoint == digest and each.report.get("stage") == "test"]
-
-
-def _strongest(tests: list[RecordedEvaluation], trained: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the report of the strongest test at the threat of the training, or else at any."""
-    threat = None if trained is None else [str(Threat(**trained))]
-    chosen = strongest([test for test in tests if test.threats == threat] or tests)
-    return None if chosen is None else dict(chosen.report)
 
 
 def _place(test: RecordedEvaluation, run: Path) -> str:

@@ -1,6 +1,7 @@
 """What a run left in its folder, and which other runs belong to it."""
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from lightning_robust.publish.evaluations import RecordedEvaluation, evaluations_in, strongest
+from lightning_robust.publish.evaluations import RecordedEvaluation, evaluations_in, evaluations_of, strongest
 from lightning_robust.threat import Threat
 from lightning_robust.utils.checks import file_sha256
 
@@ -58,25 +59,25 @@ class Run:
                 "runs/Digits/AT/fit-<time>."
             )
         trained = folder if fitted else _trained(own)
-        here = folder.resolve()
-        related = own + [other for other in _beside(folder, trained) if other.path.parent.resolve() != here]
+        here, digests, related = folder.resolve(), _digests(trained), list(own)
+        if trained is not None:
+            beside = evaluations_of(set(digests.values()), (here.parent, trained.resolve().parent))
+            related += [other for other in beside if other.path.parent.resolve() != here]
         if chosen is None:
-            chosen = strongest(_of_best(related, trained) if fitted and trained is not None else own)
+            candidates = _of_best(related, digests, folder) if fitted else own
+            chosen = strongest(candidates, _threat(folder / "config.yaml") if fitted else None)
         others = [evaluation for evaluation in related if chosen is None or evaluation.path != chosen.path]
         return cls(folder, trained, chosen, others)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration of the training, or where it is unknown of the run itself; empty without one."""
-        for folder in (self.trained, self.folder):
-            if folder is not None and (folder / "config.yaml").is_file():
-                loaded = yaml.safe_load((folder / "config.yaml").read_text())
-                return loaded if isinstance(loaded, dict) else {}
-        return {}
+        """The configuration of `config_text`; empty without one."""
+        loaded = yaml.safe_load(self.config_text or "")
+        return loaded if isinstance(loaded, dict) else {}
 
     @cached_property
     def config_text(self) -> str | None:
-        """That configuration as it stands in its file."""
+        """The configuration of the training, or where it is unknown of the run itself, as it stands in its file."""
         for folder in (self.trained, self.folder):
             if folder is not None and (folder / "config.yaml").is_file():
                 return (folder / "config.yaml").read_text()
@@ -128,15 +129,19 @@ def _trained(evaluations: list[RecordedEvaluation]) -> Path | None:
     return None
 
 
-def _of_best(evaluations: list[RecordedEvaluation], trained: Path) -> list[RecordedEvaluation]:
-    """Keep the evaluations of the best checkpoint, or else of any, at the threat of the training if there are some."""
-    for pattern in ("best*.ckpt", "*.ckpt"):
-        digests = {file_sha256(path) for path in (trained / "checkpoints").glob(pattern)}
-        of_it = [each for each in evaluations if each.checkpoint in digests or each.path.parent == trained]
-        if any(each.checkpoint in digests for each in of_it):
-            break
-    threat = _threat(trained / "config.yaml")
-    return [each for each in of_it if each.threats == [threat]] or of_it
+def _digests(trained: Path | None) -> dict[Path, str]:
+    """The SHA-256 of each checkpoint of a training."""
+    checkpoints = [] if trained is None else sorted((trained / "checkpoints").glob("*.ckpt"))
+    return {path: file_sha256(path) for path in checkpoints}
+
+
+def _of_best(
+    evaluations: list[RecordedEvaluation], digests: Mapping[Path, str], trained: Path
+) -> list[RecordedEvaluation]:
+    """Keep the evaluations of the best checkpoint, or else of any, and those that the training itself left."""
+    best = {digest for path, digest in digests.items() if path.name.startswith("best")}
+    wanted = best if any(each.checkpoint in best for each in evaluations) else set(digests.values())
+    return [each for each in evaluations if each.checkpoint in wanted or each.path.parent == trained]
 
 
 def _threat(config: Path) -> str | None:
@@ -146,19 +151,3 @@ def _threat(config: Path) -> str | None:
         return str(Threat(**told))
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
         return None
-
-
-def _beside(folder: Path, trained: Path | None) -> list[RecordedEvaluation]:
-    """The evaluations of the training's checkpoints in the folders beside it and beside `folder`."""
-    if trained is None:
-        return []
-    found = {
-        evaluation.path.resolve(): evaluation
-        for place in dict.fromkeys((folder.resolve().parent, trained.resolve().parent))
-        for run in sorted(place.iterdir())
-        if run.is_dir()
-        for evaluation in evaluations_in(run)
-        if evaluation.checkpoint
-    }
-    digests = {file_sha256(path) for path in (trained / "checkpoints").glob("*.ckpt")} if found else set()
-    return [evaluation for evaluation in found.values() if evaluation.checkpoint in digests]

@@ -179,10 +179,10 @@ def test_a_users_file_is_kept(tmp_path: Path) -> None:
         mine = tmp_path / f"mine.{ending}"
         mine.write_text("mine")
         with pytest.raises(FileExistsError, match="left as it is"):
-            write_comparison(runs, str(mine))
+            write_comparison(compare(runs), str(mine))
         assert mine.read_text() == "mine"
     for _ in range(2):  # an earlier page of ours is replaced
-        write_comparison(runs, str(tmp_path / "ours.html"))
+        write_comparison(compare(runs), str(tmp_path / "ours.html"))
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
