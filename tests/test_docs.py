@@ -161,7 +161,7 @@ def test_commands_parse(
     """`recipes` and `--version` run, `report` and `compare` all but write; the others print the configuration."""
     monkeypatch.chdir(run)
     words = [re.sub(r"\S*<run>", str(run), word) for word in command]
-    for name in ("write_report", "save_charts", "write_comparison"):  # there are no such runs
+    for name in ("write_report", "write_comparison"):  # there are no such runs
         monkeypatch.setattr(f"lightning_robust.cli.pages.{name}", lambda *_: "written")
     monkeypatch.setattr("lightning_robust.cli.pages.compare", lambda _: [])
     words += ["--out", "comparison.md"] if words[0] == "compare" else []  # of no runs, nothing else is printed

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_robust.callbacks.figure_loggers import log_figure
-from lightning_robust.utils.files import atomic_write
 from lightning_robust.utils.messages import shorten
+from lightning_robust.utils.writers import write_figure
 
 
 class Examples(NamedTuple):
@@ -69,8 +69,7 @@ def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None
 def save_figure(trainer: Trainer, figure: Figure, name: str, directory: Path) -> Path:
     """Write `directory/figures/<name>.png` and hand the figure to the loggers that take one (on rank 0 only)."""
     path = directory / "figures" / f"{name}.png"
-    with atomic_write(path) as beside:
-        figure.savefig(beside, dpi=110, format="png")
+    write_figure(figure, path)
     for logger in trainer.loggers:
         log_figure(logger, figure, name, path, trainer.global_step)
     return path

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
-from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import seed_everything
 from rich.console import Console
@@ -19,7 +18,7 @@ from lightning_robust.attacks import Transfer
 from lightning_robust.attacks.named import named_attacks
 from lightning_robust.callbacks import UnsoundEvaluation
 from lightning_robust.cli.config_file import ConfigFile
-from lightning_robust.cli.net_from_data import build_data, fill_net
+from lightning_robust.cli.net_from_data import build, fill_net
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.terminal import calm
 from lightning_robust.data import RobustDataModule
@@ -44,16 +43,16 @@ def evaluation(args: Sequence[str]) -> None:
     asked = parser.parse_args(list(args))
     seed_everything(asked.seed, verbose=False)  # a net without weights of its own is made of random numbers
     try:
-        data = build_data(asked.data)
+        data = build(RobustDataModule, asked.data)
         fill_net(asked.net, data)
         _tell_untrained("net", asked.net)
-        net = _build(asked.net)
+        net = build(nn.Module, asked.net)
         check_held_out(asked.net, data)
         attacks: dict[str, Any] = named_attacks(listed(asked.attacks))
         if asked.surrogate is not None:
             fill_net(asked.surrogate, data)
             _tell_untrained("surrogate", asked.surrogate)
-            surrogate = _build(asked.surrogate)
+            surrogate = build(nn.Module, asked.surrogate)
             attacks = {f"transfer-{name}": Transfer(attack, surrogate) for name, attack in attacks.items()}
         threats = threat_list(asked.threat)
     except (ImportError, TypeError, ValueError) as error:
@@ -166,9 +165,3 @@ def _parser() -> Parser:
     parser.add_argument("--out", type=str | None, default=None, help="A new folder; by default one in runs/<data>.")
     parser.add_argument("--strict", type=bool, default=False, help="End with status 3 if a check does not pass.")
     return parser
-
-
-def _build(config: Namespace) -> nn.Module:
-    parser = Parser(exit_on_error=False)
-    parser.add_subclass_arguments(nn.Module, "net")
-    return cast(nn.Module, parser.instantiate_classes(Namespace(net=config)).net)  # type: ignore[no-untyped-call]

@@ -15,16 +15,16 @@ _COUNTS = {
 _WEIGHTS = ("pretrained", "weights", "source")  # settings of nets that bring their normalisation with their weights
 
 
-def build_data(config: Namespace) -> RobustDataModule:
-    """Build the data module that a config's section describes.
+def build(base: type, config: Namespace) -> Any:
+    """Build the object that a config's section describes.
 
     Args:
+        base: the class that the object's is a subclass of.
         config: the section, with `class_path` and `init_args`.
     """
     parser = Parser(exit_on_error=False)
-    parser.add_subclass_arguments(RobustDataModule, "data")
-    data: RobustDataModule = parser.instantiate_classes(Namespace(data=config)).data  # type: ignore[no-untyped-call]
-    return data
+    parser.add_subclass_arguments(base, "built")
+    return parser.instantiate_classes(Namespace(built=config)).built  # type: ignore[no-untyped-call]
 
 
 def fill_net(net: Any, data: RobustDataModule) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from lightning_robust.publish.comparison import compare
 from lightning_robust.publish.comparison_formats import FORMATS, as_tables, sentences, write_comparison
-from lightning_robust.publish.run_report import save_charts, write_report
+from lightning_robust.publish.run_report import write_report
 
 
 def report(args: Sequence[str]) -> None:
@@ -25,9 +25,7 @@ def report(args: Sequence[str]) -> None:
         help="also write the charts there, as PDF and SVG",
     )
     asked = parser.parse_args(args)
-    print(write_report(asked.run, asked.out))
-    if asked.figures is not None:
-        print(*save_charts(asked.run, asked.figures, ("pdf", "svg")), sep="\n")
+    print(*write_report(asked.run, asked.out, asked.figures), sep="\n")
 
 
 def comparison(args: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from lightning_robust.cli.devices import fitting_ddp, launched_rank, processes
 from lightning_robust.cli.failed_start import leaves_nothing_if_it_fails
 from lightning_robust.cli.loggers import run_loggers
 from lightning_robust.cli.monitors import check_monitors, is_unknown_monitor
-from lightning_robust.cli.net_from_data import build_data, fill_net
+from lightning_robust.cli.net_from_data import build, fill_net
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.plan import RobustTrainer
 from lightning_robust.cli.predictions import Predictions
@@ -138,7 +138,7 @@ class RobustCLI(LightningCLI):
         """Build everything, the data first; what a constructor refuses is reported as a misspelt key is."""
         config = self.config[self.subcommand]
         try:
-            fill_net(config.get("model.init_args.net"), build_data(config.data))
+            fill_net(config.get("model.init_args.net"), build(RobustDataModule, config.data))
             super().instantiate_classes()
         except (ImportError, TypeError, ValueError) as error:
             self.parser.error(str(error), error)

@@ -88,41 +88,33 @@ def evaluate(
     source = _source(data, batch_size)
     if out is not None:
         _refuse_files(Path(out))
-    home = next((parameter.device for parameter in net.parameters()), None)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch if out is None else out)
-            found = {}
-            for name, each in threats.items():
-                prefix = slug(name) if len(threats) > 1 else None
-                evaluation = RobustEvaluation(
-                    chosen,
-                    threat=each,
-                    name=prefix,
-                    samples=samples,
-                    seed=seed,
-                    precision=precision,
-                    check_samples=check_samples,
-                    figure_samples=8 if out is not None else 0,
-                    state_dir=str(state_dir or folder / "unfinished"),
-                    verbose=False,
-                    **reading,
-                )
-                callbacks = [evaluation, *([RobustProgressBar()] if progress else [])]
-                with _quiet():
-                    trainer = _trainer(folder, callbacks, accelerator, samples)
-                    trainer.test(_Bare(net), verbose=False, **source)
-                path = folder / f"{'' if prefix is None else f'{prefix}-'}robustness.json"
-                found[name] = RecordedEvaluation.read(path)
-                assert found[name].samples is not None  # read now: the folder may go
-            return RobustnessReport(found)
-    finally:
-        if home is not None:
-            net.to(home)  # Lightning leaves it on the CPU
+    with tempfile.TemporaryDirectory() as scratch, _left_on_its_device(net), _quiet():
+        folder = Path(scratch if out is None else out)
+        found = {}
+        for name, each in threats.items():
+            prefix = slug(name) if len(threats) > 1 else None
+            evaluation = RobustEvaluation(
+                chosen,
+                threat=each,
+                name=prefix,
+                samples=samples,
+                seed=seed,
+                precision=precision,
+                check_samples=check_samples,
+                figure_samples=8 if out is not None else 0,
+                state_dir=str(state_dir or folder / "unfinished"),
+                verbose=False,
+                **reading,
+            )
+            callbacks = [evaluation, *([RobustProgressBar()] if progress else [])]
+            _trainer(folder, callbacks, accelerator, samples).test(_Bare(net), verbose=False, **source)
+            found[name] = RecordedEvaluation.read(folder / f"{evaluation.prefix}robustness.json")
+            assert found[name].samples is not None  # read now: the folder may go
+        return RobustnessReport(found)
 
 
 class _Bare(LightningModule):
-    """Hands a net to a trainer, which moves it to the device and back."""
+    """Hands a net to a trainer, which moves it to the device."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -139,6 +131,17 @@ class _Bare(LightningModule):
         """
         if dataloader_idx:
             raise ValueError("The data have several test loaders: give `evaluate` one of them at a time.")
+
+
+@contextmanager
+def _left_on_its_device(net: nn.Module) -> Iterator[None]:
+    """Move a net back to where it was: Lightning leaves it on the CPU."""
+    home = next((parameter.device for parameter in net.parameters()), None)
+    try:
+        yield
+    finally:
+        if home is not None:
+            net.to(home)
 
 
 @contextmanager

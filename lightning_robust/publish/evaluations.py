@@ -86,6 +86,16 @@ class RecordedEvaluation:
         return self.report.get("classes")
 
     @cached_property
+    def class_names(self) -> list[str]:
+        """The name of each class that occurs; its number where the data have none."""
+        samples, known = self.samples, self.classes or []
+        if samples is None:
+            return known
+        columns = (samples.y, samples.clean, *(verdicts.predicted for verdicts in samples.verdicts.values()))
+        most = max((int(column.max()) for column in columns if len(column)), default=-1)
+        return [*known, *map(str, range(len(known), most + 1))]
+
+    @cached_property
     def attacks(self) -> dict[str, RecordedAttack]:
         """The attacks that were run, by their names."""
         found = {}

@@ -105,7 +105,7 @@ def export_weights(
         write_json(report, place / REPORT)
     recipe = run / "config.yaml"
     text = recipe.read_text() if recipe.is_file() else None
-    card = model_card(name or folder, config, report, text, license, {_place(test, run): test.report for test in found})
+    card = model_card(name or folder, config, report, text, license, {_place(test, run): test for test in found})
     with atomic_write(place / CARD) as beside:
         beside.write_text(card)
     return folder

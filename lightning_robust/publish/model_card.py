@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from lightning_robust.publish.evaluations import RecordedEvaluation
 from lightning_robust.threat import Threat
 from lightning_robust.utils.extras import import_extra
 
@@ -23,7 +24,7 @@ def model_card(
     report: Mapping[str, Any] | None = None,
     recipe: str | None = None,
     license: str | None = None,
-    evaluations: Mapping[str, Mapping[str, Any]] | None = None,
+    evaluations: Mapping[str, RecordedEvaluation] | None = None,
 ) -> str:
     """Return a model card in Markdown, with the front matter of the Hugging Face Hub.
 
@@ -35,7 +36,7 @@ def model_card(
         report: the content of `robustness.json`.
         recipe: the run's `config.yaml`.
         license: identifier of the weights' licence, such as "mit"; left out by default.
-        evaluations: the reports of all evaluations of these weights, each under its place; they are listed.
+        evaluations: all evaluations of these weights, each under its place; they are listed.
     """
     blocks = [
         _front_matter(name, config, report, recipe, license),
@@ -95,13 +96,13 @@ def _data(recipe: str | None) -> str:
         return "unknown"
 
 
-def _listed(evaluations: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _listed(evaluations: Mapping[str, RecordedEvaluation]) -> Iterator[str]:
     """List all evaluations of the weights, if there are several."""
     if len(evaluations) < 2:
         return
     lines = ["| evaluation | threat | attacks | images | clean | worst case |", "|---|---|---|---|---|---|"]
-    for place, report in evaluations.items():
-        threats = " and ".join(dict.fromkeys(str(Threat(**r["attack"]["threat"])) for r in report["attacks"].values()))
+    for place, evaluation in evaluations.items():
+        report, threats = evaluation.report, " and ".join(evaluation.threats)
         accuracies = f"{report['clean']['accuracy']:.2%} | {report['worst']['accuracy']:.2%}"
         lines.append(f"| {place} | {threats} | {', '.join(report['attacks'])} | {report['n']} | {accuracies} |")
     yield "All evaluations of these weights that lay beside their training; the table above is of the strongest:"

@@ -20,7 +20,7 @@ from lightning_robust.evaluation.samples import Samples
 from lightning_robust.publish.charts import radii_curve
 from lightning_robust.publish.evaluations import RecordedEvaluation
 from lightning_robust.threat import Threat
-from lightning_robust.utils.files import atomic_write
+from lightning_robust.utils.writers import write_figures, write_json
 
 
 class RobustnessReport:
@@ -118,11 +118,9 @@ class RobustnessReport:
         Args:
             path: where to write; what was there is replaced.
         """
-        text = json.dumps(self.summary, indent=2)
         if path is not None:
-            with atomic_write(Path(path)) as beside:
-                beside.write_text(text + "\n")
-        return text
+            write_json(self.summary, Path(path))
+        return json.dumps(self.summary, indent=2)
 
     def table(self) -> Table:
         """Return the accuracies as a table that Rich prints, at most 80 columns wide."""
@@ -176,14 +174,7 @@ class RobustnessReport:
         Returns:
             The paths written.
         """
-        paths = []
-        for name, figure in self.figures().items():
-            for kind in formats:
-                path = Path(folder, f"{name}.{kind}")
-                with atomic_write(path) as beside:
-                    figure.savefig(beside, format=kind, dpi=110)
-                paths.append(path)
-        return paths
+        return write_figures(self.figures(), folder, formats)
 
     def __str__(self) -> str:
         """Return the table as text, and below it what did not pass."""
