@@ -101,8 +101,6 @@ def check_held_out(net: Any, data: RobustDataModule) -> None:
         return
     stored = read_checkpoint(str(source)).get(type(data).__qualname__)
     if isinstance(stored, dict):
-        data.prepare_data()
-        data.setup("test")
         data.load_state_dict(stored)
 
 

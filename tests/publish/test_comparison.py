@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from lightning_robust.cli.main import main
-from lightning_robust.publish.comparison import compare, mcnemar, short_names
+from lightning_robust.publish.comparison import compare, short_names
 from lightning_robust.publish.comparison_formats import as_csv, as_html, as_latex, as_markdown, write_comparison
 from lightning_robust.publish.evaluations import evaluations_in
+from lightning_robust.publish.paired_test import mcnemar
 from lightning_robust.publish.run_files import Run
 from tests.helpers.command_line import refusal
 from tests.helpers.run_folders import THREAT, evaluation, training
