@@ -10,7 +10,7 @@ from jsonargparse import auto_cli
 from lightning import Callback
 
 from benchmarks.common.processes import quiet
-from benchmarks.common.recipes import Steps
+from benchmarks.common.recipes import Steps, adapted
 from benchmarks.common.tables import Row, required, write
 from benchmarks.common.timing import Spread, interleave, ratio
 from lightning_robust.utils.batch_reader import as_batch
@@ -51,9 +51,9 @@ def main(rounds: int = 5, eps: float = 0.15) -> None:
     """
     quiet()
     with tempfile.TemporaryDirectory() as folder:
-        arms = {"AT": Steps("at", eps, folder)}
+        arms = {"AT": Steps(adapted("at", eps), folder)}
         for name, settings in PROBING.items():
-            arms[name] = Steps("iaat", eps, folder)
+            arms[name] = Steps(adapted("iaat", eps), folder)
             arms[name].config["model"]["init_args"].update(settings)
         seconds = interleave(arms, rounds)
         radii: dict[str, float] = {}

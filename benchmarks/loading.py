@@ -7,34 +7,17 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 from jsonargparse import auto_cli
 from lightning.pytorch.plugins import Precision
-from torch.utils.data import Dataset
 
 from benchmarks.common.figures import bars
+from benchmarks.common.pictures import Pictures
 from benchmarks.common.processes import prepare
 from benchmarks.common.tables import Row, write
 from benchmarks.common.timing import Spread, interleave, ratio, timed
 from lightning_robust.data import Digits, RobustDataModule
-from lightning_robust.data.augmentation import CropAndFlip
-from lightning_robust.data.images import Images
 
-N, BATCH = 2048, 128
-
-
-class Pictures(RobustDataModule):
-    """Random images of CIFAR's shape, cropped and flipped as CIFAR's are."""
-
-    num_classes = 10
-
-    def train_data(self, augment: bool) -> Dataset[Any]:
-        """As bytes in memory."""
-        rng = np.random.default_rng(0)
-        image, label = rng.integers(0, 256, (N, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, N)
-        return Images(image, label, CropAndFlip(32) if augment else None)
-
-    test_data = train_data  # type: ignore[assignment]
+BATCH = 128
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from benchmarks.common.figures import bars
 from benchmarks.common.tables import Row, required, write
 from benchmarks.common.timing import Arm, Spread, interleave, ratio
 from benchmarks.common.training import STEPS, Fit, defended
 from benchmarks.common.workloads import Workload, on_workload
+from lightning_robust.callbacks import AveragedWeights
 
 DEFAULT = "default: fp32, eager"
 CLOSE = {"32-true": 1e-3, "bf16": 2e-2}
@@ -30,11 +30,12 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bf16-mixed + channels_last": ({"channels_last": True}, {"precision": "bf16-mixed"}),
     "bf16-mixed + channels_last + compile": ({"channels_last": True, "compile": True}, {"precision": "bf16-mixed"}),
     "fused SGD": ({"optimizer": partial(torch.optim.SGD, lr=1e-6, momentum=0.9, weight_decay=5e-4, fused=True)}, {}),
-    "with weight averaging (EMA)": ({}, {"callbacks": lambda: [EMAWeightAveraging()]}),
+    "with weight averaging (EMA)": ({}, {"callbacks": lambda: [AveragedWeights()]}),
+    "label smoothing": ({"label_smoothing": 0.1}, {}),
     "attack on batch statistics": ({"attack_bn": "batch"}, {}),
 }
 """Settings of the defense, and of the trainer."""
-OTHER = ("attack on batch statistics",)
+OTHER = ("attack on batch statistics", "label smoothing")
 """Those that compute something else."""
 
 

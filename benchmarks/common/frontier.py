@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.common.recipes import Run
-
 FAMILIES = {"emr": "tab:orange", "iaat": "tab:green", "st": "tab:blue", "at": "black", "standard": "black"}
 """Colours by what a recipe's name begins with; the others are grey."""
 
@@ -23,13 +21,18 @@ class Point(NamedTuple):
     robust_deviation: float
 
     @classmethod
-    def of(cls, recipe: str, runs: Sequence[Run]) -> "Point":
+    def of(cls, recipe: str, runs: Sequence[Any]) -> "Point":
         clean, robust = [run.clean for run in runs], [run.robust for run in runs]
         return cls(recipe, statistics.mean(clean), statistics.mean(robust), _deviation(clean), _deviation(robust))
 
 
-def frontier(runs: Sequence[Run]) -> Figure:
-    """A panel for each radius; names stand beside it, in the order of the points' heights, led to their points."""
+def frontier(runs: Sequence[Any], attack: str = "PGD-50") -> Figure:
+    """A panel for each radius; names stand beside it, in the order of the points' heights, led to their points.
+
+    Args:
+        runs: objects with `recipe`, `eps`, `clean` and `robust`, the accuracies in percent.
+        attack: under which they are robust.
+    """
     radii = sorted({run.eps for run in runs})
     figure = Figure(figsize=(8.2 * len(radii), 6.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -38,6 +41,7 @@ def frontier(runs: Sequence[Run]) -> Figure:
         points = [Point.of(name, [r for r in here if r.recipe == name]) for name in sorted({r.recipe for r in here})]
         _panel(axes, sorted(points, key=lambda point: (point.robust, -point.clean)))
         axes.set_title(f"linf eps = {eps:g}")
+        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {attack} (%)")
     return figure
 
 
@@ -62,7 +66,6 @@ def _panel(axes: Any, points: Sequence[Point]) -> None:
             fontsize=9,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.5, "relpos": (0, 0.5)},
         )
-    axes.set(xlabel="clean accuracy (%)", ylabel="accuracy under PGD-50 (%)")
     axes.grid(alpha=0.3)
 
 

@@ -1,9 +1,10 @@
-"""One digits recipe at a radius and a seed: trained and tested, or timed."""
+"""One recipe at a radius and a seed: trained and tested, or timed."""
 
 import hashlib
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback
+from torch import Tensor
 
 from benchmarks.common.timing import now
 from lightning_robust.attacks import PGD, Collaborative
@@ -24,6 +26,8 @@ from lightning_robust.types import to_float
 from lightning_robust.utils.batch_reader import as_batch
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "digits"
+WATCHERS = ("Curves", "EffectiveMargins", "RadiusHistogram")
+"""Callbacks that only look at a fit, and are left out."""
 VALIDATIONS = 20
 """How often a fit is validated, evenly over its epochs, the last one included."""
 WARMUP, SETTLED = 4, 6
@@ -45,22 +49,36 @@ class Run:
     cpu_seconds: float
 
 
-def adapted(recipe: str, eps: float, epochs: int | None = None) -> dict[str, Any]:
-    """The recipe's YAML at another radius: steps, and IAAT's gamma, in proportion; no figures, no extra callbacks."""
-    config: dict[str, Any] = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
+def adapted(recipe: str, eps: float, epochs: int | None = None, configs: Path = CONFIGS) -> dict[str, Any]:
+    """The recipe's YAML at another radius: steps, and IAAT's gamma, in proportion; no figures, no watchers.
+
+    Of a recipe with several norms it is the linf radius, and the others follow in proportion.
+    """
+    config: dict[str, Any] = yaml.safe_load((configs / f"{recipe}.yaml").read_text())
     model = config["model"]["init_args"]
-    threat = model["attack"]["init_args"]["threat"]
-    factor, threat["eps"] = eps / to_float(threat["eps"]), eps
+    threats = _threats(model["attack"])
+    (linf,) = [threat for threat in threats if threat.get("norm", "linf") == "linf"]
+    factor = eps / to_float(linf["eps"])
+    for threat in threats:
+        threat["eps"] = eps if threat is linf else to_float(threat["eps"]) * factor
     if config["model"]["class_path"] == "IAAT":
         model["gamma"] = to_float(model["gamma"]) * factor
     _rescale_steps(config, factor)
     trainer = config["trainer"]
     trainer.update(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.update(callbacks=None, max_epochs=epochs or trainer["max_epochs"])
+    kept = [callback for callback in trainer.get("callbacks") or () if callback["class_path"] not in WATCHERS]
+    trainer.update(callbacks=kept or None, max_epochs=epochs or trainer["max_epochs"])
     trainer["check_val_every_n_epoch"] = max(1, trainer["max_epochs"] // VALIDATIONS)
     config["evaluation"]["figure_samples"] = 0
     config["checkpoint"] = {**config.get("checkpoint", {}), "save_last": False}
     return config
+
+
+def _threats(node: Any) -> list[dict[str, Any]]:
+    """Every threat in the config of an attack, which may hold others."""
+    children = node.values() if isinstance(node, dict) else ()
+    own = [node["threat"]] if isinstance(node, dict) and "threat" in node else []
+    return own + [threat for child in children for threat in _threats(child)]
 
 
 def _rescale_steps(node: Any, factor: float) -> None:
@@ -75,17 +93,23 @@ def identity(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 
-class _CLI(RobustCLI):
+class QuietCLI(RobustCLI):
     def after_fit(self) -> None:
         """Keep silent."""
 
 
-def _fit(config: dict[str, Any], seed: int, folder: str) -> _CLI:
+def fitted(config: dict[str, Any], seed: int, folder: str, callbacks: Sequence[Callback] = ()) -> QuietCLI:
+    """Run a recipe's fit with this seed and further callbacks, with everything it leaves in the folder."""
+
+    class WithCallbacks(QuietCLI):
+        def before_fit(self) -> None:
+            self.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
+
     config = {**config, "seed_everything": seed, "trainer": {**config["trainer"], "default_root_dir": folder}}
     file = Path(folder, "recipe.yaml")
     file.write_text(yaml.safe_dump(config))
     try:
-        return _CLI(["fit", "--config", str(file)])
+        return WithCallbacks(["fit", "--config", str(file)])
     except SystemExit as error:
         raise ValueError("The command line refused the recipe; its message stands above.") from error
 
@@ -94,16 +118,11 @@ def measure(recipe: str, eps: float, seed: int, epochs: int | None = None) -> Ru
     """Train in a temporary folder, and test the best checkpoint by the recipe's own monitor."""
     config, start = adapted(recipe, eps, epochs), now()
     with tempfile.TemporaryDirectory() as folder:
-        cli = _fit(config, seed, folder)
+        cli = fitted(config, seed, folder)
         seconds = now() - start
         (tested,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path="best", verbose=False)
     (given,) = cli.datamodule.test_dataloader()  # the whole test set is one batch
-    (x, y, _), net, threat = as_batch(given), cli.model, Threat("linf", eps)
-    rng = SampleRNG(0, torch.arange(len(x)))
-    losses = [
-        cross_entropy(logits_no_grad(net, attack(net, x, y, rng=rng)), y).mean()
-        for attack in (PGD(threat, steps=20), Collaborative(threat, steps=20))
-    ]
+    x, y, _ = as_batch(given)
     return Run(
         recipe,
         eps,
@@ -111,10 +130,18 @@ def measure(recipe: str, eps: float, seed: int, epochs: int | None = None) -> Ru
         identity(config),
         clean=round(100 * tested["test/clean_acc"], 3),
         robust=round(100 * tested["test/pgd50_acc"], 3),
-        margin=round(float(effective_margin(net, x, y).mean()), 6),
-        gap=round(float(losses[0] - losses[1]), 6),
+        margin=round(float(effective_margin(cli.model, x, y).mean()), 6),
+        gap=round(collaborative_gap(cli.model, x, y, eps), 6),
         cpu_seconds=round(seconds, 1),
     )
+
+
+def collaborative_gap(net: Any, x: Tensor, y: Tensor, eps: float) -> float:
+    """Mean CE(x_adv) - CE(x_col) in nats: PGD-20 up the cross-entropy and down."""
+    threat, rng = Threat("linf", eps), SampleRNG(0, torch.arange(len(x)))
+    attacks = (PGD(threat, steps=20), Collaborative(threat, steps=20))
+    up, down = (cross_entropy(logits_no_grad(net, attack(net, x, y, rng=rng)), y).mean() for attack in attacks)
+    return float(up - down)
 
 
 class Steps(Callback):
@@ -124,12 +151,13 @@ class Steps(Callback):
     then goes on with the same net. Loading and logging are in, validation is not.
     """
 
-    def __init__(self, recipe: str, eps: float, folder: str) -> None:
-        self.config, self.folder = adapted(recipe, eps, SETTLED), tempfile.mkdtemp(dir=folder)
+    def __init__(self, config: dict[str, Any], folder: str) -> None:
+        self.config, self.folder = config, tempfile.mkdtemp(dir=folder)
+        self.config["trainer"]["max_epochs"] = SETTLED
         self.config["trainer"]["limit_val_batches"] = 0
         self.config["checkpoint"] = {"monitor": None, "save_top_k": 0}
-        _hasten(self.config)
-        self.cli: _CLI | None = None
+        hasten(self.config, WARMUP)
+        self.cli: QuietCLI | None = None
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
@@ -137,7 +165,7 @@ class Steps(Callback):
 
     def __call__(self) -> float:
         if self.cli is None:
-            self.cli = _fit(self.config, 0, self.folder)
+            self.cli = fitted(self.config, 0, self.folder)
             self.cli.trainer.callbacks.append(self)  # type: ignore[attr-defined]
         self.ends.clear()
         trainer = self.cli.trainer
@@ -146,9 +174,10 @@ class Steps(Callback):
         return statistics.median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
 
 
-def _hasten(node: Any) -> None:
+def hasten(node: Any, epochs: int) -> None:
+    """Let each part of a recipe begin after so many epochs, or before."""
     if isinstance(node, dict):
         for key in {"start_epoch", "warmup"} & node.keys():
-            node[key] = min(node[key], WARMUP)
+            node[key] = min(node[key], epochs)
         for child in node.values():
-            _hasten(child)
+            hasten(child, epochs)

@@ -3,12 +3,14 @@
 import csv
 import os
 import platform
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+
+from lightning_robust.evaluation.provenance import versions
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -21,7 +23,8 @@ def machine() -> dict[str, str | float]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    packages = {name: version(name) for name in ("torch", "lightning", "lightning-robust")}
+    found = versions()
+    packages = {name: found[name] or "not installed" for name in ("torch", "lightning", "lightning-robust")}
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     cpu = models[0] if models else platform.machine()
     return {"cpu": cpu, "cores": os.cpu_count() or 1, **gpu, "python": platform.python_version(), **packages}
@@ -41,6 +44,12 @@ def write(name: str, title: str, rows: Sequence[Row], caption: str = "", folder:
     text = "\n".join(lines) + "\n"
     (folder / f"{name}.md").write_text(text)
     return text
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def required(what: Mapping[str, Mapping[Any, bool]]) -> str:

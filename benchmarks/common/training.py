@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -55,19 +56,28 @@ def settle(defense: Defense, samples: int, device: Any) -> None:
         defense.radii.values.fill_(4 / 255)
 
 
-def bare_step(defense: Defense, batch: Batch) -> Callable[[], None]:
-    """A step in a hand-written loop: what the method computes, without Trainer, checks, logging and loading."""
+def bare_step(
+    defense: Defense, batch: Batch, precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Callable[[], None]:
+    """A step in a hand-written loop: what the method computes, without Trainer, checks, logging and loading.
+
+    Args:
+        defense: the method and its net.
+        batch: what it trains on.
+        precision: makes the context of all but the last backward pass and the optimizer, such as autocast.
+    """
     optimizer: Any = defense.configure_optimizers()
 
     def run() -> None:
         settle(defense, len(batch.x), batch.x.device)
-        views = defense.generate(batch)
         perturb, restore = next(iter(defense.weight_perturbations), None), None
-        if perturb is not None:
-            restore = perturb(defense.net, lambda: defense.loss(batch, views).total, 0)
-        total: Tensor = defense.loss(batch, views).total
-        for regularizer in defense.regularizers:
-            total = total + regularizer(defense.net, batch, views, 0)
+        with precision():
+            views = defense.generate(batch)
+            if perturb is not None:
+                restore = perturb(defense.net, lambda: defense.loss(batch, views).total, 0)
+            total: Tensor = defense.loss(batch, views).total
+            for regularizer in defense.regularizers:
+                total = total + regularizer(defense.net, batch, views, 0)
         optimizer.zero_grad()
         torch.autograd.backward(total.mean())
         if restore is not None:
@@ -138,4 +148,5 @@ class Fit:
         return clock.ends[1] - clock.ends[0]
 
     def _strength(self, steps: int) -> None:
-        self.defense.attack.steps = steps
+        attack: Any = self.defense.attack
+        attack.steps = steps

@@ -9,16 +9,17 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from benchmarks.common.processes import prepare
-from lightning_robust.models import SmallConvNet, TorchvisionModel, WideResNet
+from lightning_robust.models import SmallConvNet, TimmModel, TorchvisionModel, WideResNet
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.types import Batch
 
-NetName: TypeAlias = Literal["small", "resnet18", "wide_resnet28_10", "resnet50"]
+NetName: TypeAlias = Literal["small", "resnet18", "wide_resnet28_10", "resnet50", "convnext_tiny"]
 NETS: dict[NetName, tuple[int, int, Callable[[], nn.Module]]] = {
     "small": (8, 10, lambda: SmallConvNet(10, 3)),
     "resnet18": (32, 10, lambda: TorchvisionModel("resnet18", small_images=True)),
     "wide_resnet28_10": (32, 10, lambda: WideResNet(28, 10)),
     "resnet50": (224, 1000, lambda: TorchvisionModel("resnet50", 1000)),
+    "convnext_tiny": (224, 1000, lambda: TimmModel("convnext_tiny", 1000, stem="conv")),
 }
 """Pixels on each side, classes, and the net."""
 
@@ -43,12 +44,17 @@ class Workload:
     def build(self) -> tuple[nn.Module, Batch]:
         """Make the net and its batch."""
         pixels, _, build = NETS[self.net]
-        net = build().to(self.device)
-        for module in net.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.momentum = 0.0  # running statistics stay, too, and with them what the net says
-        x = torch.rand(self.batch_size, 3, pixels, pixels, device=self.device)
-        return net, Batch(x, logits_no_grad(net, x).argmax(1), torch.arange(self.batch_size, device=self.device))
+        return with_batch(build().to(self.device), self.batch_size, pixels)
+
+
+def with_batch(net: nn.Module, batch_size: int, pixels: int) -> tuple[nn.Module, Batch]:
+    """Return a net that says the same however long it is trained on, and random images that it labels itself."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.0  # running statistics stay, too, and with them what the net says
+    device = next(net.parameters()).device
+    x = torch.rand(batch_size, 3, pixels, pixels, device=device)
+    return net, Batch(x, logits_no_grad(net, x).argmax(1), torch.arange(batch_size, device=device))
 
 
 def on_workload(main: Callable[..., None], skip: Collection[str] = (), **defaults: Any) -> None:

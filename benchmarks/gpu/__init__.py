@@ -1,0 +1,1 @@
+"""What is measured on a GPU by one command, `bash benchmarks/gpu.sh`."""
