@@ -9,22 +9,28 @@ neither torch nor Lightning, and attacks, metrics and `Threat` work without Ligh
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same names
     from lightning_robust.attacks import APGD as APGD
     from lightning_robust.attacks import CW as CW
     from lightning_robust.attacks import FAB as FAB
+    from lightning_robust.attacks import MSD as MSD
+    from lightning_robust.attacks import NFGSM as NFGSM
     from lightning_robust.attacks import PGD as PGD
     from lightning_robust.attacks import Attack as Attack
     from lightning_robust.attacks import AutoAttack as AutoAttack
     from lightning_robust.attacks import Collaborative as Collaborative
     from lightning_robust.attacks import DeepFool as DeepFool
     from lightning_robust.attacks import Ensemble as Ensemble
+    from lightning_robust.attacks import FriendlyPGD as FriendlyPGD
     from lightning_robust.attacks import MinimumNorm as MinimumNorm
+    from lightning_robust.attacks import OneOf as OneOf
+    from lightning_robust.attacks import SparsePGD as SparsePGD
     from lightning_robust.attacks import Square as Square
+    from lightning_robust.attacks import TrainingAPGD as TrainingAPGD
     from lightning_robust.attacks import Transfer as Transfer
+    from lightning_robust.attacks import WorstOf as WorstOf
     from lightning_robust.attacks.functional import apgd as apgd
     from lightning_robust.attacks.functional import autoattack as autoattack
     from lightning_robust.attacks.functional import cw as cw
@@ -36,6 +42,9 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.attacks.functional import squeeze as squeeze
     from lightning_robust.callbacks import AdversarialInputs as AdversarialInputs
     from lightning_robust.callbacks import AttackStrength as AttackStrength
+    from lightning_robust.callbacks import AveragedWeights as AveragedWeights
+    from lightning_robust.callbacks import BatchNormMomentum as BatchNormMomentum
+    from lightning_robust.callbacks import CatastrophicOverfitting as CatastrophicOverfitting
     from lightning_robust.callbacks import CorruptionAccuracy as CorruptionAccuracy
     from lightning_robust.callbacks import Curves as Curves
     from lightning_robust.callbacks import EffectiveMargins as EffectiveMargins
@@ -45,16 +54,33 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.callbacks import RobustEvaluation as RobustEvaluation
     from lightning_robust.callbacks import RobustProgressBar as RobustProgressBar
     from lightning_robust.callbacks import UnsoundEvaluation as UnsoundEvaluation
+    from lightning_robust.defenses import ALP as ALP
+    from lightning_robust.defenses import ARD as ARD
     from lightning_robust.defenses import AT as AT
+    from lightning_robust.defenses import AVG as AVG
     from lightning_robust.defenses import AWP as AWP
+    from lightning_robust.defenses import CFA as CFA
+    from lightning_robust.defenses import CFAAT as CFAAT
+    from lightning_robust.defenses import EAT as EAT
     from lightning_robust.defenses import EMR as EMR
+    from lightning_robust.defenses import GAIRAT as GAIRAT
+    from lightning_robust.defenses import HAT as HAT
     from lightning_robust.defenses import IAAT as IAAT
+    from lightning_robust.defenses import IAT as IAT
+    from lightning_robust.defenses import IKL as IKL
+    from lightning_robust.defenses import LBGAT as LBGAT
     from lightning_robust.defenses import MAIL as MAIL
     from lightning_robust.defenses import MART as MART
+    from lightning_robust.defenses import MMA as MMA
+    from lightning_robust.defenses import RSLAD as RSLAD
+    from lightning_robust.defenses import SCORE as SCORE
+    from lightning_robust.defenses import SCOREAT as SCOREAT
     from lightning_robust.defenses import ST as ST
     from lightning_robust.defenses import TRADES as TRADES
     from lightning_robust.defenses import Defense as Defense
+    from lightning_robust.defenses import Distillation as Distillation
     from lightning_robust.defenses import FreeAT as FreeAT
+    from lightning_robust.defenses import MarginDefense as MarginDefense
     from lightning_robust.defenses import Standard as Standard
     from lightning_robust.metrics import AttackSuccessRate as AttackSuccessRate
     from lightning_robust.metrics import CorruptionError as CorruptionError
@@ -67,11 +93,14 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.threat import Threat as Threat
 
 _NAMES = {
-    "attacks": "APGD CW FAB PGD Attack AutoAttack Collaborative DeepFool Ensemble MinimumNorm Square Transfer",
+    "attacks": "APGD CW FAB NFGSM PGD Attack AutoAttack Collaborative DeepFool Ensemble FriendlyPGD MSD MinimumNorm "
+    "OneOf SparsePGD Square TrainingAPGD Transfer WorstOf",
     "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
-    "callbacks": "AdversarialInputs AttackStrength CorruptionAccuracy Curves EffectiveMargins EpochLines PseudoLabels "
-    "RadiusHistogram RobustEvaluation RobustProgressBar UnsoundEvaluation",
-    "defenses": "AT AWP EMR IAAT MAIL MART ST TRADES Defense FreeAT Standard",
+    "callbacks": "AdversarialInputs AttackStrength AveragedWeights BatchNormMomentum CatastrophicOverfitting "
+    "CorruptionAccuracy Curves EffectiveMargins EpochLines PseudoLabels RadiusHistogram RobustEvaluation "
+    "RobustProgressBar UnsoundEvaluation",
+    "defenses": "ALP ARD AT AVG AWP CFA CFAAT EAT EMR GAIRAT HAT IAAT IAT IKL LBGAT MAIL MART MMA RSLAD SCORE "
+    "SCOREAT ST TRADES Defense Distillation FreeAT MarginDefense Standard",
     "metrics": "AttackSuccessRate CorruptionError EffectiveMargin PerturbationNorm RobustAccuracy",
     "models.by_name": "load_net",
     "publish.evaluate": "evaluate",
@@ -81,23 +110,31 @@ _NAMES = {
 _MODULES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = ["__version__", *sorted(_MODULES)]
-
-try:
-    __version__ = version("lightning-robust")
-except PackageNotFoundError:  # a source tree that was not installed
-    __version__ = "0+unknown"
-
+__version__: str
 
 if not TYPE_CHECKING:  # where a checker saw this function, it would accept every misspelt name
 
     def __getattr__(name: str) -> Any:
         """Import a public name from its module and keep it here."""
+        if name == "__version__":
+            globals()[name] = found = _version()
+            return found
         if name not in _MODULES:
             from lightning_robust.utils.messages import did_you_mean
 
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, _MODULES)}")
         value = globals()[name] = getattr(import_module(_MODULES[name]), name)
         return value
+
+
+def _version() -> str:
+    """Look the version up, by a module that takes ten times as long to import as this one."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lightning-robust")
+    except PackageNotFoundError:  # a source tree that was not installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
 """`python -m lightning_robust` is `lightning-robust`."""
 
-from lightning_robust.cli.main import main
+from lightning_robust.cli.main import console
 
 if __name__ == "__main__":
-    main()
+    console()

@@ -1,22 +1,30 @@
 """Losses of logits, one value per sample: attacks maximise them, defenses average them.
 
-A class whose logit is -inf is masked: values and gradients are those of a net without that class.
+Labels are class numbers [b], or soft labels [b k], which give every class a probability; losses that compare the label
+with the other classes take the most probable one. A class whose logit is -inf is masked: values and gradients are those
+of a net without that class.
 """
 
 import math
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from lightning_robust.utils.labels import hard_labels, is_soft, smoothed
 
-def cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """Return the cross-entropy `-log softmax(logits)_y` of each sample.
+Labels: TypeAlias = Integer[Tensor, "b"] | Float[Tensor, "b k"]
+"""Class numbers [b], or the probability of each class [b k]."""
+
+
+def cross_entropy(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
+    """Return the cross-entropy `-log softmax(logits)_y` of each sample; of soft labels, `-sum_k y_k log softmax_k`.
 
     Args:
         logits: logits [b k]; half precision is computed in fp32.
-        y: labels [b].
+        y: labels [b] or [b k].
 
     Returns:
         Values [b], >= 0.
@@ -24,16 +32,21 @@ def cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Floa
     Example:
         >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
         tensor([0.6931])
+        >>> cross_entropy(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]))
+        tensor([0.8133])
     """
-    return F.cross_entropy(at_least_fp32(logits), y.long(), reduction="none")
+    if not is_soft(y):
+        return F.cross_entropy(at_least_fp32(logits), y.long(), reduction="none")
+    log_p = F.log_softmax(at_least_fp32(logits), dim=1)
+    return -(y.to(log_p) * log_p.masked_fill(y == 0, 0)).sum(1)  # a masked class counts only if the label has it
 
 
-def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
+def margin(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
     """Return the largest other logit minus the label's, `max_{j != y} logits_j - logits_y`, of each sample.
 
     Args:
         logits: logits [b k]; half precision is computed in fp32.
-        y: labels [b].
+        y: labels [b] or [b k].
 
     Returns:
         Values [b], positive where the sample is misclassified.
@@ -45,12 +58,35 @@ def margin(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tenso
     Paper: Carlini & Wagner 2017 (arXiv 1608.04644), without the floor of its loss.
     """
     logits = at_least_fp32(logits)
-    label = y.long()[:, None]
+    label = hard_labels(y)[:, None]
     others = logits.scatter(1, label, -torch.inf)
     return others.amax(1) - logits.gather(1, label)[:, 0]
 
 
-def dlr(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
+def soft_margin(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
+    """Return the soft margin `log sum_{j != y} exp(logits_j) - logits_y` of each sample.
+
+    It is at least the margin, and negative where the label has more than half of the probability.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b] or [b k].
+
+    Returns:
+        Values [b].
+
+    Example:
+        >>> soft_margin(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -torch.inf]]), torch.tensor([0, 1]))
+        tensor([-0.3069,  0.0000])
+
+    Paper: Ding et al. 2020 (arXiv 1812.02637), equation 9.
+    """
+    logits = at_least_fp32(logits)
+    label = hard_labels(y)[:, None]
+    return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label)[:, 0]
+
+
+def dlr(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
     """Return the difference of logits ratio: the margin over the gap between the largest and third largest logit.
 
     It does not change if the logits are shifted or scaled. With two classes (that are not masked), which have no third
@@ -58,7 +94,7 @@ def dlr(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, 
 
     Args:
         logits: logits [b k]; half precision is computed in fp32.
-        y: labels [b].
+        y: labels [b] or [b k].
 
     Returns:
         Values [b], positive where the sample is misclassified.
@@ -76,9 +112,7 @@ def dlr(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, 
     return margin(logits, y) / _gap(top[:, 0], top[:, 2])
 
 
-def targeted_dlr(
-    logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], wanted: Integer[Tensor, "b"]
-) -> Float[Tensor, "b"]:
+def targeted_dlr(logits: Float[Tensor, "b k"], y: Labels, wanted: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
     """Return the targeted difference of logits ratio, which grows towards another class than the label.
 
     It is `logits_wanted - logits_y` over the gap between the largest logit and the mean of the third and fourth
@@ -87,7 +121,7 @@ def targeted_dlr(
 
     Args:
         logits: logits [b k]; half precision is computed in fp32.
-        y: labels [b].
+        y: labels [b] or [b k].
         wanted: classes [b] to reach.
 
     Returns:
@@ -100,21 +134,21 @@ def targeted_dlr(
     Paper: Croce & Hein 2020 (arXiv 2003.01690), equation 7.
     """
     logits = at_least_fp32(logits)
-    gap = (logits.gather(1, wanted.long()[:, None]) - logits.gather(1, y.long()[:, None]))[:, 0]
+    gap = (logits.gather(1, wanted.long()[:, None]) - logits.gather(1, hard_labels(y)[:, None]))[:, 0]
     if logits.shape[1] < 4:
         return gap
     top = logits.topk(4, dim=1).values
     return gap / _gap(top[:, 0], top[:, 2:].mean(1))
 
 
-def runners_up(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], n: int) -> Integer[Tensor, "b m"]:
+def runners_up(logits: Float[Tensor, "b k"], y: Labels, n: int) -> Integer[Tensor, "b m"]:
     """Return the classes with the highest logits other than the label.
 
     Masked classes are left out as long as there are others: a sample with fewer than n repeats its first one.
 
     Args:
         logits: logits [b k].
-        y: labels [b].
+        y: labels [b] or [b k].
         n: how many classes, >= 1.
 
     Returns:
@@ -127,7 +161,7 @@ def runners_up(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"], n: int) ->
         tensor([[0, 2, 0]])
     """
     masked = torch.finfo(logits.dtype).min
-    others = logits.detach().clamp_min(masked).scatter(1, y.long()[:, None], -torch.inf)  # the label comes last
+    others = logits.detach().clamp_min(masked).scatter(1, hard_labels(y)[:, None], -torch.inf)  # the label comes last
     highest, classes = others.topk(min(n, logits.shape[1] - 1), dim=1)
     return torch.where(highest > masked, classes, classes[:, :1])
 
@@ -187,12 +221,12 @@ def mean_logit(logits: Float[Tensor, "b k"], temperature: float = 1.0) -> Float[
     return (F.softmax(logits / temperature, dim=1).detach() * logits.masked_fill(logits.isneginf(), 0)).sum(1)
 
 
-def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"]) -> Float[Tensor, "b"]:
+def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
     """Return MART's boosted cross-entropy: cross-entropy plus `-log(1 - p_j)` of the most probable wrong class j.
 
     Args:
         logits: logits [b k]; half precision is computed in fp32.
-        y: labels [b].
+        y: labels [b] or [b k].
 
     Returns:
         Values [b].
@@ -205,7 +239,7 @@ def boosted_cross_entropy(logits: Float[Tensor, "b k"], y: Integer[Tensor, "b"])
     Reference: YisenWang/MART@2d83e17, including the constants inside the logarithm.
     """
     p = F.softmax(at_least_fp32(logits), dim=1)
-    wrong = p.detach().scatter(1, y.long()[:, None], -1.0).argmax(1, keepdim=True)
+    wrong = p.detach().scatter(1, hard_labels(y)[:, None], -1.0).argmax(1, keepdim=True)
     return cross_entropy(logits, y) - torch.log(1.0001 - p.gather(1, wrong)[:, 0] + 1e-12)
 
 
@@ -271,6 +305,45 @@ def squared_l2(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor
         tensor([0.1068])
     """
     return (F.softmax(at_least_fp32(a), dim=1) - F.softmax(at_least_fp32(b), dim=1)).square().sum(1)
+
+
+def brier_score(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
+    """Return the Brier score `||p - y||_2^2` of each sample: the squared l2 distance of the softmax from the label.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b] or [b k].
+
+    Returns:
+        Values [b] in [0, 2].
+
+    Example:
+        >>> brier_score(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+        tensor([0.5000])
+
+    Paper: Brier 1950; as a training loss, Pang et al. 2022 (arXiv 2202.10103).
+    """
+    p = F.softmax(at_least_fp32(logits), dim=1)
+    return (p - smoothed(y, p.shape[1], 0.0, p)).square().sum(1)
+
+
+def logit_distance(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
+    """Return the mean over the classes of the squared difference of two logits, `mean_k (a_k - b_k)^2`.
+
+    Args:
+        a: logits [b k]; half precision is computed in fp32.
+        b: logits [b k]; likewise.
+
+    Returns:
+        Values [b], >= 0.
+
+    Example:
+        >>> logit_distance(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 3.0]]))
+        tensor([2.])
+    """
+    masked = a.isneginf()
+    a, b = (at_least_fp32(z).masked_fill(masked, 0) for z in (a, b))
+    return (a - b).square().sum(1) / (~masked).sum(1)
 
 
 def at_least_fp32(logits: Tensor) -> Tensor:

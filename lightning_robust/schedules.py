@@ -8,11 +8,11 @@ from lightning_robust.types import to_float
 
 
 class Schedule(ABC):
-    """Base class of schedules: a function of the epoch, which counts from 0."""
+    """Base class of schedules: a function of the epoch, which counts from 0 and may be a fraction."""
 
     @abstractmethod
-    def __call__(self, epoch: int) -> float:
-        """Return the value during this epoch."""
+    def __call__(self, epoch: float) -> float:
+        """Return the value at this epoch."""
 
 
 class StepDecay(Schedule):
@@ -39,8 +39,8 @@ class StepDecay(Schedule):
         self.milestones = tuple(milestones)
         self.factor = factor
 
-    def __call__(self, epoch: int) -> float:
-        """Return the value during this epoch."""
+    def __call__(self, epoch: float) -> float:
+        """Return the value at this epoch."""
         return self.value * self.factor ** sum(epoch >= milestone for milestone in self.milestones)
 
 
@@ -68,8 +68,8 @@ class Linear(Schedule):
         self.end = to_float(end)
         self.epochs = epochs
 
-    def __call__(self, epoch: int) -> float:
-        """Return the value during this epoch."""
+    def __call__(self, epoch: float) -> float:
+        """Return the value at this epoch."""
         share = min(epoch / self.epochs, 1.0)
         return (1 - share) * self.start + share * self.end
 
@@ -99,6 +99,6 @@ class PiecewiseConstant(Schedule):
         self.values = [to_float(value) for value in values]
         self.milestones = tuple(milestones)
 
-    def __call__(self, epoch: int) -> float:
-        """Return the value during this epoch."""
+    def __call__(self, epoch: float) -> float:
+        """Return the value at this epoch."""
         return self.values[sum(epoch >= milestone for milestone in self.milestones)]

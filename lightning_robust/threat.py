@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Radius, to_float
-from lightning_robust.utils.checks import check_fits_box
+from lightning_robust.utils.radii import check_fits_box
 
 Norm: TypeAlias = Literal["linf", "l2", "l1"]
 
@@ -104,6 +104,15 @@ class Threat:
     def __str__(self) -> str:
         """Return norm and radius as papers write them: "linf 8/255", "l2 0.5", "l1 12"."""
         return f"{self.norm} {radius_text(self.eps)}"
+
+    def without_box(self) -> "Threat":
+        """Return the same ball, in which pixels may have any value.
+
+        Example:
+            >>> Threat().without_box().upper
+            inf
+        """
+        return Threat(self.norm, self.eps, -math.inf, math.inf)
 
     def random(self, x: Float[Tensor, "b ..."], rng: SampleRNG, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
         """Return a point drawn uniformly from the ball around x, clamped into the box.
@@ -200,7 +209,7 @@ def radius_text(eps: float) -> str:
 def per_image(value: Radius, x: Tensor) -> Tensor:
     """Return one number, or one per sample [b], as a tensor that broadcasts against the images x [b ...]."""
     if not isinstance(value, Tensor):
-        return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        return torch.full((), value, dtype=x.dtype, device=x.device)  # a copy from the host would wait for a GPU
     return value.to(x).view(-1, *[1] * (x.dim() - 1)) if value.dim() else value.to(x)
 
 

@@ -12,6 +12,9 @@ Net: TypeAlias = Callable[[Tensor], Tensor]
 Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A function that an attack maximises: (logits [b k], target) to one value per sample [b]."""
 
+Watch: TypeAlias = Callable[[Tensor], None]
+"""A function that is told the logits [b k] of each point at which an attack takes a gradient."""
+
 Radius: TypeAlias = float | Tensor
 """A radius: one number for the whole batch, or one per sample [b]."""
 
@@ -21,7 +24,7 @@ class Batch(NamedTuple):
 
     Args:
         x: images [b c h w] in [0, 1].
-        y: labels [b].
+        y: labels [b], or soft labels [b k] that give every class a probability.
         index: positions of the samples in the dataset [b], if they are known.
     """
 
@@ -36,7 +39,7 @@ class Views(NamedTuple):
     Args:
         adv: adversarial examples [b c h w].
         col: collaborative examples [b c h w], for methods that use them.
-        more: further images [b c h w] by name, for methods that need them.
+        more: further images [b c h w], or values of each sample [b ...], by name, for methods that need them.
 
     Example:
         >>> import torch

@@ -4,6 +4,9 @@ import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"  # nets so small are slower with more threads, and round otherwise
+# the compiler's pool of threads does not survive a fork (torch renews its pool of processes alone): a rank forked after
+# a test that compiled would wait for it for ever
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 from collections.abc import Iterator
 

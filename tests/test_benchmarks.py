@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from benchmarks.common import workloads
+from benchmarks.common import fashion, workloads
+from benchmarks.common.claims import ON_DIGITS, ON_FASHION, Claim, claims
 from benchmarks.common.clones import from_clone
+from benchmarks.common.recipes import adapted
 from benchmarks.common.timing import Spread, interleave, ratio
+from tests.helpers.files import write_mnist
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
@@ -23,6 +27,7 @@ def commands(file: str) -> set[str]:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_starts(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.delitem(sys.modules, f"benchmarks.{script}", raising=False)  # others may have imported it
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module(f"benchmarks.{script}", run_name="__main__")
     assert f"results/{script}" in " ".join(capsys.readouterr().out.split()) or script == "defenses"
@@ -84,3 +89,62 @@ def test_ratios_are_within_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert len(seconds["a"]) == len(seconds["b"]) == 3
     assert ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == Spread(2.0, 2.0, 2.5)
+
+
+def test_claims_are_differences_paired_by_seed() -> None:
+    first = [("a", 0.1, 0, 1.0), ("a", 0.1, 1, 3.0), ("a", 0.1, 2, 9.0), ("a", 0.2, 0, 9.0)]
+    second = [("b", 0.1, 1, 2.0), ("b", 0.1, 0, 3.0)]  # seed 2, and radius 0.2, have no partner
+    runs = [
+        SimpleNamespace(recipe=recipe, eps=eps, seed=seed, margin=value)
+        for recipe, eps, seed, value in (*first, *second)
+    ]
+    (row,) = claims(runs, [Claim("c", "margin", "a", "b", lambda run: run.margin)])
+    assert row["of"] == "a - b"
+    assert (row["linf eps"], row["seeds"]) == (0.1, 2)
+    assert row["difference"] == pytest.approx((1 - 3 + 3 - 2) / 2)
+    assert row["standard error"] == pytest.approx(1.5)  # of -2 and 1
+
+
+def test_claims_compare_what_is_measured() -> None:
+    for of, folder in ((ON_DIGITS, "digits"), (ON_FASHION, "fashion_mnist")):
+        there = {path.stem for path in (ROOT / "configs" / folder).glob("*.yaml")} | {*fashion.SELF_TRAINED}
+        assert {name for claim in of for name in (claim.first, claim.second)} <= there
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/fashion_mnist").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_at_another_radius_keeps_what_trains_and_leaves_out_what_watches(path: Path) -> None:
+    config, doubled = (adapted(path.stem, eps, configs=path.parent) for eps in (0.1, 0.2))
+    model, other = config["model"]["init_args"], doubled["model"]["init_args"]
+    assert other["attack"]["init_args"].pop("threat")["eps"] == 0.2
+    assert model["attack"]["init_args"].pop("threat")["eps"] == 0.1
+    if path.stem == "iaat":
+        assert other.pop("gamma") == pytest.approx(2 * model.pop("gamma"))
+    assert model == other
+    kept = [callback["class_path"] for callback in config["trainer"]["callbacks"] or ()]
+    assert kept == ([] if path.stem in ("standard", "emr_standard", "iaat") else ["AttackStrength"])
+    assert config["trainer"] == doubled["trainer"]
+
+
+@pytest.mark.slow
+def test_self_training_takes_its_labels_from_a_net_that_saw_the_labelled_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion, "LABELLED", 40)
+    monkeypatch.setattr(fashion, "HELD_OUT", 10)
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])
+    images, labels = write_mnist(tmp_path / "data", 120, 12, where="FashionMNIST/raw")["train"]
+    key = fashion.Key("StridedConvNet", "st_rst", 0.1, 0, 1, str(tmp_path / "data"))
+    settings = fashion.self_training(key, tmp_path)
+    labelled, pseudo = np.load(settings["labelled"]["init_args"]["root"]), np.load(settings["images"])
+    assert (labelled["x_train"] == images[:40]).all()
+    assert (labelled["y_train"] == labels[:40]).all()
+    assert (pseudo["image"] == images[40:]).all()
+    assert pseudo["label"].shape == (80,)
+    assert settings["epoch_size"] == 120
+    assert fashion.configuration(key)["model"]["class_path"] == "ST"
+
+
+def test_several_norms_are_scaled_alike() -> None:
+    attacks = adapted("max", 0.3)["model"]["init_args"]["attack"]["init_args"]["attacks"]
+    radii = {name: attack["init_args"]["threat"]["eps"] for name, attack in attacks.items()}
+    assert radii == pytest.approx({"linf": 0.3, "l2": 1.5, "l1": 6.0})

@@ -21,11 +21,20 @@ CONFIGS = [
 ]
 
 
+def options(**settings: Any) -> list[str]:
+    return [f"--model.init_args.net.init_args.options={json.dumps(settings)}"]
+
+
 NARROW = {
     "WideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
     "IAATWideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
     "PreActResNet": ["--model.init_args.net.init_args.width=4"],
-    "resnet50": ['--model.init_args.net.init_args.options={"width_per_group": 4}'],
+    "resnet50": options(width_per_group=4),
+    "convnext_tiny": options(dims=[8, 16, 16, 16], depths=[1, 1, 1, 1]),
+    "convnext_base": options(dims=[8, 16, 16, 16], depths=[1, 1, 1, 1]),
+    "swin_base_patch4_window7_224": options(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
+    "vit_small_patch16_224": options(embed_dim=48, depth=1, num_heads=3),
+    "xcit_small_12_p16_224": options(embed_dim=32, depth=1, num_heads=2),
 }
 """Nets of a smaller width."""
 
@@ -33,20 +42,30 @@ NARROW = {
 def prepare(config: Path, folder: Path) -> list[str]:
     """Write the files that the recipe reads where it looks for them; returns what is to be overridden."""
     recipe: dict[str, Any] = yaml.safe_load(config.read_text())
-    net, data = recipe["model"]["init_args"]["net"], recipe["data"]
+    net, data, where = recipe["model"]["init_args"]["net"], recipe["data"], "net"
+    while "net" in net.get("init_args", {}):  # a net around another
+        net, where = net["init_args"]["net"], f"{where}.init_args.net"
     kind, args = net["class_path"], []
     if config.parent.name != "digits":
-        sizes: dict[str, Any] = (
-            {"classes": 1000, "per_class": 2, "test_per_class": 1} if kind == "TorchvisionModel" else {}
-        )
+        sizes: dict[str, Any] = {"classes": 1000, "per_class": 2, "test_per_class": 1} if kind.endswith("Model") else {}
         labelled = data["init_args"].get("labelled", data)["class_path"]
         write(labelled, folder, **(sizes if labelled == "ImageNet" else {}))
         args += ["--data.init_args.batch_size=4", f"--data.init_args.val_size={20 if labelled != 'CIFAR100' else 100}"]
         args += ["--data.init_args.num_workers=0"]  # more than the machine has cores would be warned of
-        args += NARROW.get(net.get("init_args", {}).get("name", kind), [])
+        narrow = NARROW.get(net.get("init_args", {}).get("name", kind), [])
+        args += [word.replace("init_args.net.", f"init_args.{where}.", 1) for word in narrow]
+    if recipe["model"]["init_args"].get("teacher", {}).get("class_path") in ("Pretrained", "RobustBenchModel"):
+        args.append('--model.init_args.teacher={"class_path": "SmallConvNet"}')
     if "images" in data.get("init_args", {}):
         image = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-        np.savez(folder / data["init_args"]["images"], image=image, label=np.arange(8))
+        place = folder / data["init_args"]["images"]
+        if place.suffix:
+            np.savez(place, image=image, label=np.arange(8))
+        else:
+            place.mkdir(parents=True)
+            np.save(place / "a_image.npy", image)
+            np.savez(place / "b.npz", image=image, label=np.arange(8))
+            np.save(place / "a_label.npy", np.arange(8))
     return args
 
 

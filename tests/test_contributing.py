@@ -12,19 +12,33 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+BLOCKS = dict(
+    re.findall(
+        r"```\w+\n# (\S+)\n(.*?)```",
+        (ROOT / "CONTRIBUTING.md").read_text().split("## Add a defense")[1].split("\n## ")[0],
+        re.DOTALL,
+    )
+)
+
+
+@pytest.mark.parametrize("name", ["lightning_robust/defenses/alp.py", "configs/digits/alp.yaml"])
+def test_what_it_shows_is_what_stands_here(name: str) -> None:
+    assert BLOCKS[name] == (ROOT / name).read_text()
+
+
 @pytest.mark.slow
 def test_add_a_defense(tmp_path: Path) -> None:
     for name in ("lightning_robust", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a defense")[1].split("\n## ")[0]
-    blocks = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", section, re.DOTALL))
-    assert len(blocks) == section.count("```") / 2 == 4
-    for name, text in blocks.items():
+    assert len(BLOCKS) == 4
+    for name, text in BLOCKS.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:  # the line goes into an `__init__` that is there
-            file.write(text)
+        if path.name == "__init__.py":
+            assert text in path.read_text()
+        else:
+            path.write_text(text)
 
     def python(*args: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
@@ -41,6 +55,6 @@ def test_add_a_defense(tmp_path: Path) -> None:
 
     # the record is one that can fail
     alp = tmp_path / "lightning_robust/defenses/alp.py"
-    alp.write_text(alp.read_text().replace("square()", "abs()"))
+    alp.write_text(alp.read_text().replace("(natural + robust) / 2", "natural + robust"))
     with pytest.raises(AssertionError, match="1 failed"):
         python("-m", "pytest", "-q", "tests/defenses/test_golden.py", "-k", "test_added_record")

@@ -120,7 +120,8 @@ def commands(text: str) -> Iterator[list[str]]:
             for command in line.split(" && "):
                 words = shlex.split(command, comments=True)
                 if "lightning-robust" in words and "pip" not in words:
-                    yield words[words.index("lightning-robust") + 1 :]
+                    end = words.index(">") if ">" in words else None  # what is printed goes to a file
+                    yield words[words.index("lightning-robust") + 1 : end]
 
 
 def inline_settings(text: str) -> list[str]:
@@ -165,7 +166,7 @@ def test_commands_parse(
         monkeypatch.setattr(f"lightning_robust.cli.pages.{name}", lambda *_: "written")
     monkeypatch.setattr("lightning_robust.cli.pages.compare", lambda _: [])
     words += ["--out", "comparison.md"] if words[0] == "compare" else []  # of no runs, nothing else is printed
-    quick = words[0] in ("recipes", "report", "compare", "--version")
+    quick = words[0] in ("recipes", "report", "compare", "completion", "--version")
     with contextlib.suppress(SystemExit):
         main(words if quick else [*words, "--print_config"])
     printed = capsys.readouterr()

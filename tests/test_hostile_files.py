@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from lightning_robust.cli.main import main
 from lightning_robust.cli.predictions import Predictions
 from lightning_robust.defenses import Standard
 from lightning_robust.models import SmallConvNet
-from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.sha256 import file_sha256
 from tests.cli.test_checkpoints import Payload
 from tests.cli.test_cli import folder  # noqa: F401
 from tests.helpers.ddp import quiet_trainer
@@ -278,6 +279,38 @@ def test_what_callbacks_leave_replaces_planted_links(tmp_path: Path) -> None:
     assert leave_all(run) == written
     assert {path.read_text() for path in elsewhere.iterdir()} == {"mine"}
     assert not any(path.is_symlink() for path in written)
+
+
+@pytest.mark.slow
+def test_what_callbacks_leave_goes_through_no_planted_link_to_a_folder(tmp_path: Path) -> None:
+    """The run's own folder may be reached over links: output roots often are."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    run, elsewhere = tmp_path / "runs/run", tmp_path / "elsewhere"
+    written = leave_all(run)
+    folders = {path.parent for path in written} - {run}
+    assert folders == {run / "figures"}
+    for inner in folders:
+        shutil.rmtree(inner)
+        (elsewhere / inner.name).mkdir(parents=True)
+        inner.symlink_to(elsewhere / inner.name)
+    assert leave_all(run) >= written
+    assert not [path for path in elsewhere.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_planted_links_to_folders_of_states_and_checkpoints_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the data and the model, and of a job whose name is known before it starts."""
+    Path("mine/Digits/AT/run").mkdir(parents=True)
+    root = ["--trainer.default_root_dir=mine", "--trainer.fast_dev_run=true"]
+    Path("mine/Digits/AT/unfinished").symlink_to(Path("outside").absolute())
+    assert "unfinished is a link, and nothing is written through it" in refused(capsys, *FIT, *root)
+    Path("mine/Digits/AT/unfinished").unlink()
+    Path("mine/Digits/AT/run/checkpoints").symlink_to(Path("outside").absolute())
+    monkeypatch.setattr("lightning_robust.cli.robust_cli.run_name", lambda *args: "run")
+    assert "checkpoints is a link, and nothing is written through it" in refused(capsys, *FIT, *root)
 
 
 WRITERS = {"savefig", "savez", "savez_compressed", "save_file", "to_csv", "write_bytes", "write_text"}

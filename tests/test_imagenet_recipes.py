@@ -14,15 +14,16 @@ QUICK = [
     *("--trainer.max_epochs=2", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"),
     *("--data.batch_size=2", f"--data.val_size={VAL}", "--data.num_workers=0", "--trainer.accelerator=cpu"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--evaluation.figure_samples=0"),
-    '--model.net.init_args.options={"width_per_group": 2}',
 ]
+NARROW = '--model.net.init_args.options={"width_per_group": 2}'
+SHALLOW = '--model.net.init_args.options={"dims": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["at", "iaat", "st"])
+@pytest.mark.parametrize("method", ["at", "iaat", "st", "at_convnext_t"])
 def test_killed_on_two_ranks_and_resumed_on_one(method: str, tmp_path: Path) -> None:
     write("ImageNet", tmp_path, classes=1000, per_class=N // 1000, test_per_class=1)
-    recipe = ["fit", "--config", str(CONFIGS / f"{method}.yaml"), *QUICK]
+    recipe = ["fit", "--config", str(CONFIGS / f"{method}.yaml"), *QUICK, SHALLOW if "convnext" in method else NARROW]
     killed = launch(tmp_path, named("imagenet"), [*recipe, "--trainer.devices=2", "dies", "1", "0"])
     output, _ = killed.communicate(timeout=300)
     assert killed.returncode != 0

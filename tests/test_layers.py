@@ -104,7 +104,7 @@ def test_only_runtime_switches_modes_and_gradients(path):
     ("name", "source", "fault"),
     [
         ("losses", "from lightning_robust.threat import Threat", "threat does not stand below losses"),
-        ("types", "from lightning_robust.utils.checks import check_images", "utils does not stand below types"),
+        ("types", "from lightning_robust.utils.images import check_images", "utils does not stand below types"),
         ("threat", "def f():\n    from lightning_robust import attacks", "attacks does not stand below threat"),
         ("models", "import lightning_robust.data.data_module", "data does not stand below models"),
         ("attacks", "from lightning_robust.metrics import is_correct", "metrics does not stand below attacks"),

@@ -4,14 +4,17 @@ import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 from scipy.special import log_softmax
 from scipy.stats import entropy
+from sklearn.metrics import brier_score_loss
 
 from lightning_robust.losses import (
     boosted_cross_entropy,
+    brier_score,
     cross_entropy,
     distinct,
     dlr,
     js_divergence,
     kl_divergence,
+    logit_distance,
     margin,
     mean_logit,
     runners_up,
@@ -27,6 +30,15 @@ Y = torch.cat([LOGITS[:3].argmax(1), LOGITS[3:].argmin(1)])  # three right, thre
 def test_cross_entropy_equals_scipy():
     expected = -log_softmax(LOGITS.numpy(), axis=1)[range(6), Y]
     torch.testing.assert_close(cross_entropy(LOGITS, Y), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_the_brier_score_equals_scikit_learn(hard):
+    p = LOGITS.double().softmax(1)
+    y = Y if hard else F.one_hot(Y, 5).double()
+    each = zip(Y[:, None], p[:, None], strict=True)
+    expected = [brier_score_loss(label, row, scale_by_half=False, labels=range(5)) for label, row in each]
+    torch.testing.assert_close(brier_score(LOGITS.double(), y), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_margin_equals_a_loop_and_says_who_errs():
@@ -90,9 +102,11 @@ def test_extreme_logits_stay_finite():
 
 
 def test_the_shape_annotations_are_in_force():
-    assert F.cross_entropy(LOGITS, torch.softmax(LOGITS, 1)).dim() == 0  # torch itself takes soft labels
-    with pytest.raises(TypeCheckError):
-        cross_entropy(LOGITS, torch.softmax(LOGITS, 1))
+    y = LOGITS.argmax(1)
+    assert len(LOGITS.gather(1, y[:1, None])) == 1  # torch itself takes labels of fewer samples
+    for labels in (y[:1], y[:, None], torch.softmax(LOGITS, 1)[:, 1:]):
+        with pytest.raises(TypeCheckError):
+            margin(LOGITS, labels)
 
 
 class TestDifferenceOfLogitsRatio:
@@ -134,9 +148,11 @@ PAIRS = {
     "symmetric_kl": symmetric_kl,
     "js_divergence": js_divergence,
     "squared_l2": squared_l2,
+    "logit_distance": logit_distance,
 }
 SINGLES = {
     "cross_entropy": cross_entropy,
+    "brier_score": brier_score,
     "boosted_cross_entropy": boosted_cross_entropy,
     "margin": margin,
     "dlr": dlr,

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_robust.attacks import PGD
-from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.callbacks import AveragedWeights, RobustEvaluation
+from lightning_robust.data import BatchMixing
 from lightning_robust.defenses import AT, IAAT, ST, Defense, FreeAT
 from lightning_robust.parts import AdversarialWeightPerturbation as AWP
 from lightning_robust.threat import Threat
@@ -65,12 +66,16 @@ class Kill(Callback):
 def run(
     folder: Path, ranks: int, callbacks: list[Any], resume: str | None = None, method: str = "AT"
 ) -> list[list[Tensor]]:
-    """Three epochs of six batches a rank, in processes of their own; ST with averaged weights."""
+    """Three epochs of six batches a rank, in processes of their own.
+
+    ST has averaged weights, and "mixed", which is AT, mixed images too.
+    """
 
     def on(rank: int) -> list[Tensor]:
         seed_everything(5)
         module = defense(method)
-        average = [EMAWeightAveraging(decay=0.7)] if method == "ST" else []
+        average = [AveragedWeights(decay=0.7, ramp=method == "mixed", start=0.1)] if method in ("ST", "mixed") else []
+        mixed = {"mixing": BatchMixing(mixup_alpha=0.8, cutmix_alpha=1.0)} if method == "mixed" else {}
         save = ModelCheckpoint(
             folder, "step{step}", every_n_train_steps=3, save_top_k=-1, auto_insert_metric_name=False
         )
@@ -82,10 +87,12 @@ def run(
             "num_sanity_val_steps": 0,
         }
         trainer = ddp_trainer(ranks, **kwargs) if ranks > 1 else quiet_trainer(**kwargs)
-        data = Few(n=22 * ranks, batch_size=4)
+        data = Few(n=22 * ranks, batch_size=4, **mixed)
         trainer.fit(module, data, ckpt_path=resume, weights_only=True if resume else None)
         assert trainer.global_step == 18
-        return memory(module)
+        kept = average[0].average if average else None
+        raw = kept.states(module)[1] if kept else {}  # the averages stand in the module
+        return [*memory(module), *raw.values()]
 
     return run_ddp(on, ranks)
 
@@ -96,15 +103,12 @@ def never_killed(method: str, ranks: int) -> list[list[Tensor]]:
         return run(Path(folder), ranks, [], method=method)
 
 
-@pytest.mark.parametrize("method", ["AT", "FreeAT", "IAAT", "ST"])
+@pytest.mark.parametrize("method", ["AT", "FreeAT", "IAAT", "ST", "mixed"])
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("killed", "saved"),
     [pytest.param(11, 9, id="mid-epoch"), pytest.param(13, 12, id="epoch's end", marks=pytest.mark.slow)],
 )
-# its warning of sharding is for strategies that shard:
-# https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/callbacks/weight_averaging.py
-@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides")
 # resuming says where it saves: https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/callbacks/model_checkpoint.py
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")

@@ -12,22 +12,36 @@ from lightning_robust.attacks.cw import CW
 from lightning_robust.attacks.deepfool import DeepFool
 from lightning_robust.attacks.ensemble import Ensemble
 from lightning_robust.attacks.fab import FAB
+from lightning_robust.attacks.friendly_pgd import FriendlyPGD
 from lightning_robust.attacks.minimum_norm import MinimumNorm
+from lightning_robust.attacks.msd import MSD
+from lightning_robust.attacks.nfgsm import NFGSM
+from lightning_robust.attacks.one_of import OneOf
 from lightning_robust.attacks.pgd import PGD
+from lightning_robust.attacks.sparse_pgd import SparsePGD
 from lightning_robust.attacks.square import Square
+from lightning_robust.attacks.training_apgd import TrainingAPGD
 from lightning_robust.attacks.transfer import Transfer
+from lightning_robust.attacks.worst_of import WorstOf
 
 __all__ = [
     "APGD",
     "CW",
     "FAB",
+    "MSD",
+    "NFGSM",
     "PGD",
     "Attack",
     "AutoAttack",
     "Collaborative",
     "DeepFool",
     "Ensemble",
+    "FriendlyPGD",
     "MinimumNorm",
+    "OneOf",
+    "SparsePGD",
     "Square",
+    "TrainingAPGD",
     "Transfer",
+    "WorstOf",
 ]

@@ -1,8 +1,9 @@
 """Auto-PGD (APGD): projected gradient ascent that adapts its step size to what the steps gain."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from lightning_robust.runtime.gradients import detached, input_gradient
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat, per_image
 from lightning_robust.types import Net, Objective
+from lightning_robust.utils.labels import hard_labels
+
+A = TypeVar("A", bound="APGD")
 
 L1_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 """For l1 the climb begins in a larger ball: (multiple of the radius, share of the steps) (arXiv 2103.01208, s. 3.4)."""
@@ -67,7 +71,8 @@ class APGD(Attack):
         used, there in the standard version.
     """
 
-    uses = ("objective", "start")
+    uses: Collection[str] = ("objective", "start", "soft labels")
+    _from_zero = False
 
     def __init__(
         self,
@@ -95,6 +100,10 @@ class APGD(Attack):
         if loss not in LOSSES:
             raise ValueError(f"Unknown loss {loss!r}: choose one of {', '.join(LOSSES)}.")
 
+    def with_steps(self: A, steps: int) -> A:
+        """Return the same attack with another number of steps."""
+        return self._altered(steps=steps)
+
     def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
         """Run every restart towards every target; what is misclassified from the start is returned as it is."""
         with torch.no_grad():
@@ -114,7 +123,7 @@ class APGD(Attack):
 
     def _targets(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the classes [b m] that runs lead to; the label itself, in runs that are not targeted."""
-        return y[:, None] if self.targets is None else runners_up(logits, y, self.targets)
+        return hard_labels(y)[:, None] if self.targets is None else runners_up(logits, y, self.targets)
 
     def _start(self, x: Tensor, eps: Tensor, rng: SampleRNG) -> Tensor:
         """Return a random point of the ball's surface (for l1, of the largest ball's), clamped into the box."""
@@ -128,19 +137,22 @@ class APGD(Attack):
             return self.threat.project(x + rng.normal(x), x, L1_PHASES[0][0] * eps)
         return (x + eps * noise).clamp(self.threat.lower, self.threat.upper)
 
-    def _run(self, net: Net, given: Given, x_adv: Tensor, objective: Objective | None, found: "_Found") -> None:
-        """Ascend once from `x_adv` (for l1, once in each of the shrinking balls)."""
+    def _run(
+        self, net: Net, given: Given, x_adv: Tensor, objective: Objective | None, found: "_Found | None"
+    ) -> Tensor:
+        """Ascend once from `x_adv` (for l1, once in each of the shrinking balls), and return the best points."""
         if self.threat.norm != "l1":
-            self._ascend(net, Momentum.begin(given, detached(x_adv)), objective, self.steps, found)
-            return
+            state = Momentum.begin(given, detached(x_adv), self._from_zero)
+            return self._ascend(net, state, objective, self.steps, found)
         left = self.steps
         for multiple, share in progress.phases(L1_PHASES):
             last = multiple == 1
             steps = left if last else min(math.ceil(share * self.steps), left)
             ball = given._replace(eps=multiple * given.eps)
-            state = Sparse.begin(ball, self.threat.project(x_adv, given.x, ball.eps))
-            x_adv = self._ascend(net, state, objective, steps, found if last else None)
+            sparse = Sparse.begin(ball, self.threat.project(x_adv, given.x, ball.eps))
+            x_adv = self._ascend(net, sparse, objective, steps, found if last else None)
             left -= steps
+        return x_adv
 
     def _ascend(self, net: Net, s: Ascent, objective: Objective | None, steps: int, found: "_Found | None") -> Tensor:
         """Ascend for so many steps, and return the best points of the samples that are not broken yet."""

@@ -94,21 +94,24 @@ class Momentum(Ascent):
     rises: Tensor  # [b] steps that raised the objective since the last checkpoint
     checked: Tensor  # [b] best_value at the last checkpoint
     kept: Tensor  # [b] whether the step was kept there
+    from_zero: bool  # whether the first step counts as a rise where its objective is above 0, not above the start's
 
     @classmethod
-    def begin(cls, given: Given, x_adv: Tensor) -> "Momentum":
+    def begin(cls, given: Given, x_adv: Tensor, from_zero: bool = False) -> "Momentum":
         """Return the state before the first step."""
         common = _common(given, x_adv)
         high = -common["best_value"]
         none = torch.zeros_like(given.row)
-        return cls(**common, before=x_adv, value=high, step=2 * given.eps, rises=none, checked=high, kept=none.bool())
+        steps = {"before": x_adv, "value": high, "step": 2 * given.eps, "checked": high}
+        return cls(**common, **steps, rises=none, kept=none.bool(), from_zero=from_zero)
 
     def observe(self, value: Tensor, grad: Tensor | None) -> None:
         """Record the objective, and count the steps that raised it."""
         super().observe(value, grad)
-        self.checked = torch.where(self.checked == math.inf, value, self.checked)  # the start's
+        start = self.checked == math.inf
+        self.checked = torch.where(start, value, self.checked)
         self.rises = self.rises + (value > self.value)
-        self.value = value
+        self.value = value.masked_fill(start, 0) if self.from_zero else value
 
     @staticmethod
     def checkpoints(steps: int) -> dict[int, int]:

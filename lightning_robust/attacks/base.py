@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import ClassVar, TypeVar, get_args
 
 import torch
@@ -14,8 +15,8 @@ from lightning_robust.runtime.gradients import detached
 from lightning_robust.runtime.modes import AttackBN
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Norm, Threat
-from lightning_robust.types import Net, Objective, Radius
-from lightning_robust.utils.checks import reading_is_free
+from lightning_robust.types import Net, Objective, Radius, Watch
+from lightning_robust.utils.images import reading_is_free
 
 FORWARD_ROOM = 4
 """How many times as many images fit where no gradient is taken, since no layer's output has to be kept."""
@@ -45,6 +46,9 @@ class Attack(ABC):
     minimizes: ClassVar[bool] = False
     """Whether it looks for the nearest example at whatever distance, by a method `nearest`, not only in the ball."""
 
+    within_radius: bool = True
+    """Whether its examples stay within the radius; those of an attack that leaves it serve training alone."""
+
     norms: ClassVar[Sequence[Norm]] = get_args(Norm)
     """The norms that the attack works in."""
 
@@ -52,7 +56,9 @@ class Attack(ABC):
     """The perturbations allowed where no threat is given."""
 
     uses: Collection[str] = ()
-    """Which of "objective", "step_size" and "start" a call may give, and "reference" for reference logits as target."""
+    """Which of "objective", "step_size", "start", "watch" and "labels" a call may give; "reference" for reference
+    logits as the target; "soft labels" if they are used as they are, where other attacks take the most probable class.
+    """
 
     def __init__(self, threat: Threat | None = None) -> None:
         self._threat_given = threat is not None
@@ -71,15 +77,34 @@ class Attack(ABC):
         Raises:
             ValueError: for a norm that the attack does not work in.
         """
-        other = copy.copy(self)
-        other.threat = threat
-        other._threat_given = True
+        other = self._altered(threat=threat, _threat_given=True)
         other._refuse_other_norms()
+        return other
+
+    def with_eps(self: A, eps: float) -> A:
+        """Return the same attack with another radius; a step size that was given keeps its proportion to it."""
+        return self._altered(_threat_given=True).with_threat(replace(self.threat, eps=eps))
+
+    def _altered(self: A, **attributes: object) -> A:
+        """Return a copy with other values of these attributes, which are not checked."""
+        other = copy.copy(self)
+        for name, value in attributes.items():
+            setattr(other, name, value)
         return other
 
     def fitting(self, batch_size: int) -> int:
         """Return how many images it may take at a time where `batch_size` fit with their gradients."""
         return batch_size * (1 if self.gradients else FORWARD_ROOM)
+
+    @property
+    def parts(self) -> tuple["Attack", ...]:
+        """The attacks that this one chooses or combines examples of, each at its own threat; itself if it is single."""
+        return (self,)
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """The threats of its parts, each once."""
+        return tuple(dict.fromkeys(part.threat for part in self.parts))
 
     @property
     def stages(self) -> dict[str, "Attack"]:
@@ -98,6 +123,8 @@ class Attack(ABC):
         start: Tensor | None = None,
         bn: AttackBN = "eval",
         rng: SampleRNG | None = None,
+        watch: Watch | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Craft an example of each image.
 
@@ -105,37 +132,36 @@ class Attack(ABC):
             net: images to logits, or to an object, mapping or tuple that holds them; its modes, flags and gradients
                 are left as they were.
             x: clean images [b c h w] in the threat's box, float32 or float64; any trailing shape works.
-            target: what the objective compares logits with: labels [b] of any integer type, or reference logits [b k].
+            target: what the objective compares logits with: labels [b] of any integer type, soft labels [b k], or with
+                an objective anything else of floating-point type, such as reference logits [b k].
             objective: per-sample value of (logits, target) that the attack drives; by default its own.
             eps: radius instead of the threat's, one number or one per sample [b].
             step_size: step instead of the attack's own, one number or one per sample [b].
             start: the points [b c h w] to start from, taken as they are, instead of the attack's own.
             bn: how the net's batch norms (and dropout) run meanwhile.
             rng: random numbers of each sample; by default seeded once by torch's global generator.
+            watch: a function that is told the logits [b k] of each point at which the attack takes a gradient.
+            labels: the labels [b] or [b k] of an attack that needs them although its target is something else.
 
         Returns:
             Examples [b c h w], detached; a plain tensor, also where x is of a subclass.
 
         Raises:
             TypeError: for images that are not float32 or float64, or not of the type of the net's weights, labels that
-                are not integers, outputs without logits.
+                are neither integers [b] nor floats [b k], outputs without logits.
             ValueError: for an argument that this attack does not use, images outside the box, labels that are no class
-                of the net, a radius or step that is negative or not finite, a radius larger than the box (linf), and
-                logits that are NaN, or +inf at the start: on a CPU in every call, on a GPU in the attack object's
-                first one.
+                of the net or no probabilities, a radius or step that is negative or not finite, a radius larger than
+                the box (linf), and logits that are NaN, or +inf at the start: on a CPU in every call, on a GPU in the
+                attack object's first one.
         """
-        given = {"objective": objective, "step_size": step_size, "start": start}
+        given = {"objective": objective, "step_size": step_size, "start": start, "watch": watch, "labels": labels}
         self._refuse_unused([name for name, value in given.items() if value is not None])
-        reference = torch.is_tensor(target) and target.is_floating_point()
+        reference = objective is not None and torch.is_tensor(target) and target.is_floating_point()
         if reference:
             self._refuse_unused(["reference"])
-            if objective is None and not getattr(self, "random_targets", None):
-                raise ValueError(
-                    f"{type(self).__name__} compares logits with a floating-point target by an objective alone: give "
-                    "one, or labels [b] of integer type (y.argmax(1) of one-hot labels)."
-                )
         check = not self._checked or not isinstance(x, Tensor) or reading_is_free(x)
-        with entered(net, x, target, self.threat, bn, rng, check, reference) as (net, x, target, rng):
+        soft = "soft labels" in self.uses
+        with entered(net, x, target, self.threat, bn, rng, check, reference, soft) as (net, x, target, rng):
             call = Call(
                 eps=one_per_sample("eps", self.threat.eps if eps is None else eps, x, check, self.threat),
                 step_size=None if step_size is None else one_per_sample("step_size", step_size, x, check),
@@ -143,6 +169,8 @@ class Attack(ABC):
                 start=None if start is None else detached(start),
                 bn=bn,
                 rng=rng,
+                watch=watch,
+                labels=labels,
             )
             x_adv = self._perturb(net, x, target, call).detach()
         self._checked = True
@@ -155,7 +183,7 @@ class Attack(ABC):
         Args:
             net: images to logits.
             x: clean images [b c h w].
-            target: labels [b], or reference logits [b k] if the attack uses them.
+            target: labels [b]; soft labels or reference logits [b k] if the attack uses them.
             call: radius, step, objective, start, mode and random numbers.
         """
 
@@ -165,8 +193,8 @@ class Attack(ABC):
                 continue
             if name == "reference":
                 raise ValueError(
-                    f"{type(self).__name__} needs labels [b] of integer type as its target (y.argmax(1) of one-hot "
-                    "labels); PGD can ascend from reference logits [b k]."
+                    f"{type(self).__name__} needs labels as its target, class numbers [b] or, without an objective, "
+                    "soft labels [b k]; PGD can ascend from reference logits [b k]."
                 )
             raise ValueError(f"{type(self).__name__} does not use {name}: leave it out of the call.")
 

@@ -9,8 +9,8 @@ from lightning_robust.runtime.gradients import detached
 from lightning_robust.runtime.modes import AttackBN
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat, per_image
-from lightning_robust.types import Objective, Radius, to_float
-from lightning_robust.utils.checks import check_fits_box, check_radius
+from lightning_robust.types import Objective, Radius, Watch, to_float
+from lightning_robust.utils.radii import check_fits_box, check_radius
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Call:
         start: the points [b c h w] to start from, or None for the attack's own.
         bn: how the net's batch norms run.
         rng: random numbers of each sample.
+        watch: is told the logits of each point at which a gradient is taken, or None.
+        labels: labels [b] or [b k] where the target is none, or None.
     """
 
     eps: Tensor
@@ -32,6 +34,8 @@ class Call:
     start: Tensor | None
     bn: AttackBN
     rng: SampleRNG
+    watch: Watch | None = None
+    labels: Tensor | None = None
 
     def __getitem__(self, which: Tensor) -> "Call":
         """Return the same call for some of the samples (a mask or positions)."""

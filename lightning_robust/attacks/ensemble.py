@@ -58,8 +58,8 @@ class Ensemble(Attack):
 
     @property
     def uses(self) -> frozenset[str]:  # type: ignore[override]
-        """The optional arguments that all of its attacks use."""
-        return frozenset.intersection(*(frozenset(attack.uses) for attack in self.attacks.values()))
+        """The optional arguments that all of its attacks use; each sees other samples, so none is watched."""
+        return frozenset.intersection(*(frozenset(attack.uses) for attack in self.attacks.values())) - {"watch"}
 
     def with_threat(self, threat: Threat) -> "Ensemble":
         """Return the same ensemble, each of its attacks under another threat."""

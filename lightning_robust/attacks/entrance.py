@@ -13,14 +13,9 @@ from lightning_robust.runtime.outputs import LogitsNet
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
-from lightning_robust.utils.checks import (
-    check_attacked_logits,
-    check_image_type,
-    check_images,
-    check_label_type,
-    check_labels,
-    reading_is_free,
-)
+from lightning_robust.utils.images import check_image_type, check_images, reading_is_free
+from lightning_robust.utils.labels import check_label_type, check_labels, hard_labels, is_soft
+from lightning_robust.utils.logits import check_attacked_logits
 
 
 class CheckedNet(LogitsNet):
@@ -29,7 +24,7 @@ class CheckedNet(LogitsNet):
     Args:
         net: images to logits, or to what holds them.
         x: clean images [b c h w], to name the samples whose logits are NaN.
-        y: labels [b], or None where the target is no label.
+        y: labels [b] or [b k], or None where the target is no label.
     """
 
     def __init__(self, net: Net, x: Tensor, y: Tensor | None) -> None:
@@ -85,25 +80,28 @@ def entered(
     rng: SampleRNG | None,
     check: bool = True,
     reference: bool = False,
+    soft: bool = False,
 ) -> Iterator[tuple[Net, Tensor, Tensor, SampleRNG]]:
     """Make a net, images and a target ready for an attack; on leaving, the net is exactly as it was.
 
     Inside, input gradients work whatever surrounds (`no_grad`, `inference_mode`), the net is in the mode `bn` with its
-    parameters frozen, its outputs are logits, images and target are plain tensors, and labels are int64.
+    parameters frozen, its outputs are logits, images and target are plain tensors, and class numbers are int64.
 
     Args:
         net: images to logits, or to an object, mapping or tuple that holds them.
         x: clean images [b c h w] in the threat's box.
-        target: labels [b], or reference logits [b k].
+        target: labels [b] or [b k], or reference logits [b k].
         threat: the perturbations allowed.
         bn: how the net's batch norms run.
         rng: random numbers of each sample; None seeds them once by torch's global generator.
         check: whether to validate the values, which on a GPU waits for the work queued there.
         reference: whether the target is reference logits.
+        soft: whether soft labels [b k] stay what they are; otherwise the most probable class takes their place.
 
     Raises:
-        TypeError: for images that are not float32 or float64, labels that are not integers, outputs without logits.
-        ValueError: for images outside the box, labels that are no class of the net, or logits that are NaN or +inf.
+        TypeError: for images that are not float32 or float64, labels of another type or shape, outputs without logits.
+        ValueError: for images outside the box, labels that are no class of the net or no probabilities, or logits that
+            are NaN or +inf.
     """
     check_image_type(x, threat.lower, threat.upper)
     if not reference:
@@ -114,8 +112,10 @@ def entered(
         if not reference:
             check_labels(target)
     with attack_mode(net, bn):
-        x, target = detached(x), detached(target if reference else target.long())
+        x, target = detached(x), detached(target)
         ready = CheckedNet(net, x, None if reference else target) if check else LogitsNet(net)
+        if not (reference or (soft and is_soft(target))):
+            target = hard_labels(target)
         yield ready, x, target, rng or SampleRNG.from_global_seed(x)
         if isinstance(ready, CheckedNet):
             ready.finish()

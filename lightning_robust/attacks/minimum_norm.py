@@ -90,7 +90,7 @@ class MinimumNorm(Attack):
         Args:
             net: images to logits; left as it was.
             x: clean images [b c h w] in the threat's box.
-            y: labels [b].
+            y: labels [b], or soft labels [b k], of which the most probable class counts.
             bn: how the net's batch norms run meanwhile.
             rng: random numbers of each sample.
             enough: a sample leaves the search as soon as an example within this radius is found, one or per sample [b].
@@ -108,7 +108,6 @@ class MinimumNorm(Attack):
     def _find(
         self, net: Net, x: Tensor, y: Tensor, bn: AttackBN, rng: SampleRNG | None, enough: Radius | str
     ) -> Nearest:
-        self._refuse_unused(["reference"] if y.is_floating_point() else [])
         with entered(net, x, y, self.threat, bn, rng) as (net, x, y, rng):
             return self._search_all(net, x, y, one_per_sample("enough", enough, x), rng)
 
@@ -130,7 +129,7 @@ def minimum_norms(attack: MinimumNorm, net: Net, x: Tensor, y: Tensor, rng: Samp
         attack: looks for the nearest examples.
         net: images [b c h w] to logits [b k].
         x: clean images [b c h w] in the threat's box.
-        y: labels [b].
+        y: labels [b] or [b k].
         rng: random numbers of each sample; by default seeded once by torch's global generator.
 
     Returns:

@@ -16,7 +16,8 @@ from lightning_robust.runtime.ranks import has_sync_batchnorm
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net, Objective, Radius
-from lightning_robust.utils.checks import reading_is_free
+from lightning_robust.utils.images import reading_is_free
+from lightning_robust.utils.labels import is_soft
 
 Discrepancy: TypeAlias = Literal["symmetric_kl", "js", "l2"]
 DISCREPANCIES: dict[str, Objective] = {"symmetric_kl": symmetric_kl, "js": js_divergence, "l2": squared_l2}
@@ -35,8 +36,12 @@ class Extremes(NamedTuple):
 
     @classmethod
     def of(cls, logits: Tensor, y: Tensor) -> "Extremes":
-        """Return the extremes of the views with these logits [3 b k], for labels [b]."""
-        own = torch.softmax(at_least_fp32(logits.detach()), dim=2).gather(2, y.expand(3, -1)[..., None])[..., 0]
+        """Return the extremes of the views with these logits [3 b k], for labels [b] or [b k]."""
+        p = torch.softmax(at_least_fp32(logits.detach()), dim=2)
+        if is_soft(y):  # exp(-cross-entropy), which of a one-hot label is that class's p to the bit
+            own = torch.where(y == 1, p, p.pow(y)).prod(2)
+        else:
+            own = p.gather(2, y.expand(3, -1)[..., None])[..., 0]
         return cls(own.argmin(0), own.argmax(0))
 
     def pick(self, views: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +74,7 @@ def squeeze(
     Args:
         net: images to logits; left as it was.
         x: clean images [b c h w].
-        y: labels [b].
+        y: labels [b] or [b k].
         threat: the perturbations allowed.
         steps: gradient steps.
         step_size: in the units of the radius, one number or one per sample [b]; a fraction such as "2/255" is read as
@@ -95,7 +100,7 @@ def squeeze(
         True
 
     Raises:
-        TypeError: for images that are not float32 or float64, and labels that are not integers [b].
+        TypeError: for images that are not float32 or float64, and labels of another type or shape.
         ValueError: for images, labels or a step out of their range, logits that are NaN or +inf, and for start "none":
             at the clean image the gap has no gradient, and neither would ever move.
 
@@ -106,7 +111,7 @@ def squeeze(
         raise ValueError(
             "Squeeze training cannot start at the clean image: set the attack's start to normal or uniform."
         )
-    with entered(net, x, y, threat, bn, rng, check=reading_is_free(x)) as (net, x, y, rng):
+    with entered(net, x, y, threat, bn, rng, check=reading_is_free(x), soft=True) as (net, x, y, rng):
         step = one_per_sample("step_size", step_size, x, reading_is_free(x))
         if starts is None:
             starts = (starting_point(x, threat, start, None, rng), starting_point(x, threat, start, None, rng))

@@ -1,6 +1,6 @@
 """The points at which gradient attacks start."""
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -13,6 +13,16 @@ Start: TypeAlias = Literal["uniform", "normal", "none"]
 
 NORMAL_SCALE = 0.001
 """Standard deviation of the normal start, in pixels (yaodongyu/TRADES@6e8e11b, trades.py)."""
+
+
+def check_start(start: str) -> None:
+    """Raise for an unknown start.
+
+    Raises:
+        ValueError: naming the ones there are.
+    """
+    if start not in get_args(Start):
+        raise ValueError(f"Unknown start {start!r}: choose one of {', '.join(get_args(Start))}.")
 
 
 def starting_point(x: Tensor, threat: Threat, start: Start, eps: Radius | None, rng: SampleRNG) -> Tensor:

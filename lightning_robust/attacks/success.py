@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.types import Net
+from lightning_robust.utils.labels import hard_labels
 
 
 @torch.no_grad()
@@ -18,9 +19,11 @@ def misclassified(net: Net, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         net: images to logits.
         x_adv: candidates [b c h w].
         logits: the net's logits [b k] on them, as the search computed them.
-        y: labels [b].
+        y: labels [b] or [b k].
     """
-    wrong = (logits.argmax(1) != y) | logits.isnan().any(1)
+    highest, found = logits.max(1)  # NaN is the highest of all
+    y = hard_labels(y)
+    wrong = (found != y) | highest.isnan()
     if torch.is_autocast_enabled(x_adv.device.type) and wrong.any():
         with full_precision(x_adv):
             wrong[wrong.clone()] = net(x_adv[wrong]).argmax(1) != y[wrong]

@@ -35,6 +35,7 @@ class Transfer(Attack):
         self._threat_given = attack.threat_given
         self.attack = attack
         self.surrogate = surrogate
+        self.within_radius = attack.within_radius
 
     def with_threat(self, threat: Threat) -> "Transfer":
         """Return the same attack on the same surrogate under another threat."""

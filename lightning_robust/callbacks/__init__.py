@@ -2,6 +2,9 @@
 
 from lightning_robust.callbacks.adversarial_inputs import AdversarialInputs
 from lightning_robust.callbacks.attack_strength import AttackStrength
+from lightning_robust.callbacks.averaged_weights import AveragedWeights
+from lightning_robust.callbacks.batch_norm_momentum import BatchNormMomentum
+from lightning_robust.callbacks.catastrophic_overfitting import CatastrophicOverfitting
 from lightning_robust.callbacks.corruption_accuracy import CorruptionAccuracy
 from lightning_robust.callbacks.curves import Curves
 from lightning_robust.callbacks.effective_margins import EffectiveMargins
@@ -15,6 +18,9 @@ from lightning_robust.callbacks.unsound_evaluation import UnsoundEvaluation
 __all__ = [
     "AdversarialInputs",
     "AttackStrength",
+    "AveragedWeights",
+    "BatchNormMomentum",
+    "CatastrophicOverfitting",
     "CorruptionAccuracy",
     "Curves",
     "EffectiveMargins",

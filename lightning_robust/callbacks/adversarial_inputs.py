@@ -15,7 +15,8 @@ from lightning_robust.evaluation.aims import refuse_targeted
 from lightning_robust.runtime.modes import AttackBN, logits_no_grad
 from lightning_robust.runtime.rng import SampleRNG, derive_seed, global_seed, training_rng
 from lightning_robust.types import Batch
-from lightning_robust.utils.checks import check_labels, check_logits
+from lightning_robust.utils.labels import check_labels
+from lightning_robust.utils.logits import check_logits
 
 CHOICE = 2610
 """Identifies the random stream by which a share of a batch is chosen; the value is arbitrary."""
@@ -71,7 +72,7 @@ class AdversarialInputs(AnyModule):
         @functools.wraps(step)
         def adversarial_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal checked
-            net, given = self.net(pl_module), self.read(pl_module, batch)
+            net, given = self.net(pl_module), self.read(pl_module, batch, soft=True)
             if not checked:
                 self._check(net, given)
                 checked = True
@@ -121,3 +122,19 @@ class AdversarialInputs(AnyModule):
         if len(counting.y):
             check_labels(counting.y)
             check_logits(logits_no_grad(net, counting.x), counting.y)
+
+
+def attack_holder(trainer: Trainer, module: Any, kinds: tuple[type, ...] = (Attack,)) -> Any:
+    """Return who holds the training attack as `attack`: the module, as defenses do, or `AdversarialInputs`.
+
+    Args:
+        trainer: the trainer with the callbacks.
+        module: the module that it trains.
+        kinds: the kinds of attack that count.
+
+    Returns:
+        The holder, or None where there is none.
+    """
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    holders = [module, *(callback for callback in callbacks if isinstance(callback, AdversarialInputs))]
+    return next((holder for holder in holders if isinstance(getattr(holder, "attack", None), kinds)), None)

@@ -11,7 +11,8 @@ from lightning_robust.metrics.settings import not_ignored
 from lightning_robust.runtime.adapter import NetAdapter
 from lightning_robust.types import Batch
 from lightning_robust.utils.batch_reader import BatchReader, Key
-from lightning_robust.utils.checks import check_images, check_label_type
+from lightning_robust.utils.images import check_images
+from lightning_robust.utils.labels import check_label_type, check_labels, hard_labels, is_soft
 from lightning_robust.utils.messages import describe_error
 
 
@@ -74,10 +75,16 @@ class AnyModule(Callback):
         self._adapter.training = module.training
         return self._adapter
 
-    def read(self, module: nn.Module, batch: Any) -> Batch:
-        """Return a batch with its images in pixels, and labels that are class numbers [b]."""
+    def read(self, module: nn.Module, batch: Any, soft: bool = False) -> Batch:
+        """Return a batch with its images in pixels, and labels that are class numbers [b]; with `soft`, as they are.
+
+        Of soft labels [b k] the most probable class is taken.
+        """
         given = self.reader(batch)
         check_label_type(given.y, len(given.x))
+        if is_soft(given.y) and not soft:
+            check_labels(given.y)
+            given = given._replace(y=hard_labels(given.y))
         net = self.net(module)
         return given._replace(x=net.to_pixels(given.x)) if isinstance(net, NetAdapter) else given
 
@@ -93,7 +100,7 @@ class AnyModule(Callback):
 
     def counts(self, y: Tensor) -> Tensor:
         """Mark the samples [b] that are not to be left out."""
-        return not_ignored(y, self.ignore_index)
+        return not_ignored(hard_labels(y), self.ignore_index)
 
     def check_pixels(self, x: Tensor, lower: float, upper: float) -> None:
         """Raise unless images are pixels in the box, and name the settings for those that are normalised."""

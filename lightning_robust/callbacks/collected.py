@@ -3,11 +3,15 @@
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_robust.data import CorruptionSuite
 from lightning_robust.evaluation.checksums import checksums
+from lightning_robust.evaluation.corruption_rows import corruption_rows
 from lightning_robust.evaluation.positions import Positions, are_shares, by_content, refuse_overlap, refuse_repeats
 from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.scores import scores
 from lightning_robust.evaluation.state import State
 from lightning_robust.runtime.ranks import gather_objects, rank, world_size
 from lightning_robust.types import Batch
@@ -19,13 +23,16 @@ class Collected:
     Args:
         positions: counts through the loader; None on a rank that saw none of its batches.
         shown: how many samples, the first ones, will be drawn.
+        suite: the corrupted images that the loader runs over, if it does.
     """
 
     samples: Samples
     """All ranks' samples without their images, once they are evaluated."""
 
-    def __init__(self, positions: Positions | None = None, shown: int = 0) -> None:
-        self.positions, self.shown = positions, shown
+    def __init__(
+        self, positions: Positions | None = None, shown: int = 0, suite: CorruptionSuite | None = None
+    ) -> None:
+        self.positions, self.shown, self.suite = positions, shown, suite
         self.batches: list[Samples] = []
         self.seconds = 0.0  # of the clean predictions
         self.largest = 1  # batch
@@ -33,7 +40,7 @@ class Collected:
         self.explicit = True  # batches say where their samples stand in the dataset
         self.indexed = True  # it is known where they stand
         self.classes = 0  # of the net
-        self.state: State | None = None
+        self.states: list[State] = []  # of unfinished evaluations
         self.report: dict[str, Any] = {}  # what `robustness.json` holds, once they are evaluated
 
     def collect(
@@ -64,6 +71,7 @@ class Collected:
             index=index,
             y=y,
             clean=logits.argmax(1)[keep],
+            scores=scores(logits[keep], y),
             checksum=content,
             shown=position < self.shown,
             x=x if images else x.flatten(1)[:, :0],
@@ -72,6 +80,18 @@ class Collected:
         )
         self.places.append(position.cpu())
         self.batches.append(samples.map(Tensor.cpu))
+
+    def place(self, position: Tensor, index: Tensor | None) -> Tensor:
+        """Return how many samples stand before each of these [b]; of corrupted images, in the same corruption.
+
+        Args:
+            position: positions [b] that the loader's order gives.
+            index: positions [b] in the dataset that the batch gives, if it does.
+        """
+        if self.suite is None:
+            return position
+        where = position if index is None else index
+        return self.suite.place_of(where.clamp(0, len(self.suite) - 1))
 
     def settle(self, most: int | None = None) -> Samples:
         """Join the batches, and refuse samples that stand there twice; all ranks call it together.
@@ -91,6 +111,7 @@ class Collected:
         _refuse_sizes(
             [shape for part in gather_objects([batch.x.shape[1:] for batch in self.batches[:1]]) for shape in part]
         )
+        most = None if self.suite is not None else most  # of each corruption, when they were collected
         samples = Samples.collect(self.batches)
         self.classes = max(gather_objects(self.classes))
         known = self.positions is None or self.positions.known
@@ -98,11 +119,28 @@ class Collected:
         known, self.explicit, self.indexed = (all(column) for column in zip(*facts, strict=True))
         if not known:
             samples = self._own_share(samples, most)
+        if self.suite is not None and not self.indexed:
+            raise ValueError(
+                "A sample's corruption is known by its position: do not shuffle, wrap the dataset in "
+                "lightning_robust.data.Indexed, or set index_key to where batches hold positions."
+            )
         if not self.indexed:
             refuse_overlap(samples.checksum)
             samples.index = by_content(samples.checksum)
         refuse_repeats(samples.index)
         return samples
+
+    def by_corruption(self) -> dict[str, Any] | None:
+        """Return the accuracies on each group of corrupted images, see `corruption_rows`; None for other data."""
+        if self.suite is None:
+            return None
+        sizes = torch.bincount(self.suite.group_of(self.samples.index), minlength=len(self.suite.groups)).tolist()
+        if missing := [f"{name} {level}" for (name, level), n in zip(self.suite.groups, sizes, strict=True) if not n]:
+            rank_zero_warn(
+                f"No image of {', '.join(missing)} was evaluated: the trainer read too few batches. `evaluate` with "
+                "`samples` reads all that it needs if it is given the data loader instead of a data module."
+            )
+        return corruption_rows(self.suite.groups, sizes, self.samples.right, self.samples.robust())
 
     def _own_share(self, samples: Samples, most: int | None) -> Samples:
         """Let the content tell whether every rank has all samples, of which rank 0's count, or a share of its own."""

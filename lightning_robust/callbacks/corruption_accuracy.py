@@ -10,7 +10,8 @@ from rich import get_console
 from lightning_robust.callbacks.any_module import AnyModule
 from lightning_robust.callbacks.figures import save_figure
 from lightning_robust.callbacks.run_folder import run_folder
-from lightning_robust.data import CorruptionSuite, Indexed
+from lightning_robust.data import CorruptionSuite
+from lightning_robust.data.corruption_suite import suite_in
 from lightning_robust.evaluation.corruption_report import corruption_figure, corruption_report, corruption_table
 from lightning_robust.evaluation.positions import Positions
 from lightning_robust.evaluation.provenance import evaluated_in
@@ -60,7 +61,7 @@ class CorruptionAccuracy(AnyModule):
         """Reset the counts for the loaders of this epoch."""
         loaders = evaluation_loaders(trainer)
         self._positions = [Positions(trainer, i) for i in range(len(loaders))]
-        self._suites = [_corruptions(loader) for loader in loaders]
+        self._suites = [suite_in(loader) for loader in loaders]
         groups = dict.fromkeys(group for suite in self._suites for group in getattr(suite, "groups", []))
         if trainer.testing and not groups:
             raise TypeError(
@@ -146,10 +147,3 @@ class CorruptionAccuracy(AnyModule):
         save_figure(trainer, corruption_figure(report, title), f"{stage}-corruptions", directory)
         if trainer.state.fn != "fit":
             get_console().print(corruption_table(report, title))
-
-
-def _corruptions(loader: Any) -> CorruptionSuite | None:
-    """Return the corruptions that a loader runs over, or None."""
-    dataset = getattr(loader, "dataset", None)
-    dataset = dataset.dataset if isinstance(dataset, Indexed) else dataset
-    return dataset if isinstance(dataset, CorruptionSuite) else None

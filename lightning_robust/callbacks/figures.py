@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_robust.callbacks.figure_loggers import log_figure
+from lightning_robust.utils.files import set_aside
 from lightning_robust.utils.messages import shorten
 from lightning_robust.utils.writers import write_figure
 
@@ -67,8 +68,14 @@ def adversarial_grid(examples: Examples, title: str, names: Sequence[str] | None
 
 
 def save_figure(trainer: Trainer, figure: Figure, name: str, directory: Path) -> Path:
-    """Write `directory/figures/<name>.png` and hand the figure to the loggers that take one (on rank 0 only)."""
-    path = directory / "figures" / f"{name}.png"
+    """Write `directory/figures/<name>.png` and hand the figure to the loggers that take one (on rank 0 only).
+
+    A link in place of `figures` is set aside and not followed.
+    """
+    folder = directory / "figures"
+    if folder.is_symlink():
+        set_aside(folder)
+    path = folder / f"{name}.png"
     write_figure(figure, path)
     for logger in trainer.loggers:
         log_figure(logger, figure, name, path, trainer.global_step)

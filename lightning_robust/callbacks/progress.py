@@ -21,12 +21,16 @@ Show: TypeAlias = Callable[[float, str], None]
 """Puts the number of samples done, and a title, on the screen."""
 
 
-def evaluation_progress(trainer: Trainer) -> Watch:
+def evaluation_progress(trainer: Trainer, bounded: str = "accuracy") -> Watch:
     """Follow an evaluation on the screen of rank 0.
 
     A stage is a line of the trainer's Rich or tqdm bar while it runs: samples done, time left, and the upper bound on
     worst-case accuracy so far. Where the Rich bar writes to a file, `validate` and `test` print a line when a stage is
     over. Without a progress bar nothing is shown.
+
+    Args:
+        trainer: in its evaluation loop.
+        bounded: what the share of the samples that still stand is called.
     """
 
     @contextmanager
@@ -43,7 +47,7 @@ def evaluation_progress(trainer: Trainer) -> Watch:
 
             def tell(number: int, bound: float) -> None:
                 nonlocal finished, title
-                finished, title = finished + number, f"{stage}: accuracy <= {bound:.2%}"
+                finished, title = finished + number, f"{stage}: {bounded} <= {bound:.2%}"
                 show(finished, title)
 
             with progress.listen(step):

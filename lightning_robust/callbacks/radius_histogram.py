@@ -1,4 +1,4 @@
-"""The distribution of IAAT's radii, epoch by epoch."""
+"""The distribution of the samples' radii, epoch by epoch."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ class RadiusHistogram(Callback):
         """Exchange the radii between ranks and draw them."""
         radii: Any = getattr(pl_module, "radii", None)
         if radii is None:
-            raise TypeError(f"{type(pl_module).__name__} keeps no radii to draw: RadiusHistogram is for IAAT.")
+            raise TypeError(f"{type(pl_module).__name__} keeps no radii to draw: RadiusHistogram is for IAAT and MMA.")
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         radii.synchronise()  # on every rank

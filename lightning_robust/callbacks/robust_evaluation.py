@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.adversarial_inputs import AdversarialInputs
@@ -15,19 +16,31 @@ from lightning_robust.callbacks.evaluation_files import EvaluationFiles, refuse_
 from lightning_robust.callbacks.progress import evaluation_progress
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.callbacks.sample_collector import SampleCollector
-from lightning_robust.callbacks.unfinished import go_on
+from lightning_robust.callbacks.unfinished import ends_on_sigterm, go_on
 from lightning_robust.callbacks.unsound_evaluation import compare_clean, examine_run, refuse_doubts
-from lightning_robust.evaluation.aims import refuse_targeted
+from lightning_robust.data.corruption_suite import suite_in
+from lightning_robust.evaluation.aims import refuse_beyond_radius, refuse_targeted
+from lightning_robust.evaluation.calibration import calibration_report
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
 from lightning_robust.evaluation.provenance import evaluated_in
-from lightning_robust.evaluation.report import robustness
+from lightning_robust.evaluation.report import logged_values, robustness
 from lightning_robust.evaluation.report_table import print_doubts
-from lightning_robust.evaluation.threats import mismatch, short_of_radius, training_threat, under_threat
+from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.targeted_success import targeted_success
+from lightning_robust.evaluation.targets import Targets, check_targets
+from lightning_robust.evaluation.threats import (
+    mismatch,
+    short_of_radius,
+    training_threat,
+    training_threats,
+    under_threat,
+)
 from lightning_robust.metrics import RobustAccuracy
 from lightning_robust.runtime.modes import disable_inference_mode
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.threat import Threat
-from lightning_robust.utils.checks import check_precision
+from lightning_robust.utils.images import check_precision
+from lightning_robust.utils.private_apis import evaluation_loaders
 
 
 class RobustEvaluation(SampleCollector):
@@ -51,7 +64,8 @@ class RobustEvaluation(SampleCollector):
 
     Args:
         attacks: the attacks, by the name under which they are reported. One without a threat takes that of the module's
-            `attack`, as every defense has one, or of `AdversarialInputs`. One that looks for the nearest example
+            `attack`, as every defense has one, or of `AdversarialInputs`; where that attack has several, such as
+            `WorstOf`, it runs at each, as `pgd-linf`, `pgd-l2` and so on. One that looks for the nearest example
             (`FAB`, `DeepFool`, `CW`) also gives a figure of accuracy against radius.
         fit_attacks: cheaper attacks for the validation inside fit; by default the same.
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
@@ -68,6 +82,9 @@ class RobustEvaluation(SampleCollector):
         figure_samples: samples shown in the figure of examples, the most telling of the first ones: those broken by the
             smallest change come first; 0 for no figures.
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
+        calibration: also report ECE, NLL and Brier score, without attacks and in the worst case over the attacks.
+        targets: in `validate` and `test`, also run targeted attacks, and report their success: the number of a class,
+            several of them (one after the other), or for each sample a "random" class or its "least_likely" one.
         name: tells several evaluations in one trainer apart: the names of its files begin with `<name>-`, and its
             results are logged as `val/<name>/<attack>_acc`. At most one may go without.
         loaders: the numbers of the data loaders to evaluate on; by default all. Names carry a number where several are.
@@ -77,9 +94,9 @@ class RobustEvaluation(SampleCollector):
 
     Raises:
         TypeError: during the run, for an unreadable batch.
-        ValueError: for attack names that clash or cannot stand in names of files, or a targeted attack; during the run,
-            for samples that a loader repeats, images outside the threat's box or of several sizes, outputs that are
-            not logits, or examples outside the threat model.
+        ValueError: for attack names that clash or cannot stand in names of files, a targeted attack, or one whose
+            examples leave the radius; during the run, for samples that a loader repeats, images outside the threat's
+            box or of several sizes, outputs that are not logits, or examples outside the threat model.
         UnsoundEvaluation: under `strict`.
     """
 
@@ -98,6 +115,8 @@ class RobustEvaluation(SampleCollector):
         state_dir: str | None = None,
         figure_samples: int = 8,
         figure_every_n_epochs: int = 10,
+        calibration: bool = False,
+        targets: Targets | None = None,
         name: str | None = None,
         loaders: list[int] | None = None,
         verbose: bool = True,
@@ -112,14 +131,17 @@ class RobustEvaluation(SampleCollector):
             raise ValueError(f"figure_every_n_epochs must be at least 1, got {figure_every_n_epochs}.")
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"Unknown precision {precision!r}: choose fp32 or bf16.")
-        self.attacks, self.threat = attacks, threat
+        if targets is not None:
+            check_targets(targets)
+        self.attacks, self.threat, self.targets = attacks, threat, targets
         self.fit_attacks = attacks if fit_attacks is None else fit_attacks
         self.seed, self.batch_size, self.precision = seed, batch_size, precision
         self.check_samples, self.strict, self.state_dir = check_samples, strict, state_dir
-        self.figure_every_n_epochs = figure_every_n_epochs
+        self.figure_every_n_epochs, self.calibration = figure_every_n_epochs, calibration
         for these in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(these))  # refuses names that clash
             refuse_targeted(these)
+            refuse_beyond_radius(these)
         refuse_names([*([] if self.name is None else [self.name]), *self.attacks, *self.fit_attacks])
         self.verbose = verbose
         self._trained_at: str | None = None
@@ -130,9 +152,14 @@ class RobustEvaluation(SampleCollector):
         """The key of its state in checkpoints, by `name` alone: other attacks may evaluate what a fit has saved."""
         return self._generate_state_key(name=self.name)
 
+    @property
+    def results(self) -> dict[int, Collected]:
+        """What was found on each data loader, by its number; the same on every rank."""
+        return dict(self._loaders)
+
     def attacks_on(self, module: Any, fitting: bool = False) -> dict[str, Attack]:
         """Return the attacks, or those of the validation inside fit, under the threats that they are run at."""
-        return under_threat(self.fit_attacks if fitting else self.attacks, training_threat(module), self.threat)
+        return under_threat(self.fit_attacks if fitting else self.attacks, training_threats(module), self.threat)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the threats, refuse true half precision, and let gradients be taken in the evaluation loops."""
@@ -161,18 +188,17 @@ class RobustEvaluation(SampleCollector):
         for suffix, number, loader in self._numbered():
             told = loader.report
             compare_clean(told, logged, suffix)
-            rows = {"clean": told["clean"], **told["attacks"], "worst": told["worst"]}
-            for name, row in rows.items():
-                value = torch.tensor(row["accuracy"], device=pl_module.device)
-                key = f"{prefix}/{name}_acc{suffix}"
+            for name, value in logged_values(told).items():
+                key = f"{prefix}/{name}{suffix}"
                 self._logged.add(key)
-                pl_module.log(key, value, sync_dist=True, batch_size=1, add_dataloader_idx=False)
+                at = torch.tensor(value, device=pl_module.device)
+                pl_module.log(key, at, sync_dist=True, batch_size=1, add_dataloader_idx=False)
             if trainer.is_global_zero:
                 files = EvaluationFiles(trainer, self._running, directory, self.name, number)
                 self._leave(trainer, files, loader)
             trainer.strategy.barrier()
-            if loader.state is not None:
-                loader.state.discard()
+            for state in loader.states:
+                state.discard()
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -194,20 +220,26 @@ class RobustEvaluation(SampleCollector):
         """Attack the samples that were collected, and gather the results on all ranks."""
         self._evaluated = True
         for i in sorted({i for part in gather_objects(list(self._loaders)) for i in part}):
-            self._evaluate_loader(trainer, module, i, self._loaders.setdefault(i, Collected()))
+            none = Collected(suite=suite_in(evaluation_loaders(trainer)[i]))  # this rank saw none of its batches
+            with ends_on_sigterm(trainer):
+                self._evaluate_loader(trainer, module, i, self._loaders.setdefault(i, none))
 
     def _evaluate_loader(self, trainer: Trainer, module: LightningModule, i: int, loader: Collected) -> None:
         """Attack the samples of data loader i, whose images are not kept any longer."""
         net, device, attacks, fitting = self.net(module), module.device, self._running, trainer.state.fn == "fit"
         run = Evaluation(attacks, self.seed, self.batch_size or max(gather_objects(loader.largest)), self.precision)
         samples = loader.settle(self.most(trainer))
+        if self.targets is not None and not fitting:
+            check_targets(self.targets, loader.classes)  # before hours of attacks
         run.prepare(samples)
         save: Callable[[], None] = lambda: None  # noqa: E731
         if not fitting:
             about = {"name": self.name, **self.way_of_reading()}
-            loader.state = go_on(trainer, net, samples, run, loader.classes, i, self.state_dir, about)
-            save = partial(loader.state.save, samples, run.seconds)
+            state = go_on(trainer, net, samples, run, loader.classes, i, self.state_dir, about)
+            loader.states.append(state)
+            save = partial(state.save, samples, run.seconds)
         run.run(net, samples, device, save, evaluation_progress(trainer))
+        targeted = None if fitting else self._move(trainer, net, device, samples, run, i, loader)
         loader.samples = samples.gather()
         told = gather_objects({"clean": loader.seconds, **run.seconds})
         seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
@@ -215,6 +247,36 @@ class RobustEvaluation(SampleCollector):
         checks = examine_run(trainer, net, device, samples, loader.samples, run, n) if n else []
         about = self._about(trainer) if fitting else {**self._about(trainer), "images_sha256": loader.samples.sha256()}
         loader.report = robustness(loader.samples, attacks, seconds, checks, about)
+        if (corrupted := loader.by_corruption()) is not None:
+            loader.report["corruptions"] = corrupted
+        if targeted:
+            loader.report["targeted"] = targeted
+        if self.calibration:
+            found = loader.samples
+            loader.report["calibration"] = calibration_report([found], found.robust(), run.random)
+
+    def _move(
+        self,
+        trainer: Trainer,
+        net: nn.Module,
+        device: torch.device,
+        samples: Samples,
+        run: Evaluation,
+        i: int,
+        loader: Collected,
+    ) -> dict[str, dict[str, Any]]:
+        """Attack the samples of data loader i towards the targets, if there are any."""
+        if self.targets is None or not run.attacks:
+            return {}
+
+        def begin(seen: nn.Module, part: Samples, again: Evaluation, name: str) -> Callable[[], None]:
+            about = {"name": self.name, "targets": name, **self.way_of_reading()}
+            state = go_on(trainer, seen, part, again, 2, i, self.state_dir, about)
+            loader.states.append(state)
+            return partial(state.save, part, again.seconds)
+
+        watch = evaluation_progress(trainer, "not moved")
+        return targeted_success(net, samples, run, self.targets, loader.classes, device, begin, watch)
 
     def _numbered(self) -> list[tuple[str, str, Collected]]:
         """List the loaders, each after what the names of its values and of its files end in."""

@@ -12,10 +12,12 @@ from lightning_robust.callbacks.any_module import select
 from lightning_robust.callbacks.best_report import BestReport
 from lightning_robust.callbacks.collected import Collected
 from lightning_robust.callbacks.telling_examples import candidates
+from lightning_robust.data.corruption_suite import suite_in
 from lightning_robust.evaluation.positions import Positions
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
-from lightning_robust.utils.checks import check_labels, check_logits, check_no_nan
+from lightning_robust.utils.labels import check_labels
+from lightning_robust.utils.logits import check_logits, check_no_nan
 from lightning_robust.utils.private_apis import evaluation_loaders, evaluation_loop
 
 
@@ -26,7 +28,8 @@ class SampleCollector(BestReport):
         name: see `BestReport`.
         loaders: the numbers of the data loaders to collect from; by default all.
         fit_samples: in the validation inside fit, keep only this many samples of each; by default all.
-        samples: in `validate` and `test`, keep only this many samples of each; by default all.
+        samples: in `validate` and `test`, keep only this many samples of each; by default all. Of corrupted images they
+            are as many of each corruption and severity.
         figure_samples: how many will be drawn.
         kwargs: see `AnyModule`.
 
@@ -98,7 +101,8 @@ class SampleCollector(BestReport):
         net, batch = self.net(module), self.read(module, batch)
         if number not in self._loaders:
             shown = candidates(self.figure_samples, batch.x.shape[1:])
-            self._loaders[number] = Collected(Positions(trainer, number), shown)
+            suite = suite_in(evaluation_loaders(trainer)[number])
+            self._loaders[number] = Collected(Positions(trainer, number), shown, suite)
         loader = self._loaders[number]
         assert loader.positions is not None
         position, keep = loader.positions.next(len(batch.x), batch.x.device)
@@ -109,20 +113,22 @@ class SampleCollector(BestReport):
                 return
         for box in {(attack.threat.lower, attack.threat.upper) for attack in self._running.values()}:
             self.check_pixels(batch.x, *box)
-        check_labels(batch.y)
         if trainer.sanity_checking and batch_idx:
             return
+        most = self.most(trainer)
+        if most is not None:
+            keep &= loader.place(position, batch.index) < most
+            if loader.batches and not keep.any():
+                return
         start = time.perf_counter()
         with full_precision(batch.x):
             logits = logits_no_grad(net, batch.x)
         if not loader.batches:
             check_logits(logits, batch.y)
         check_no_nan(logits, batch_idx)
+        check_labels(batch.y, logits.shape[1])
         if trainer.sanity_checking:
             return
-        most = self.most(trainer)
-        if most is not None:
-            keep &= position < most
         images, identify = bool(self._running), trainer.state.fn != "fit"
         loader.collect(batch, position, logits, keep, images, identify)
         loader.seconds += time.perf_counter() - start

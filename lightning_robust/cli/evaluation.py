@@ -2,10 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import seed_everything
@@ -18,28 +16,31 @@ from lightning_robust.attacks import Transfer
 from lightning_robust.attacks.named import named_attacks
 from lightning_robust.callbacks import UnsoundEvaluation
 from lightning_robust.cli.config_file import ConfigFile
+from lightning_robust.cli.devices import launched_rank
+from lightning_robust.cli.held_out import check_held_out
 from lightning_robust.cli.net_from_data import build, fill_net
 from lightning_robust.cli.parser import Parser
+from lightning_robust.cli.run_name import run_name
 from lightning_robust.cli.terminal import calm
+from lightning_robust.cli.usage import NOTES
 from lightning_robust.data import RobustDataModule
 from lightning_robust.evaluation.evaluate import Precision
-from lightning_robust.models.weight_files import read_checkpoint
+from lightning_robust.evaluation.targets import Choice
 from lightning_robust.publish.evaluate import evaluate
-from lightning_robust.utils.files import atomic_write
-
-_DESCRIPTION = """Attack a net and say how many images it still classifies correctly. A net is named by its library
-(timm:resnet18, torchvision:resnet18, hf:<name>, robustbench:Linf/<name>) or by a file or folder; nets of timm and
-torchvision start untrained: add --net.pretrained true or --net.weights DEFAULT. --data names a data module, such as
-ImageFolder or CIFAR10, whose settings follow as --data.root and the like. Both are required."""
+from lightning_robust.publish.robustness_report import RobustnessReport
+from lightning_robust.utils.files import atomic_write, inner_folder
 
 
-def evaluation(args: Sequence[str]) -> None:
+def evaluation(args: Sequence[str]) -> RobustnessReport:
     """Run `lightning-robust evaluate --net NET --data DATA [--threat ...] [--attacks ...]`, and print the table.
+
+    Returns:
+        The report that is printed.
 
     Raises:
         UnsoundEvaluation: under `--strict`, if a check does not pass.
     """
-    parser = _parser()
+    parser = evaluation_parser()
     asked = parser.parse_args(list(args))
     seed_everything(asked.seed, verbose=False)  # a net without weights of its own is made of random numbers
     try:
@@ -58,7 +59,8 @@ def evaluation(args: Sequence[str]) -> None:
     except (ImportError, TypeError, ValueError) as error:
         parser.error(str(error), error)
     place = Path("runs", type(data).__name__)
-    out = Path(asked.out or place / f"evaluate-{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:4]}")
+    config = parser.dump(asked.clone(with_meta=False))
+    out = Path(asked.out or place / run_name("evaluate", place, None, lambda: config))
     with calm():
         report = evaluate(
             net,
@@ -68,40 +70,30 @@ def evaluation(args: Sequence[str]) -> None:
             samples=asked.samples,
             seed=asked.seed,
             precision=asked.precision,
+            calibration=asked.calibration,
+            targets=asked.targets,
             check_samples=asked.check_samples,
-            accelerator=asked.accelerator,
+            accelerator=asked.trainer.accelerator,
+            devices=asked.trainer.devices,
+            strategy=asked.trainer.strategy,
             out=out,
-            state_dir=place / "unfinished" if asked.out is None else None,
+            state_dir=inner_folder(place, "unfinished") if asked.out is None else None,
             progress=sys.stdout.isatty(),
         )
+    if launched_rank():
+        return report
     report.to_json(out / "summary.json")
     with atomic_write(out / "config.yaml") as beside:
-        beside.write_text(parser.dump(asked.clone(with_meta=False)))
+        beside.write_text(config)
     console = Console()
-    console.print(report.table())
+    for table in report.tables().values():
+        console.print(table)
     for doubt in report.doubts():
         console.print(doubt, style="yellow", markup=False, highlight=False)
     console.print(f"Everything lies in {out}. For a page: lightning-robust report {out}", highlight=False, markup=False)
     if asked.strict and not report.sound:
         raise UnsoundEvaluation(f"Checks of the evaluation did not pass: {' '.join(report.doubts())}")
-
-
-def check_held_out(net: Any, data: RobustDataModule) -> None:
-    """Refuse to evaluate a checkpoint on images that its training may have seen.
-
-    Args:
-        net: the config of the net.
-        data: the data module; where it holds out a part of the images for the test, the checkpoint says which.
-
-    Raises:
-        ValueError: if the checkpoint's run held out other images.
-    """
-    source = Path(str((net.get("init_args") or {}).get("source", "")))
-    if source.suffix != ".ckpt" or not source.is_file():
-        return
-    stored = read_checkpoint(str(source)).get(type(data).__qualname__)
-    if isinstance(stored, dict):
-        data.load_state_dict(stored)
+    return report
 
 
 def _tell_untrained(what: str, net: Any) -> None:
@@ -110,7 +102,7 @@ def _tell_untrained(what: str, net: Any) -> None:
     kind = str(net.class_path).rpartition(".")[2]
     ours = str(net.class_path).startswith("lightning_robust.")
     trained = kind in ("Pretrained", "RobustBenchModel") or any(settings.get(key) for key in ("pretrained", "weights"))
-    if ours and not trained:
+    if ours and not trained and not launched_rank():
         print(
             f"warning: The {what} {kind} has no trained weights: name a checkpoint or an exported folder, or set "
             f"--{what}.pretrained true (timm, hf) or --{what}.weights DEFAULT (torchvision).",
@@ -142,11 +134,14 @@ def threat_list(text: str) -> list[str]:
     return found
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="lightning-robust evaluate", description=_DESCRIPTION)
+def evaluation_parser() -> Parser:
+    """Build the parser of `evaluate`."""
+    parser = Parser(prog="lightning-robust evaluate", description=NOTES["evaluate"])
     parser.add_argument("-c", "--config", action=ConfigFile, help="YAML file with any of these settings.")
-    parser.add_subclass_arguments(nn.Module, "net", required=True, help="The net, by name or by class.")
-    parser.add_subclass_arguments(RobustDataModule, "data", required=True, help="The data; their test set is taken.")
+    parser.add_subclass_arguments(nn.Module, "net", required=True, help="The net, by name or by class (required).")
+    parser.add_subclass_arguments(
+        RobustDataModule, "data", required=True, help="The data module; its test set is taken (required)."
+    )
     parser.add_argument(
         "--threat",
         type=str,
@@ -154,12 +149,30 @@ def _parser() -> Parser:
         help="Norm and radius, or several: 'linf 2/255, 4/255, 8/255, l2 0.5'.",
     )
     parser.add_argument("--attacks", type=str, default="autoattack", help="Attacks by name: 'pgd50, fab'.")
-    parser.add_subclass_arguments(nn.Module, "surrogate", required=False, help="Craft examples on this net.")
-    parser.add_argument("--samples", type=PositiveInt | None, default=None, help="How many images, the first ones.")
+    parser.add_subclass_arguments(
+        nn.Module, "surrogate", required=False, help="Craft the examples on this net (transfer)."
+    )
+    parser.add_argument(
+        "--samples", type=PositiveInt | None, default=None, help="Use only the first N images; by default all."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the attacks' random numbers.")
-    parser.add_argument("--precision", type=Precision, default="fp32", help="'bf16' searches under autocast.")
-    parser.add_argument("--check_samples", type=NonNegativeInt, default=64, help="Images for the checks.")
-    parser.add_argument("--accelerator", type=str, default="auto", help="As Lightning's Trainer takes it.")
-    parser.add_argument("--out", type=str | None, default=None, help="A new folder; by default one in runs/<data>.")
+    parser.add_argument(
+        "--precision",
+        type=Precision,
+        default="fp32",
+        help="'bf16' runs the attacks in bf16.",
+    )
+    parser.add_argument("--calibration", type=bool, default=False, help="Also report ECE, NLL and Brier score.")
+    parser.add_argument(
+        "--targets",
+        type=int | Choice | list[int] | None,
+        default=None,
+        help="Targeted attacks too: 3, random, least_likely.",
+    )
+    parser.add_argument("--check_samples", type=NonNegativeInt, default=64, help="Images for the checks; 0: none.")
+    parser.add_argument("--trainer.accelerator", type=str, default="auto", help="As Lightning's Trainer takes it.")
+    parser.add_argument("--trainer.devices", type=int | str, default=1, help="How many devices, or which ones.")
+    parser.add_argument("--trainer.strategy", type=str, default="auto", help="As Lightning's Trainer takes it.")
+    parser.add_argument("--out", type=str | None, default=None, help="Folder for results; by default in runs/<data>.")
     parser.add_argument("--strict", type=bool, default=False, help="End with status 3 if a check does not pass.")
     return parser

@@ -12,20 +12,23 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import nn
 
-import lightning_robust.models
 from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.cli.choices import annotations_of, choices_of, classes_in, settings_of
+from lightning_robust.cli.other_names import other_name
+from lightning_robust.cli.usage import COMMANDS
 from lightning_robust.utils.messages import did_you_mean
 from lightning_robust.utils.private_apis import arguments_of, type_of_argument
 
-_SECTIONS = {"trainer": Trainer, "evaluation": RobustEvaluation, "checkpoint": ModelCheckpoint}
+SECTIONS = {"trainer": Trainer, "evaluation": RobustEvaluation, "checkpoint": ModelCheckpoint}
 _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a (?:<class 'NoneType'>|path but )|"
     r"Unable to load config '|.* a subclass of FollowsRun"
 )
+_FORMS = re.compile(r"Not a valid subclass of|Subclass types expect|a class path \(str\)|a dict with")
 _NO_CONFIG = re.compile(r"Unable to load config \"(.+)\"$")
 _CALLABLE = re.compile(r"Type [\w.]*Callable\[.*\] expects a function or a callable class: ")
+_REQUIRED = re.compile(r"(?:([\w.]+): )?the following arguments are required: ([\w., -]+)")
 _INNER = re.compile(r"Problem with given class_path '(.+)':\n\s*(.+)")
 _UNKNOWN_CLASS = re.compile(
     r"(?:Expected a dot import path string: |Unexpected import path format: |Import path )(\S+)"
@@ -46,10 +49,22 @@ def explain(message: str, parser: Any = None) -> str:
     message = _CALLABLE.sub("", message)
     key = re.match(r'Parser key "(.+?)"(?: element \d+)?:\s*(.*)', message, re.DOTALL)
     if not key:
-        return _of_options(message, parser)
+        return _missing_as_typed(_of_options(message, parser))
     told = _of_value(key[2], _typehint(parser, key[1]))
     joint = "." if re.match(r"[\w.]+: ", told) else ": "  # an inner parser has named its part of the path already
-    return f"{key[1]}{joint}{told}"
+    return _missing_as_typed(f"{key[1]}{joint}{told}")
+
+
+def _missing_as_typed(told: str) -> str:
+    """Name settings that are missing as the command line takes them, without the command in front."""
+    found = _REQUIRED.fullmatch(told)
+    if not found:
+        return told
+    names = [re.sub(rf"^--|^({'|'.join(COMMANDS)})\.", "", name) for name in found[2].split(", ")]  # -- of inner parts
+    if found[1] in ("evaluation.attacks", "evaluation.fit_attacks"):  # it is not told which of them
+        return f"{found[1]}: the following arguments are required: {', '.join(names)}"
+    within = f"--{found[1]}." if found[1] else "--"
+    return f"the following arguments are required: {', '.join(within + name for name in names)}"
 
 
 def _of_options(message: str, parser: Any) -> str:
@@ -57,32 +72,48 @@ def _of_options(message: str, parser: Any) -> str:
     found = re.match(r"(?:Subcommand '.+' does not accept option '|unrecognized arguments: (?:--)?)([^\s'=]+)", message)
     if not found:
         leaves = [line for line in _lines(message) if not _NOISE.match(line[1])]
+        leaves = [line for line in leaves if not _FORMS.match(line[1])] or leaves
         return max(leaves, key=lambda line: line[0])[1] if leaves else message
     section, _, name = found[1].partition(".")
-    if section in _SECTIONS and name:
+    known = set() if message.startswith("Subcommand") else _options(parser)
+    if other := other_name(found[1], known):
+        return f"there is no option {found[1]!r}; did you mean '--{other}'?"
+    own = section not in SECTIONS and any(option.partition(".")[0] == section for option in known)
+    if "net" in known and name and not own:
+        begun = f"{section}."
+        if inside := {option.removeprefix(begun) for option in known if option.startswith(begun)}:
+            return f"{section} has no setting {name!r} here{did_you_mean(name, inside)}"
+        return f"there is no option {found[1]!r}{did_you_mean(found[1], known)}"
+    if section in SECTIONS and name:
         name = name.partition(".")[0]
-        return f"{section} has no setting {name!r}{did_you_mean(name, _settings(_SECTIONS[section]))}"
+        return f"{section} has no setting {name!r}{did_you_mean(name, settings_of(SECTIONS[section]))}"
     if message.startswith("unrecognized arguments: ") and "--" not in message:
         return f"{found[1]!r} stands alone: write settings as --name value, and a recipe as --config {found[1]}."
     if name:
-        return f"there is no section {section!r}{did_you_mean(section, [*_SECTIONS, 'model', 'data'])}"
-    options = {*_SECTIONS, "model", "data", "seed_everything", "ckpt_path"}
+        return f"there is no section {section!r}{did_you_mean(section, [*SECTIONS, 'model', 'data'])}"
+    options = {*SECTIONS, "model", "data", "seed_everything", "ckpt_path"}
     if not message.startswith("Subcommand"):
-        options = {action.dest.partition(".")[0] for action in arguments_of(parser)}
+        options = {name.partition(".")[0] for name in known}
     return f"there is no option {section!r}{did_you_mean(section, options)}"
+
+
+def _options(parser: Any) -> set[str]:
+    return {action.dest for action in arguments_of(parser) if "help" not in action.dest}
 
 
 def _of_value(tree: str, typehint: Any) -> str:
     """Explain what is wrong with the value of one key, which should be of this type."""
     option = re.search(r"Option '([^'.]+)[^']*' is not accepted", tree)
     owners = re.findall(r"Problem with given class_path '([\w.]+)'|class_path='([\w.]+)'", tree)
-    if option and owners:
+    inner = [(name, text) for name, text in _INNER.findall(tree) if not _NOISE.match(text)]
+    told = [text for _, text in inner if not (_NOT_IMPORTED.match(text) or _UNKNOWN_CLASS.match(text))]
+    # where the class that was given refuses a value, its base class, tried next, refuses the setting altogether
+    values = [text for text in told if not text.startswith("Option '")]
+    if option and owners and not values:
         owner = _load(owners[-1][0] or owners[0][1])
         return f"{owner.__name__} has no setting {option[1]!r}{_meant(option[1], owner)}"
-    inner = [(name, text) for name, text in _INNER.findall(tree) if not _NOISE.match(text)]
-    for _, text in inner:
-        if not _NOT_IMPORTED.match(text) and not _UNKNOWN_CLASS.match(text):
-            return _without_settings(text)
+    if told:
+        return _without_settings((values or told)[0])
     if inner:
         return _unknown_class(inner[0][0], typehint, "" if "subclass" in inner[0][1] else f" ({inner[0][1]})")
     if unknown := _UNKNOWN_CLASS.search(tree):
@@ -108,7 +139,7 @@ def _unknown_class(name: str, typehint: Any, why: str = "") -> str:
     if told := _no_file(name):
         return told
     short = name.rpartition(".")[2]
-    names = {found.__name__ for kind in _classes(typehint) for found in _choices(kind)}
+    names = {found.__name__ for kind in classes_in(typehint) for found in choices_of(kind)}
     if _is_known(short) and short not in names:
         return f"{short!r} cannot stand here; there are {', '.join(sorted(names))}."
     return f"there is no class {name!r}{why}{did_you_mean(short, names)}"
@@ -160,31 +191,6 @@ def _alternatives(typehint: Any) -> Iterator[str]:
         yield "a list" if arguments and origin is not AbstractCallable else f"a {name}"
 
 
-def _classes(typehint: Any) -> Iterator[type]:
-    """Find the classes in a type whose subclasses can be named, or that a callable in it returns."""
-    origin, arguments = typing.get_origin(typehint), typing.get_args(typehint)
-    if origin is AbstractCallable:
-        yield from _classes(arguments[-1])
-    elif arguments:
-        for argument in arguments:
-            yield from _classes(argument)
-    elif inspect.isclass(typehint) and typehint.__module__ != "builtins":
-        yield typehint
-
-
-def _choices(kind: type) -> Iterator[type]:
-    """List the classes that can be named where one of this kind is asked for; of nets, those of this package."""
-    if kind is nn.Module:
-        models = (getattr(lightning_robust.models, name) for name in lightning_robust.models.__all__)
-        yield from (found for found in models if inspect.isclass(found) and issubclass(found, nn.Module))
-        return
-    if not (inspect.isabstract(kind) or kind.__name__.startswith("_") or "<locals>" in kind.__qualname__):
-        yield kind
-    below: list[type] = kind.__subclasses__()
-    for sub in below:
-        yield from _choices(sub)
-
-
 def _is_known(name: str) -> bool:
     """Whether a class of this name can stand elsewhere."""
     rooms = ("attacks", "callbacks", "data", "defenses", "models", "parts")
@@ -193,15 +199,10 @@ def _is_known(name: str) -> bool:
 
 def _meant(name: str, owner: Any, depth: int = 2) -> str:
     """Say which setting of a class may have been meant: its own, that of a part of it, or the nearest name."""
-    hints: dict[str, Any] = {}
-    for cls in reversed(inspect.getmro(owner)) if inspect.isclass(owner) else ():
-        try:
-            hints |= typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-        except (AttributeError, NameError, TypeError):  # annotations that only a type checker can read
-            continue
-    for path, part in [(name, part) for name, hint in hints.items() for part in _classes(hint)]:
+    hints = annotations_of(owner)
+    for path, part in [(name, part) for name, hint in hints.items() for part in classes_in(hint)]:
         if depth and part.__module__.startswith("lightning_robust.") and part is not owner:
-            if name in _settings(part):
+            if name in settings_of(part):
                 return f"; did you mean '{path}.{name}'?"
             deeper = re.match(r"; did you mean '(.+\..+)'", _meant(name, part, depth - 1))
             if deeper:
@@ -209,14 +210,7 @@ def _meant(name: str, owner: Any, depth: int = 2) -> str:
     for keyword in ("class_path", "init_args"):
         if did_you_mean(name, [keyword]).startswith("; did"):
             return f"; did you mean {keyword!r}?"
-    return did_you_mean(name, _settings(owner))
-
-
-def _settings(cls: Any) -> list[str]:
-    """Return the names of a constructor's arguments, including those that it hands on to its bases."""
-    classes = inspect.getmro(cls) if inspect.isclass(cls) else (cls,)
-    found = {p for c in classes if c is not object for p in inspect.signature(c).parameters}
-    return sorted(found - {"self", "args", "kwargs"})
+    return did_you_mean(name, settings_of(owner))
 
 
 def _load(path: str) -> Any:

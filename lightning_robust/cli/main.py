@@ -3,12 +3,31 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from lightning_robust.cli.busy_machine import share_cores
+from lightning_robust.cli.help_pages import asks_for_help, show_help
 from lightning_robust.cli.usage import COMMANDS, help_text, version_text
 from lightning_robust.utils.messages import did_you_mean
 
+if TYPE_CHECKING:
+    from lightning_robust.publish.robustness_report import RobustnessReport
 
-def main(args: Sequence[str] | None = None) -> None:
+    Result = dict[str, float] | RobustnessReport | None
+
+
+def console() -> None:
+    """Run `lightning-robust` for a shell, which would take what `main` returns for an exit status."""
+    share_cores()
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as of `lightning-robust recipes | head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        sys.exit(1)
+
+
+def main(args: Sequence[str] | None = None) -> "Result":
     """Run the command line `lightning-robust`.
 
     What is refused is told in one sentence, with exit status 2; a bug shows its traceback, with status 1. A check of
@@ -17,6 +36,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Args:
         args: the words after the command's name; by default the process's own.
+
+    Returns:
+        Of `fit`, `validate` and `test` the trainer's metrics, such as `{"test/worst_acc": 0.81, ...}`; after `fit` they
+        are the last epoch's, and `best/val/worst_acc` is what the best checkpoint was chosen by. Of `evaluate` its
+        report. None of any other command.
     """
     argv, environment = sys.argv, os.environ.get("LIGHTNING_ROBUST_TRACEBACK")
     given = argv[1:] if args is None else list(args)
@@ -28,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if len(words) < len(given):
         os.environ["LIGHTNING_ROBUST_TRACEBACK"] = "1"  # in the environment, for the ranks that a strategy launches
     try:
-        _run(words, None if args is None else words)
+        return _run(words, None if args is None else words)
     finally:
         sys.argv, sys.path = argv, path
         os.environ.pop("LIGHTNING_ROBUST_TRACEBACK", None)
@@ -36,18 +60,20 @@ def main(args: Sequence[str] | None = None) -> None:
             os.environ["LIGHTNING_ROBUST_TRACEBACK"] = environment
 
 
-def _run(words: list[str], args: list[str] | None) -> None:
-    """Answer what needs no net, or hand over to the command."""
+def _run(words: list[str], args: list[str] | None) -> "Result":
+    """Answer what needs no net, or hand over to the command and return what it found."""
     command = words[0] if words else ""
     if command in ("", "-h", "--help"):
         print(help_text(), end="")
         sys.exit(0 if command else 2)
     if command == "--version":
         print(version_text())
-        return
+        return None
+    if asks_for_help(command, words):
+        show_help(command)
     if command == "recipes":
         _list_recipes(words[1:])
-        return
+        return None
     if command not in COMMANDS and not command.startswith("-"):
         _refuse(f"There is no command {command!r}{did_you_mean(command, COMMANDS)}")
     from lightning_robust.cli.refusals import told_in_one_sentence
@@ -57,18 +83,23 @@ def _run(words: list[str], args: list[str] | None) -> None:
             from lightning_robust.cli.publishing import publish
 
             publish(command, words[1:])
+        elif command == "completion":
+            from lightning_robust.cli.completion import completion
+
+            completion(words[1:])
         elif command == "evaluate":
             from lightning_robust.cli.evaluation import evaluation
 
-            evaluation(words[1:])
+            return evaluation(words[1:])
         elif command in ("report", "compare"):
             from lightning_robust.cli import pages
 
             (pages.report if command == "report" else pages.comparison)(words[1:])
         else:
-            from lightning_robust.cli.robust_cli import run
+            from lightning_robust.cli.trainer_commands import run
 
-            run(args)
+            return run(args)
+    return None
 
 
 def _list_recipes(words: list[str]) -> None:

@@ -7,6 +7,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_robust.callbacks import CorruptionAccuracy, EffectiveMargins, RobustEvaluation
+from lightning_robust.evaluation.calibration_table import COLUMNS
 from lightning_robust.utils.messages import did_you_mean
 
 _NOT_LOGGED = ("could not find the monitored key", "Early stopping conditioned on metric", "which is not available")
@@ -32,7 +33,7 @@ def check_monitors(trainer: Trainer, model: Any, datamodule: Any, schedule: str 
     ours = all(type(part).__module__.startswith(("lightning.", "lightning_robust.")) for part in parts)
     if not ours or any(isinstance(callback, CorruptionAccuracy) for callback in callbacks):
         return
-    known = {"val/loss", "val/clean_acc", *_logged(callbacks)}
+    known = {"val/loss", "val/clean_acc", *_logged(callbacks, model)}
     waiting = [part for part in callbacks if isinstance(part, (ModelCheckpoint, EarlyStopping))]
     monitors = [("The learning-rate schedule", schedule), *((type(part).__name__, part.monitor) for part in waiting)]
     for who, monitor in monitors:
@@ -45,11 +46,14 @@ def is_unknown_monitor(error: BaseException) -> bool:
     return any(told in str(error) for told in _NOT_LOGGED)
 
 
-def _logged(callbacks: Iterable[Callback]) -> Iterator[str]:
+def _logged(callbacks: Iterable[Callback], model: Any) -> Iterator[str]:
     """Name what the callbacks of this package log in a validation inside fit."""
     for callback in callbacks:
         if isinstance(callback, RobustEvaluation):
             prefix = "val" if callback.name is None else f"val/{callback.name}"
-            yield from (f"{prefix}/{name}_acc" for name in ("clean", "worst", *callback.fit_attacks))
+            attacks = callback.attacks_on(model, fitting=True)
+            yield from (f"{prefix}/{name}_acc" for name in ("clean", "worst", *attacks))
+            cases = ("clean", "worst") if callback.fit_attacks else ("clean",)
+            yield from (f"{prefix}/{case}_{name}" for case in cases for name in COLUMNS if callback.calibration)
         if isinstance(callback, EffectiveMargins):
             yield from ("val/effective_margin", "val/effective_weight_norm")

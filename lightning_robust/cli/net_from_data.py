@@ -12,7 +12,8 @@ _COUNTS = {
     "in_channels": "The net takes images of {} channels but those of the data have {}",
 }
 """Settings that must be the data's, and what an error says of others."""
-_WEIGHTS = ("pretrained", "weights", "source")  # settings of nets that bring their normalisation with their weights
+WEIGHTS = ("pretrained", "weights", "source")
+"""Settings of nets that bring their normalisation with their weights."""
 
 
 def build(base: type, config: Namespace) -> Any:
@@ -55,8 +56,13 @@ def fill_net(net: Any, data: RobustDataModule) -> None:
     if "image_size" in settings and settings.image_size is None and data.image_size is not None:
         h, w = data.image_size
         settings.image_size = h if h == w else None
-    has_weights = any(settings.get(key) for key in _WEIGHTS)
-    if not has_weights and all(key in settings and settings[key] is None for key in ("mean", "std")):
+    if has_weights(settings):
+        return
+    if all(key in settings and settings[key] is None for key in ("mean", "std")):
         settings["mean"], settings["std"] = (None if s is None else list(s) for s in (data.mean, data.std))
-    if not has_weights:
-        fill_net(settings.get("net"), data)
+    fill_net(settings.get("net"), data)
+
+
+def has_weights(settings: Any) -> bool:
+    """Return whether a net of these settings starts from trained weights."""
+    return any(settings.get(key) for key in WEIGHTS)

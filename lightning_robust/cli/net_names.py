@@ -23,7 +23,7 @@ def words_with_nets(words: Sequence[str]) -> list[str]:
     found, left = [], list(words)
     while left:
         option, equals, value = left.pop(0).partition("=")
-        if option in ("--net", "--surrogate") or (option.startswith("--") and option.endswith(".net")):
+        if option in ("--net", "--surrogate") or (option.startswith("--") and option.endswith((".net", ".teacher"))):
             if not equals and left and is_net_name(left[0]):
                 equals, value = "=", left.pop(0)
             if equals and is_net_name(value):
@@ -33,7 +33,7 @@ def words_with_nets(words: Sequence[str]) -> list[str]:
 
 
 def with_nets(settings: Any) -> Any:
-    """Replace the names of nets in settings, wherever they stand under `net`, by their classes and arguments.
+    """Replace the names of nets in settings, wherever they stand under a key for a net, by classes and arguments.
 
     Args:
         settings: what a YAML text holds.
@@ -50,6 +50,6 @@ def with_nets(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     return {
-        key: describe_name(value) if key in ("net", "surrogate") and is_net_name(value) else with_nets(value)
+        key: describe_name(value) if key in ("net", "surrogate", "teacher") and is_net_name(value) else with_nets(value)
         for key, value in settings.items()
     }

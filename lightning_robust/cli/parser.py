@@ -27,6 +27,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "parser_mode": STRICT_YAML, **kwargs})
+        self.add_argument("--help-all", action="help", help="Show all settings and exit.")
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse the words of a command line, on which nets may stand by name; errors in a file name the file.

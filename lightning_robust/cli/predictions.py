@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.utils.batch_reader import BatchReader
+from lightning_robust.utils.labels import hard_labels
 from lightning_robust.utils.writers import write_csv
 
 FILE = "predictions.csv"
@@ -52,7 +53,7 @@ class Predictions(BasePredictionWriter):
             with suppress(TypeError):  # images alone, which `predict_step` takes too
                 given = getattr(pl_module, "reader", BatchReader())(batch)
                 index = index if given.index is None else given.index.tolist()
-                label = given.y.tolist()
+                label = hard_labels(given.y).tolist()
         confidence, predicted = prediction.float().softmax(1).max(1)
         self._rows += zip(index, label, predicted.tolist(), confidence.tolist(), strict=True)
 

@@ -1,6 +1,6 @@
 """`lightning-robust recipes`: a table of the recipes, or one of them as it stands."""
 
-import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_robust.cli.recipes import Recipe, find_config, search
+from lightning_robust.cli.short_parsers import recipes_parser
 
 
 def recipe_list(args: Sequence[str]) -> None:
@@ -17,14 +18,7 @@ def recipe_list(args: Sequence[str]) -> None:
     Raises:
         ValueError: if there is no such recipe.
     """
-    parser = argparse.ArgumentParser(
-        "lightning-robust recipes", description="List the recipes that come with the package.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "words", nargs="*", metavar="WORD", help="list those with these words in name, paper, data or net"
-    )
-    parser.add_argument("--show", action="store_true", help="print the recipe of this name instead")
-    asked = parser.parse_args(args)
+    asked = recipes_parser().parse_args(args)
     words = " ".join(asked.words)
     if not asked.show:
         Console().print(table(search(words)))
@@ -36,11 +30,14 @@ def recipe_list(args: Sequence[str]) -> None:
 
 
 def table(found: Sequence[Recipe]) -> Table:
-    """Lay out recipes for a screen of 80 columns."""
+    """Lay out recipes for a screen of 80 columns, in which papers, data and nets have their short names."""
     shown = Table(*Recipe._fields, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in shown.columns[:-1]:
         column.no_wrap = True
     shown.columns[-1].overflow = "fold"
-    for recipe in found:
-        shown.add_row(*(Text(cell) for cell in recipe))
+    for name, paper, data, net in found:
+        author = re.sub(r"(,| &| et al).* (\d+)$", r" \2", paper)
+        author = re.sub(r"^(\w{10})\w{2,}", r"\1.", author)  # Andriushchenko, so that the net has room
+        row = name, author, data.removesuffix(" + more"), re.sub(r"_p(atch)?\d.*", "", net)
+        shown.add_row(*(Text(cell) for cell in row))
     return shown

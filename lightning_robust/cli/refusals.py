@@ -4,6 +4,7 @@ import dis
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_robust.cli.devices import launched_rank
 from lightning_robust.utils.messages import one_line
@@ -91,10 +93,15 @@ def told_in_one_sentence() -> Iterator[None]:
     """Print the sentence of a refusal that comes out of the block, and exit with its status (2 by default).
 
     Any other error passes, as does every error if a traceback is wanted. Of several ranks one prints. The others end
-    with it: those that wait for it find their connection closed, which is no bug to show.
+    with it: those that wait for it find their connection closed, which is no bug to show. A SIGTERM is told likewise,
+    with the status that a shell gives to a command that it has ended; Lightning alone would end with 0.
     """
     try:
         yield
+    except SIGTERMException as ended:
+        if not launched_rank():
+            print(f"error: {ended.code or 'SIGTERM has ended the command.'}", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         if wants_traceback():
             raise

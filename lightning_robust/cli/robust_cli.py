@@ -2,41 +2,44 @@
 
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
-import torch.distributed
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.callbacks.best_report import best_saver
 from lightning_robust.callbacks.run_folder import run_folder
+from lightning_robust.cli.absent_teacher import without_teacher
+from lightning_robust.cli.checkpoint_path import check_path
 from lightning_robust.cli.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
 from lightning_robust.cli.config_file import ConfigFile
 from lightning_robust.cli.devices import fitting_ddp, launched_rank, processes
 from lightning_robust.cli.failed_start import leaves_nothing_if_it_fails
+from lightning_robust.cli.held_out import check_held_out
 from lightning_robust.cli.loggers import run_loggers
 from lightning_robust.cli.monitors import check_monitors, is_unknown_monitor
 from lightning_robust.cli.net_from_data import build, fill_net
 from lightning_robust.cli.parser import Parser
 from lightning_robust.cli.plan import RobustTrainer
 from lightning_robust.cli.predictions import Predictions
-from lightning_robust.cli.run_name import job_name, run_name
+from lightning_robust.cli.recipe_statistics import replace_statistics
+from lightning_robust.cli.run_name import run_name
 from lightning_robust.cli.save_config import SaveRunConfig
-from lightning_robust.cli.terminal import calm, how_to_test, with_terminal
+from lightning_robust.cli.terminal import how_to_test, with_terminal
 from lightning_robust.cli.usage import version_text
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
 from lightning_robust.defenses.accumulation import most_batches
+from lightning_robust.utils.files import inner_folder
 from lightning_robust.utils.messages import describe_error
 
 
@@ -52,8 +55,9 @@ class RobustCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
-        first = (sys.argv[1:] if args is None else args)[:1]
-        self._commands = {name: skip for name, skip in self.subcommands().items() if [name] == first}
+        words = sys.argv[1:] if args is None else args
+        self._commands = {name: skip for name, skip in self.subcommands().items() if [name] == words[:1]}
+        self._gives_statistics = any(word.partition("=")[0].endswith((".mean", ".std")) for word in words)
         with tempfile.TemporaryDirectory() as self._scratch:
             super().__init__(
                 Defense,
@@ -109,36 +113,24 @@ class RobustCLI(LightningCLI):
                 self.parser.error(f"The section {section} must hold settings, got {given!r}.")
         if command == "plan":
             return
-        path = self.config[command].get("ckpt_path")
-        # Lightning would unpickle anything from a URL: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
-        if self.config[command].get("weights_only") is None:
-            self.config[command]["weights_only"] = True
-        elif not self.config[command]["weights_only"] and path and _is_address(path):
-            self.parser.error(
-                f"`--weights_only false` would let {path} run any code: download the file, look at where it comes "
-                "from, and give its path."
-            )
-        if path == "last" and (job_name() is None or command != "fit"):
-            self.parser.error(
-                "`--ckpt_path last` is for `fit` in a job that restarts under its own name (SLURM, torchrun): name the "
-                "file."
-            )
-        if path == "best":
-            self.parser.error(
-                "`--ckpt_path best` does not work in a new command: give the path of the checkpoint file."
-            )
-        if path and path not in ("last", "hpc") and not _is_address(path) and not Path(path).expanduser().exists():
-            self.parser.error(
-                f"There is no checkpoint {path!r}. Give --ckpt_path the file that `fit` named at its end."
-            )
-        if not path and command in ("validate", "test", "predict"):
-            rank_zero_warn(f"No --ckpt_path was given: `{command}` runs on the net as it is built.")
+        check_path(command, self.config[command], self.parser.error)
 
     def instantiate_classes(self) -> None:
         """Build everything, the data first; what a constructor refuses is reported as a misspelt key is."""
         config = self.config[self.subcommand]
         try:
-            fill_net(config.get("model.init_args.net"), build(RobustDataModule, config.data))
+            data, net = build(RobustDataModule, config.data), config.get("model.init_args.net")
+            training = self.subcommand in ("fit", "plan")
+            if not training:
+                without_teacher(config.model)
+            elif isinstance(teacher := config.get("model.init_args.teacher"), Namespace):
+                check_held_out(teacher, data, trains_on=True)
+            if isinstance(net, Namespace) and not config.get("ckpt_path"):
+                check_held_out(net, data, trains_on=training)
+                if training and not self._gives_statistics:
+                    replace_statistics(net, config.data, data, config.get("config") or ())
+            fill_net(net, data)
+            fill_net(config.get("model.init_args.teacher"), data)
             super().instantiate_classes()
         except (ImportError, TypeError, ValueError) as error:
             self.parser.error(str(error), error)
@@ -162,7 +154,9 @@ class RobustCLI(LightningCLI):
         callbacks = [added] if isinstance(added, Callback) else list(added)
         folder = place / run
         kwargs["default_root_dir"] = str(folder)
-        evaluation.state_dir = evaluation.state_dir or str(place / "unfinished")  # found again by the next run
+        evaluation.state_dir = evaluation.state_dir or str(
+            inner_folder(place, "unfinished")
+        )  # found again by the next run
         n = processes(given["accelerator"], given["devices"], given["num_nodes"])
         if given["strategy"] == "auto" and n > 1:
             kwargs["strategy"] = fitting_ddp(most_batches(given["accumulate_grad_batches"], callbacks))
@@ -183,7 +177,7 @@ class RobustCLI(LightningCLI):
         trainer.callbacks.sort(key=lambda callback: isinstance(callback, ModelCheckpoint) and callback is not best)
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and (planning or checkpoint.dirpath is None):
-                checkpoint.dirpath = str(folder / "checkpoints")
+                checkpoint.dirpath = str(inner_folder(folder, "checkpoints"))
         if last and trainer.checkpoint_callbacks:
             trainer.callbacks.append(LastCheckpoint(best))
         if self.subcommand == "fit":
@@ -200,6 +194,11 @@ class RobustCLI(LightningCLI):
             self._make(folder)
             try:
                 super()._run_subcommand(subcommand)
+            except SIGTERMException as ended:
+                last = folder / "checkpoints/last.ckpt"
+                if ended.code is None and subcommand == "fit" and last.exists():
+                    ended.code = f"SIGTERM has ended the training. The same command with --ckpt_path {last} goes on."
+                raise
             except (MisconfigurationException, RuntimeError) as error:
                 void = is_unknown_monitor(error) and not any(folder.rglob("*.ckpt"))
                 if "Error(s) in loading state_dict" not in str(error):
@@ -251,29 +250,3 @@ class RobustCLI(LightningCLI):
     def _run_name(self, place: Path) -> str:
         parser, config = self._parser(self.subcommand), self.config[self.subcommand]
         return run_name(str(self.subcommand), place, config.get("ckpt_path"), lambda: parser.dump(config))
-
-
-def _is_address(path: str) -> bool:
-    """Whether a checkpoint would be fetched, rather than read from a file of this machine."""
-    return "://" in path or path == "registry" or path.startswith("registry:")
-
-
-def run(args: list[str] | None) -> None:
-    """Run `fit`, `validate`, `test`, `predict` or `plan`.
-
-    Args:
-        args: the words of the command line; by default the process's own.
-    """
-    with warnings.catch_warnings(), calm():
-        # the folder is the run's own: only its config, or the part that it resumes, was written there before
-        warnings.filterwarnings("ignore", message="(Experiment logs|Checkpoint) directory .* exists and is not empty")
-        # `test` has a folder of its own and saves no checkpoints
-        warnings.filterwarnings("ignore", message="The dirpath has changed from")
-        # without logging, the numbers of a defense and of the evaluation go nowhere
-        warnings.filterwarnings("ignore", message=r"You are trying to `self.log\(\)` but `Trainer\(barebones")
-        # Lightning's own use of torch: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-        RobustCLI(args)
-        # Lightning leaves gloo's group to the interpreter's exit, where its threads may abort a finished process
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_robust.attacks import progress
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.rng import SampleRNG
+from lightning_robust.utils.labels import is_soft, smoothed
 
 PROBES = 5
 """Epochs of which a few steps are measured, from all parts of the recipe: methods change after their warm-up."""
@@ -92,7 +93,9 @@ class Stopwatch(Callback):
         """Replace the labels by the net's own predictions."""
         began = now()
         given = pl_module.reader(batch)
-        given.y.copy_(logits_no_grad(pl_module, given.x).argmax(1))
+        logits = logits_no_grad(pl_module, given.x)
+        predicted = logits.argmax(1)
+        given.y.copy_(smoothed(predicted, logits.shape[1], 0, given.y) if is_soft(given.y) else predicted)
         self.aside += now() - began
 
     on_validation_batch_start = on_train_batch_start

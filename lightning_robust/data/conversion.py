@@ -46,6 +46,17 @@ def bytes_to_float(x: Tensor) -> Tensor:
     return x.float().div_(torch.full((), 255.0, device=x.device))
 
 
+def as_exact_bytes(x: Tensor) -> Tensor | None:
+    """Convert floats in [0, 1] to the bytes that `bytes_to_float` makes them of; None if there are no such bytes.
+
+    Example:
+        >>> as_exact_bytes(torch.tensor([0.0, 1.0])), as_exact_bytes(torch.tensor([0.5]))
+        (tensor([  0, 255], dtype=torch.uint8), None)
+    """
+    as_bytes = (x * 255).round_().to(torch.uint8)
+    return as_bytes if torch.equal(bytes_to_float(as_bytes), x) else None
+
+
 def collate_as_bytes(samples: list[Any]) -> Batch:
     """Collate samples into a batch whose images are bytes, a quarter of the volume of float32.
 
@@ -63,7 +74,7 @@ def collate_as_bytes(samples: list[Any]) -> Batch:
         tensor([[[[255, 255]]]], dtype=torch.uint8)
     """
     x, *rest = default_collate(samples)
-    as_bytes = (x * 255).round_().to(torch.uint8)
-    if not torch.equal(bytes_to_float(as_bytes), x):
+    as_bytes = as_exact_bytes(x)
+    if as_bytes is None:
         raise ValueError("Bytes cannot hold images that are no multiples of 1/255: leave uint8_transfer out.")
     return Batch(as_bytes, *rest)

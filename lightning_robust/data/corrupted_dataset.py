@@ -3,12 +3,12 @@
 import inspect
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_robust.runtime.rng import derive_seed
+from lightning_robust.runtime.seeded import other_generators_seeded
 from lightning_robust.utils.extras import import_extra
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -78,9 +78,5 @@ def _corrupt(image: Any, corruption: str, severity: int, seed: int) -> Any:
     """Corrupt an image of bytes [h w c] to bytes [h w 3], and leave NumPy's global generator as it was."""
     library = _library()
     takes_seed = "seed" in inspect.signature(library.corruption_dict[corruption]).parameters
-    state = np.random.get_state()  # noqa: NPY002
-    try:
-        np.random.seed(seed)  # noqa: NPY002  # the library draws from the global generator
+    with other_generators_seeded(seed):  # the library draws from NumPy's global generator
         return library.corrupt(image, severity, corruption, **({"seed": seed} if takes_seed else {}))
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

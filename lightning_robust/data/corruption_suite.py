@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
+from lightning_robust.data.indexed_dataset import Indexed
+
 
 class CorruptionSuite(ConcatDataset[Any]):
     """Concatenation of test sets of (image, label), one for each corruption and severity.
@@ -27,6 +29,23 @@ class CorruptionSuite(ConcatDataset[Any]):
         super().__init__(parts.values())
         self.groups = list(parts)
 
+    def place_of(self, index: Tensor) -> Tensor:
+        """Return where the samples at these positions [b] stand in their part [b].
+
+        Example:
+            >>> CorruptionSuite({("clean", 0): [1, 2], ("fog", 3): [3, 4, 5]}).place_of(torch.tensor([1, 2, 4]))
+            tensor([1, 0, 2])
+        """
+        starts = torch.tensor([0, *self.cumulative_sizes[:-1]], device=index.device)
+        return index - starts[self.group_of(index)]
+
     def group_of(self, index: Tensor) -> Tensor:
         """Return the number in `groups` [b] of the samples at these positions [b]."""
         return torch.bucketize(index, torch.tensor(self.cumulative_sizes, device=index.device), right=True)
+
+
+def suite_in(loader: Any) -> CorruptionSuite | None:
+    """Return the suite that a data loader runs over, also within `Indexed`; None for any other data."""
+    dataset = getattr(loader, "dataset", None)
+    dataset = dataset.dataset if isinstance(dataset, Indexed) else dataset
+    return dataset if isinstance(dataset, CorruptionSuite) else None

@@ -1,6 +1,6 @@
 """The base class of data modules that give another one's images in their own way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -11,7 +11,7 @@ from lightning_robust.data.data_module import RobustDataModule
 class DataAround(RobustDataModule):
     """Base class of data modules that give another one's images in their own way.
 
-    Classes, channels, statistics and splits are the other's; its batch and loading settings are not used.
+    Classes, channels, statistics, splits and augmentation are the other's; its batch and loading settings are not used.
 
     Args:
         inner: the other data module.
@@ -51,6 +51,10 @@ class DataAround(RobustDataModule):
     def std(self) -> Sequence[float] | None:  # type: ignore[override]
         """Standard deviation of each channel, for nets."""
         return self.inner.std
+
+    def further_transforms(self) -> list[Callable[[Any], Any]]:
+        """Return the transforms of the other data module's `augmentation`, then those of its own."""
+        return [*self.inner.further_transforms(), *self.augmentation]
 
     def state_dict(self) -> dict[str, Any]:
         """Return a description of what is held out, by this module and by the other."""

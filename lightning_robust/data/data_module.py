@@ -7,8 +7,11 @@ from typing import Any
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import Dataset
 
+from lightning_robust.data.augmented_dataset import Augmented
+from lightning_robust.data.batch_mixing import BatchMixing
 from lightning_robust.data.indexed_dataset import Indexed
 from lightning_robust.data.loaders import Loaders
+from lightning_robust.data.named_transforms import Augmentation, as_transforms
 from lightning_robust.data.splits import Part, describe_split, train_val_split
 from lightning_robust.data.validation_switch import ValidationSwitch
 from lightning_robust.schedules import Schedule
@@ -33,10 +36,16 @@ class RobustDataModule(Loaders, ABC):
         stratified: whether every class gives the same share of its samples for validation.
         resolution: height and width of the training images in pixels, by epoch, rounded. Images are resized on the
             device; small ones train faster (Tan & Le 2021, arXiv 2104.00298). By default they keep their size.
+        augmentation: further transforms of training images, torchvision's (v2), `IDBH` or `TimmRandAugment`: a mapping
+            from their names to their arguments, such as {RandAugment: {magnitude: 9}, RandomErasing: {p: 0.25}}, or a
+            list of transforms. They come after the crop and flip, on bytes [c h w] of the final size, which they must
+            keep.
         on_device: keep the training images on each device and augment them there, a batch at a time. The images are the
             same to the bit. For datasets that fit into the device's memory.
         uint8_transfer: send images to the device as bytes, a quarter of the volume, and scale them there. The images
             are the same to the bit.
+        mixing: MixUp and CutMix of the training batches, and label smoothing: see `BatchMixing`. Labels are then
+            probabilities [b k].
 
     Raises:
         ValueError: in `setup`, for an empty dataset, a split that leaves nothing, or a stratified one without labels;
@@ -82,13 +91,16 @@ class RobustDataModule(Loaders, ABC):
         split_seed: int = 0,
         stratified: bool = False,
         resolution: Schedule | None = None,
+        augmentation: Augmentation | None = None,
         on_device: bool = False,
         uint8_transfer: bool = False,
+        mixing: BatchMixing | None = None,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, seed, resolution, on_device, uint8_transfer)
+        super().__init__(batch_size, eval_batch_size, num_workers, seed, resolution, on_device, uint8_transfer, mixing)
         self.val_size = val_size
         self.split_seed = split_seed
         self.stratified = stratified
+        self.augmentation = as_transforms(augmentation)
         self._split_id: str | None = None
         self._validation = ValidationSwitch()
 
@@ -111,6 +123,18 @@ class RobustDataModule(Loaders, ABC):
         """
         return None
 
+    def further_transforms(self) -> list[Callable[[Any], Any]]:
+        """Return the transforms of `augmentation`, which follow those of `transform`."""
+        return [*self.augmentation]
+
+    def train_samples(self, labelled: Part) -> Dataset[Any]:
+        """Return the samples to train on, before the transforms of `augmentation`: by default the labelled ones.
+
+        Args:
+            labelled: the training set without the samples that are held out.
+        """
+        return labelled
+
     def unlabelled_data(self, labelled: Dataset[Any]) -> Dataset[Any]:
         """Return further images with pseudo-labels made from the labelled ones, if the dataset has any.
 
@@ -131,7 +155,10 @@ class RobustDataModule(Loaders, ABC):
             train, validation = train_val_split(plain, val_size, self.split_seed, self.stratified)
             self._split_id = describe_split(validation, len(train) + len(validation))
             self.val_set = Indexed(Part(plain, validation) if own is None else own)
-            self.train_set = Indexed(Part(augmented, train))
+            labelled = Part(augmented, train)
+            samples = labelled if stage == "validate" else self.train_samples(labelled)
+            further = self.further_transforms()
+            self.train_set = Indexed(Augmented(samples, further) if further else samples)
             self._validation.on(self.trainer)
             if not len(self.val_set) and self.trainer is not None and not self._other_validates():
                 if self.trainer.state.fn == TrainerFn.VALIDATING:

@@ -1,12 +1,15 @@
 """Datasets of the Hugging Face Hub, or of files in the forms that its library reads."""
 
+import io
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lightning_robust.data.inspected_data_module import InspectedDataModule
+from lightning_robust.data.pictures import is_grey
 from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.messages import describe_error
 
@@ -144,6 +147,16 @@ class _Column:
 
     def __getitem__(self, i: int) -> Any:
         return self.table[i][self.name]
+
+    def is_grey(self, i: int) -> bool:
+        """Return whether an image has no colours, from the head of its file alone."""
+        stored = self._files[i][self.name]
+        with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]) as image:
+            return is_grey(image)
+
+    @cached_property
+    def _files(self) -> Any:
+        return self.table.cast_column(self.name, _library().Image(decode=False))
 
 
 def _library() -> Any:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from lightning_robust.data.pictures import as_eight_bits
+from lightning_robust.data.pictures import as_eight_bits, is_grey
 
 
 class ImageFiles:
@@ -38,16 +38,31 @@ class ImageFiles:
         return len(self.names)
 
     def __getitem__(self, i: int) -> Image.Image:
-        path = self.root / os.fsdecode(self.names[i])
+        path = self._path(i)
         try:
             with Image.open(path) as image:
                 image.load()
         except Exception as error:  # each format raises its own kinds, and Pillow refuses decompression bombs
-            raise ValueError(f"{path} is not a whole image: {error}") from error
+            raise _not_whole(path, error) from error
         try:
             return as_eight_bits(image, self.mode)
         except ValueError as error:
             raise ValueError(f"{path} {error}") from error
+
+    def is_grey(self, i: int) -> bool:
+        """Return whether an image has no colours, from the head of its file alone."""
+        try:
+            with Image.open(self._path(i)) as image:
+                return is_grey(image)
+        except Exception as error:
+            raise _not_whole(self._path(i), error) from error
+
+    def _path(self, i: int) -> Path:
+        return self.root / os.fsdecode(self.names[i])
+
+
+def _not_whole(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a whole image: {error}")
 
 
 def class_files(folder: Path) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:

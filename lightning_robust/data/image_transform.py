@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from lightning_robust.data.conversion import bytes_to_float, to_byte_tensor, to_float_tensor
-from lightning_robust.data.pictures import as_eight_bits
+from lightning_robust.data.pictures import as_eight_bits, is_grey
 
 
 class ImageTransform:
@@ -20,9 +20,10 @@ class ImageTransform:
             are refused.
         before: transforms of torchvision that augment an image before it is resized.
         after: likewise, once it is resized.
+        keep_colours: whether to refuse a Pillow image in colour where the result is grey.
 
     Raises:
-        ValueError: when called, for an image of another size or number of channels.
+        ValueError: when called, for an image of another size or number of channels, or whose colours would be lost.
 
     Example:
         >>> ImageTransform((3, 8, 8), resize=True)(Image.new("L", (20, 30))).shape
@@ -35,16 +36,23 @@ class ImageTransform:
         resize: bool,
         before: Sequence[Callable[[Any], Any]] = (),
         after: Sequence[Callable[[Any], Any]] = (),
+        keep_colours: bool = False,
     ) -> None:
         self.shape = shape
         self.resize = resize
         self.before = before
         self.after = after
+        self.keep_colours = keep_colours
 
     def __call__(self, image: Any) -> Tensor:
         """Return the image, of Pillow or an array [h w] or [h w c], as a tensor [c h w] in [0, 1]."""
         c, h, w = self.shape
         if isinstance(image, Image.Image):
+            if self.keep_colours and c == 1 and not is_grey(image):
+                raise ValueError(
+                    "An image is in colour but those for training are grey: set the data's `channels` to 3 (RGB) or 1 "
+                    "(grey), to which all are converted."
+                )
             image = as_eight_bits(image, "L" if c == 1 else "RGB")
         else:
             image = to_byte_tensor(image)

@@ -3,9 +3,9 @@
 import operator
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
+from lightning_robust.runtime.seeded import torch_seeded
 from lightning_robust.types import Batch
 
 Key = int | tuple[int, int]
@@ -42,10 +42,6 @@ class Indexed(Dataset[Batch]):
             x, y = self.dataset[index][:2]
             return Batch(x, y, index)  # type: ignore[arg-type]  # of one sample
         index, seed = key
-        state = torch.default_generator.get_state()  # torch.manual_seed would seed every device, which takes 1 ms
-        try:
-            torch.default_generator.manual_seed(seed)
+        with torch_seeded(seed):
             x, y = self.dataset[index][:2]
-        finally:
-            torch.default_generator.set_state(state)
         return Batch(x, y, index)  # type: ignore[arg-type]

@@ -14,8 +14,7 @@ from lightning_robust.data.augmentation import CropAndFlip, Padding
 from lightning_robust.data.folder_data_module import FolderDataModule
 from lightning_robust.data.image_transform import ImageTransform
 from lightning_robust.data.images import Images
-from lightning_robust.data.named_transforms import named_transforms
-from lightning_robust.data.pictures import is_grey
+from lightning_robust.data.pictures import all_grey, is_grey
 from lightning_robust.data.splits import Part, Positions, describe_split, train_val_split
 from lightning_robust.data.statistics import channel_statistics, evenly
 
@@ -33,12 +32,12 @@ class InspectedDataModule(FolderDataModule):
         root: where the data are.
         size: height and width that images are brought to: the shorter side is resized and the centre cropped. By
             default images keep their size, which must be the same for all.
-        channels: 1 (grey) or 3 (RGB), to which pictures are converted; by default 1 if they have no colours.
+        channels: 1 (grey) or 3 (RGB), to which pictures are converted; by default 1 if none for training has colours.
         padding: pixels added on each side before a random crop to the original size, in training.
         padding_mode: "constant" (zeros) or "reflect".
         flip: whether training images are flipped horizontally with probability 1/2.
-        augmentation: further transforms of training images, of torchvision (v2), before images are resized: their
-            arguments by their names, such as {RandomRotation: {degrees: 10}}, or the transforms themselves.
+        crop_scale: smallest and largest share of an image's area, such as [0.08, 1] for photographs, of a random part
+            that is resized to the image's size, in training; by default the whole image is taken.
         class_names: names of the classes; by default those that the data tell, if any.
         val_size: number or share of the training images held out for validation. By default the data's own validation
             set, or a tenth of the training images.
@@ -60,7 +59,7 @@ class InspectedDataModule(FolderDataModule):
         padding: int = 0,
         padding_mode: Padding = "constant",
         flip: bool = False,
-        augmentation: dict[str, dict[str, Any]] | list[v2.Transform] | None = None,
+        crop_scale: tuple[float, float] | None = None,
         class_names: list[str] | None = None,
         val_size: int | float | None = None,
         test_size: int | float = 0.2,
@@ -73,7 +72,7 @@ class InspectedDataModule(FolderDataModule):
         self.padding = padding
         self.padding_mode = padding_mode
         self.flip = flip
-        self.augmentation = named_transforms(augmentation) if isinstance(augmentation, dict) else augmentation or []
+        self.crop_scale = crop_scale
         self.test_size = test_size
         self._takes_own_val = val_size is None
         if class_names is not None:
@@ -137,7 +136,8 @@ class InspectedDataModule(FolderDataModule):
         else:
             looked_at = [image[i] for i in evenly(len(image), 64)]
             sizes = {(picture.height, picture.width) for picture in looked_at}
-            channels = self.channels or (1 if all(map(is_grey, looked_at)) else 3)
+            # a colour that a few do not show may be anywhere
+            channels = self.channels or (1 if all(map(is_grey, looked_at)) and all_grey(image) else 3)
         if self.size is not None:
             sizes = {(self.size, self.size)}
         if len(sizes) > 1:
@@ -172,7 +172,9 @@ class InspectedDataModule(FolderDataModule):
         """Return the transform of a stored image; None stands for scaling only."""
         crops = augment and (self.padding > 0 or self.flip)
         arrays = isinstance(self.stored("train")[0], np.ndarray)
-        before = self.augmentation if augment else []
+        before: list[Callable[[Any], Any]] = []
+        if augment and self.crop_scale is not None:
+            before.append(v2.RandomResizedCrop(self.image_size, self.crop_scale))
         if arrays and self.size is None and not before:
             crop = CropAndFlip(self.image_size, self.padding, self.padding_mode, self.flip)
             return crop if crops else None
@@ -180,7 +182,7 @@ class InspectedDataModule(FolderDataModule):
         if crops:
             after.append(v2.RandomCrop(self.image_size, self.padding or None, padding_mode=self.padding_mode))
             after += [v2.RandomHorizontalFlip()] if self.flip else []
-        return ImageTransform(self._shape, self.size is not None, before, after)
+        return ImageTransform(self._shape, self.size is not None, before, after, keep_colours=self.channels is None)
 
     def train_data(self, augment: bool) -> Dataset[Any]:
         """Return the training set, with or without augmentation."""
@@ -221,6 +223,7 @@ class InspectedDataModule(FolderDataModule):
         theirs, ours = state_dict.get("test"), self.state_dict().get("test")
         if ours is not None and theirs not in (None, ours):
             raise ValueError(
-                f"The checkpoint's run held out other samples for the test ({theirs}) than these data ({ours}), and "
-                "may have trained on them: use the test_size, split_seed and stratified of its config.yaml."
+                f"The net's training held out other samples for the test ({theirs}) than these data ({ours}), and may "
+                "have used them: give the test_size, split_seed and stratified of its config.yaml, which the model "
+                "card of an export shows."
             )

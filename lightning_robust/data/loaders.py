@@ -5,16 +5,21 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_robust.data.batch_mixing import BatchMixing
 from lightning_robust.data.conversion import collate_as_bytes
 from lightning_robust.data.device_batch import finish_on_device
 from lightning_robust.data.epoch_sampler import EpochSampler
 from lightning_robust.data.indexed_dataset import Indexed
 from lightning_robust.data.on_device_images import OnDeviceImages
 from lightning_robust.data.resumable_loader import ResumableLoader
-from lightning_robust.runtime.rng import global_seed
+from lightning_robust.runtime.rng import derive_seed, global_seed
 from lightning_robust.schedules import Schedule
+
+MIXING = 1710
+"""Keeps what a batch is mixed by apart from the augmentation of its samples; the value is arbitrary."""
 
 
 class Loaders(LightningDataModule):
@@ -28,6 +33,7 @@ class Loaders(LightningDataModule):
         resolution: height and width by epoch.
         on_device: whether training images stay on the device.
         uint8_transfer: whether images travel as bytes.
+        mixing: how training batches are mixed.
     """
 
     train_set: Indexed
@@ -43,6 +49,7 @@ class Loaders(LightningDataModule):
         resolution: Schedule | None,
         on_device: bool,
         uint8_transfer: bool,
+        mixing: BatchMixing | None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
@@ -54,6 +61,7 @@ class Loaders(LightningDataModule):
         self.resolution = resolution
         self.on_device = on_device
         self.uint8_transfer = uint8_transfer
+        self.mixing = mixing
         self._on_device_images: OnDeviceImages | None = None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -63,16 +71,25 @@ class Loaders(LightningDataModule):
         training = self.trainer.training
         images = self._on_device_images if training else None
         resolution = self.resolution if training else None
-        if images is None and resolution is None and not self.uint8_transfer:
+        mix = self._mix if training and self.mixing is not None else None
+        if images is None and resolution is None and mix is None and not self.uint8_transfer:
             return batch
         size = None if resolution is None else round(resolution(self.trainer.current_epoch))
         # Lightning converts the precision before this hook, when images may still be bytes
-        return finish_on_device(batch, images, size, self.trainer.precision_plugin.convert_input)
+        return finish_on_device(batch, images, size, self.trainer.precision_plugin.convert_input, mix)
+
+    def _mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.trainer is not None and self.mixing is not None  # noqa: PT018  # asked for by the hook above
+        step = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready  # of this epoch, kept in checkpoints
+        seed = derive_seed(self._training_seed(), self.trainer.current_epoch, step, MIXING)
+        return self.mixing(x, y, getattr(self, "num_classes", None), seed)
+
+    def _training_seed(self) -> int:
+        return global_seed() if self.seed is None else self.seed
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training loader: shuffled by (seed, epoch), resumable within an epoch."""
-        seed = global_seed() if self.seed is None else self.seed
-        sampler = self.train_sampler(seed, *self._world_size_and_rank())
+        sampler = self.train_sampler(self._training_seed(), *self._world_size_and_rank())
         dataset = self.train_set
         options = self._loader_options()
         if self.on_device:

@@ -1,5 +1,6 @@
 """Decoded images of any depth and colour model, as 8-bit grey or RGB."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,17 @@ def is_grey(image: Any) -> bool:
         (True, False)
     """
     return image.mode in GREY
+
+
+def all_grey(images: Sequence[Any]) -> bool:
+    """Return whether none of these Pillow images has colours; the first one that has ends the search.
+
+    Args:
+        images: they are decoded one by one, unless the sequence has a method `is_grey(i)`.
+
+    Example:
+        >>> all_grey([Image.new("L", (4, 4)), Image.new("RGB", (4, 4))])
+        False
+    """
+    grey = getattr(images, "is_grey", lambda i: is_grey(images[i]))
+    return all(grey(i) for i in range(len(images)))

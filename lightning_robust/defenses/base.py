@@ -14,20 +14,29 @@ from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.defenses.accumulation import accumulates
+from lightning_robust.defenses.averaging import check_averaging
 from lightning_robust.defenses.batch_checks import check_batch
 from lightning_robust.defenses.clean_evaluation import CleanEvaluation
 from lightning_robust.defenses.epoch_means import EpochMeans
 from lightning_robust.defenses.hyper_parameters import log_hyper_parameters
 from lightning_robust.defenses.loss_contract import check_losses, check_repeats
-from lightning_robust.defenses.optimizers import set_rates, with_schedule
+from lightning_robust.defenses.optimizers import restore_factors, set_rates, with_schedule
 from lightning_robust.defenses.perturbed_weights import PerturbedWeights
 from lightning_robust.defenses.rate_scaling import rate_factor, rescale_checkpoint
 from lightning_robust.defenses.several import several
-from lightning_robust.defenses.stored_arguments import KeepsArguments, or_not_stored, rebuilt, store_arguments
+from lightning_robust.defenses.stored_arguments import (
+    KeepsArguments,
+    or_not_stored,
+    rebuilt,
+    refuse_other,
+    store_arguments,
+)
 from lightning_robust.defenses.strategies import check_strategy
-from lightning_robust.parts.lr_schedules import FollowsRun, length_of
+from lightning_robust.parts.follows_run import FollowsRun, length_of
+from lightning_robust.parts.parameter_groups import ParameterGroups, build_optimizer, check_groups
 from lightning_robust.parts.regularizers import Regularizer
 from lightning_robust.parts.reweighting import Reweighting
 from lightning_robust.parts.weight_perturbation import WeightPerturbation
@@ -38,11 +47,15 @@ from lightning_robust.runtime.rng import SampleRNG, global_seed, training_rng
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 from lightning_robust.utils.batch_reader import BatchReader, Key
-from lightning_robust.utils.checks import check_precision
+from lightning_robust.utils.images import check_precision
+from lightning_robust.utils.labels import hard_labels, smoothed
 from lightning_robust.utils.private_apis import allow_graphs, built_by_command_line, is_compiled, skips_backward
 
 GRAPHS = 64
 """How many graphs of a net `torch.compile` may make: of attacks, losses and evaluation, for one batch size and any."""
+
+PENALTIES = 2007
+"""Identifies the random streams of the first penalty and those after it; the value is arbitrary."""
 
 
 class Defense(KeepsArguments, LightningModule, ABC):
@@ -55,8 +68,8 @@ class Defense(KeepsArguments, LightningModule, ABC):
     Args:
         net: images [b c h w] in [0, 1] to logits [b k], or to an object, mapping or tuple that holds them (auxiliary
             heads are not trained); it normalises its input itself.
-        attack: the training attack: threat, steps, step size. PGD-10 at linf 8/255 by default. Its threat is also that
-            of evaluation attacks without one.
+        attack: the training attack: threat, steps, step size. PGD-10 at linf 8/255 by default; most methods also take
+            other attacks, such as `TrainingAPGD`. Its threat is also that of evaluation attacks without one.
         attack_bn: how the net's batch norms run during the attack: "eval" (running statistics), "batch" (the batch's
             statistics, running ones untouched) or "train" (updating them).
         attack_precision: "bf16" crafts the examples under autocast in bf16 whatever the trainer's precision, so that
@@ -66,12 +79,16 @@ class Defense(KeepsArguments, LightningModule, ABC):
         weight_perturbation: moves the weights to where the loss is larger while the gradient is taken; several move
             them one after the other.
         optimizer: from parameters to an optimizer; SGD with momentum 0.9, weight decay 5e-4 and rate 0.1 by default.
+        parameter_groups: which parameters have no weight decay, and how rates fall from layer to layer; by default all
+            parameters are treated alike.
         scheduler: from the optimizer to a learning-rate schedule; one of `lightning_robust.parts.lr_schedules` takes a
             length that is left out from the run.
         scheduler_interval: whether the schedule counts epochs or steps.
         base_batch_size: samples a step, on all devices together, that the learning rate is meant for; with f times as
             many the optimizer starts with f times the rate (Goyal et al. 2017, arXiv 1706.02677). By default the rate
             is taken as it is.
+        label_smoothing: weight of the uniform distribution in the labels that `loss` sees, in [0, 1); attacks and
+            regularizers see the labels as they are.
         compile: compile the net with `torch.compile`; the names in checkpoints stay the same.
         channels_last: keep the net's weights in the memory layout [b h w c], in which its convolutions then run: faster
             on tensor cores and most CPUs.
@@ -83,10 +100,10 @@ class Defense(KeepsArguments, LightningModule, ABC):
 
     Raises:
         TypeError: in a step, for an unreadable batch.
-        ValueError: for a net without parameters, a targeted attack without random targets, another attack_precision, or
-            `read_batch` with `label_key` or `index_key`; in the first step, for images outside [0, 1] and the like;
-            before it, for `base_batch_size` without a data module that has a batch size, or with a schedule that sets
-            rates of its own.
+        ValueError: for a net without parameters, a targeted attack without random targets, another attack_precision, a
+            label_smoothing out of range, or `read_batch` with `label_key` or `index_key`; in the first step, for images
+            outside [0, 1] and the like; before it, for `base_batch_size` without a data module that has a batch size,
+            or with a schedule that sets rates of its own.
 
     Example:
         >>> from lightning_robust.losses import cross_entropy
@@ -106,16 +123,18 @@ class Defense(KeepsArguments, LightningModule, ABC):
         self,
         net: nn.Module,
         *,
-        attack: PGD | None = None,
+        attack: PGD | Attack | None = None,
         attack_bn: AttackBN = "eval",
         attack_precision: Literal["bf16"] | None = None,
         reweighting: Reweighting | Sequence[Reweighting] | None = None,
         regularizers: Regularizer | Sequence[Regularizer] | None = None,
         weight_perturbation: WeightPerturbation | Sequence[WeightPerturbation] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        parameter_groups: ParameterGroups | None = None,
         scheduler: Callable[[Optimizer], FollowsRun | ReduceLROnPlateau] | LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         base_batch_size: int | None = None,
+        label_smoothing: float = 0.0,
         compile: bool = False,
         channels_last: bool = False,
         image_key: Key | None = None,
@@ -129,15 +148,19 @@ class Defense(KeepsArguments, LightningModule, ABC):
         attack = rebuilt(attack)
         if not any(True for _ in net.parameters()):
             raise ValueError(f"{type(net).__name__} has no parameters: there is nothing to train or defend.")
-        if attack is not None and attack.targeted and attack.random_targets is None:
+        parts = () if attack is None else attack.parts
+        if any(isinstance(part, PGD) and part.targeted and part.random_targets is None for part in parts):
             raise ValueError(
                 "A targeted attack leads towards the labels it is given, so the training examples would be easier than "
                 "the clean ones: set random_targets to the number of classes, or targeted to false."
             )
         if attack_precision not in (None, "bf16"):
             raise ValueError(f"attack_precision must be bf16 or left out, got {attack_precision!r}.")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
         self.net = net
-        self.attack = attack or PGD()
+        self.label_smoothing = label_smoothing
+        self.attack: Attack = attack or PGD()
         self.attack_bn = attack_bn
         self.attack_precision = attack_precision
         self.reweightings = several(rebuilt(reweighting))
@@ -146,6 +169,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
         self.reader = BatchReader(image_key, label_key, index_key, read_batch)
         # the default is not kept: a function within another cannot be sent to the processes of ddp_spawn
         self._optimizer = None if optimizer is _DEFAULTS["optimizer"] else or_not_stored("optimizer", optimizer)
+        self._parameter_groups: ParameterGroups | None = rebuilt(parameter_groups)
         self._scheduler = or_not_stored("scheduler", scheduler)
         self._interval = scheduler_interval
         self._base_batch_size = base_batch_size
@@ -157,12 +181,13 @@ class Defense(KeepsArguments, LightningModule, ABC):
         self._batch_idx = 0
         self._draws: int | None = None  # how often this step has asked for random numbers; None outside of steps
         self._checked: set[str] = set()
+        self._classes = 0  # of the net, from the first batch on
         self._means = EpochMeans("_means")
         self._clean = CleanEvaluation()
 
     @property
     def trained_at(self) -> Threat | None:
-        """The threat that the training examples stay within; None for a method that trains on clean images."""
+        """The threat that the method trains against, of several the first; None where it trains on clean images."""
         return self.attack.threat
 
     @property
@@ -192,10 +217,17 @@ class Defense(KeepsArguments, LightningModule, ABC):
         Args:
             batch: images, labels and dataset positions.
             target: what the objective compares logits with, instead of the labels.
-            settings: further arguments of the call, see `Attack.__call__`.
+            settings: further arguments of the call, see `Attack.__call__`; as "attack" another attack than the training
+                attack, such as one of its parts.
         """
+        attack: Attack = settings.pop("attack", self.attack)
         settings = {"bn": self.attack_bn, "rng": self.rng(batch), **settings}
-        return self.attack(self.net, batch.x, batch.y if target is None else target, **settings)
+        if "labels" in attack.uses:
+            settings.setdefault("labels", batch.y)
+        watches = [watch for reweighting in self.reweightings if (watch := reweighting.watch(batch.y)) is not None]
+        if watches:
+            settings["watch"] = lambda logits: [watch(logits) for watch in watches]
+        return attack(self.net, batch.x, batch.y if target is None else target, **settings)
 
     def weigh(self, value: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
         """Return the per-sample value [b], times the weights of each reweighting."""
@@ -234,24 +266,31 @@ class Defense(KeepsArguments, LightningModule, ABC):
         scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)  # of fp16
         scale = None if scaler is None else scaler.scale(torch.ones((), device=batch.x.device))
         method, first = type(self).__name__, "loss" not in self._checked
+        learnt = batch
+        if self.label_smoothing:
+            learnt = batch._replace(y=smoothed(batch.y, self._classes, self.label_smoothing, batch.x))
+
+        def loss_fn() -> Tensor:  # of no pass but the method's own do running statistics take notice
+            with frozen_running_stats(self):
+                return self.loss(learnt, views).total
+
         if first and self.weight_perturbations:
-            with frozen_running_stats(self.net):
-                check_repeats(method, lambda: self.loss(batch, views).total, batch.x.device)
-        loss_fn: Callable[[], Tensor] = lambda: self.loss(batch, views).total  # noqa: E731
+            check_repeats(method, loss_fn, batch.x.device)
         perturbed = self._perturbed.during_loss(self.net, loss_fn, epoch, scale)
         with nullcontext() if self.gathers_statistics else perturbed:
-            losses = self.loss(batch, views)
+            losses = self.loss(learnt, views)
             if first:
                 check_losses(method, losses, len(batch.x))
                 self._checked.add("loss")
             total = losses.total
             parts = dict(losses.parts)
-            for regularizer in self.regularizers:  # after the method's own forwards: batch-norm buffers move in those
-                penalty = regularizer(self.net, batch, views, epoch)
+            for number, regularizer in enumerate(self.regularizers):  # after the forwards that move batch norms
+                rng = self.rng(batch).fork(PENALTIES + number)
+                penalty = regularizer.in_step(self.net, batch, views, epoch, self.attack.threat, rng)
                 parts[_unused(regularizer.name, parts)] = penalty
                 total = total + penalty
             self._means.log(self, "train/loss", total, prog_bar=True)
-            right = (losses.logits_adv.argmax(1) == batch.y).float()
+            right = (losses.logits_adv.argmax(1) == hard_labels(batch.y)).float()
             self._means.log(self, "train/adv_acc", right, prog_bar=True)
             for name, part in parts.items():
                 self._means.log(self, f"train/{name}", part)
@@ -310,7 +349,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over the parameters that train, and its schedule."""
-        optimizer = (self._optimizer or _DEFAULTS["optimizer"])(p for p in self.parameters() if p.requires_grad)
+        optimizer = build_optimizer(self._optimizer or _DEFAULTS["optimizer"], self, self._parameter_groups)
         base = self._base_batch_size
         if base is not None or self.lr is not None:
             set_rates(optimizer, 1.0 if base is None else rate_factor(self.trainer, base), self.lr)
@@ -320,10 +359,13 @@ class Defense(KeepsArguments, LightningModule, ABC):
         return with_schedule(optimizer, self._scheduler, self._interval, length, base is not None, self.lr)
 
     def on_fit_start(self) -> None:
+        """Tell the loggers the hyper-parameters, and spread the rate that a finder has found over the groups."""
+        restore_factors(self.trainer.optimizers, self.lr)
+        self.on_test_start()
+
+    def on_test_start(self) -> None:
         """Tell the loggers the hyper-parameters."""
         log_hyper_parameters(self.trainer, self)
-
-    on_test_start = on_fit_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the method's name, so that another method refuses the checkpoint, and the factor of its rates."""
@@ -335,15 +377,15 @@ class Defense(KeepsArguments, LightningModule, ABC):
         """Refuse a checkpoint of another method; scale the rates of a run with other batches as `base_batch_size` asks.
 
         Raises:
-            ValueError: if another defense wrote it.
+            ValueError: if another defense wrote it; in a fit, one with other `parameter_groups`, or one of a run that
+                averaged weights, where this run does not.
         """
-        theirs = checkpoint.get("defense", type(self).__name__)
-        if theirs != type(self).__name__:
-            raise ValueError(
-                f"This checkpoint was written by {theirs}, not by {type(self).__name__}: use the config it was "
-                f"trained with, or set the model's class_path to {theirs}."
-            )
-        if self._base_batch_size is not None and self._trainer is not None and self.trainer.training:
+        refuse_other(checkpoint, type(self))
+        if self._trainer is None or not self.trainer.training:
+            return
+        check_averaging(checkpoint, getattr(self.trainer, "callbacks", ()))
+        check_groups(checkpoint, self, self._parameter_groups)
+        if self._base_batch_size is not None:
             rescale_checkpoint(checkpoint, rate_factor(self.trainer, self._base_batch_size))
 
     def _evaluation_step(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
@@ -355,7 +397,8 @@ class Defense(KeepsArguments, LightningModule, ABC):
     def _receive(self, stage: str, given: Any) -> Batch:
         """Read a batch, and check it."""
         batch = self.reader(given)
-        check_batch(batch, self.net, self.attack.threat, self._trainer, first=stage not in self._checked)
+        first = stage not in self._checked
+        self._classes = check_batch(batch, self.net, self.attack.threat, self._trainer, first) or self._classes
         self._checked.add(stage)
         return batch
 

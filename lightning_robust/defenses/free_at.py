@@ -1,6 +1,5 @@
 """Free adversarial training: one backward pass trains the net and moves the perturbation."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,9 +7,9 @@ from torch import Tensor, nn
 
 from lightning_robust.defenses.accumulation import accumulates
 from lightning_robust.defenses.at import AT
+from lightning_robust.defenses.own_moves import as_pgd, plain_pgd
 from lightning_robust.runtime.gradients import leaf_copy
 from lightning_robust.runtime.ranks import world_size
-from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Views
 
 
@@ -37,6 +36,7 @@ class FreeAT(AT):
     Example:
         >>> from lightning_robust.attacks import PGD
         >>> from lightning_robust.models import SmallConvNet
+        >>> from lightning_robust.threat import Threat
         >>> model = FreeAT(SmallConvNet(in_channels=1, num_classes=10), replays=4, attack=PGD(Threat("linf", 0.15)))
         >>> batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
         >>> bool((model.generate(batch).adv == batch.x).all())  # the noise starts at 0
@@ -50,11 +50,7 @@ class FreeAT(AT):
         super().__init__(net, **kwargs)
         if replays < 1:
             raise ValueError(f"FreeAT needs replays >= 1, got {replays}.")
-        if self.attack.targeted or self.attack.momentum or self.attack.restarts > 1:
-            raise ValueError(
-                "FreeAT moves its noise in its own way: of the attack it takes threat and step_size; leave targeted, "
-                "momentum and restarts out."
-            )
+        plain_pgd("FreeAT", self.attack, "threat and step_size")
         self.replays = replays
         self.noise = torch.zeros(0)  # no buffer: each rank's is its own
         self._added = torch.zeros(0)
@@ -75,13 +71,13 @@ class FreeAT(AT):
         assert self._added.grad is not None
         gradient = torch.nan_to_num(self._added.grad, nan=0.0, posinf=0.0, neginf=0.0)
         used, threat = self._added.detach(), self.attack.threat
-        step = threat.eps if self.attack.step_size is None else self.attack.step_size
+        step_size = as_pgd("FreeAT", self.attack).step_size
+        step = threat.eps if step_size is None else step_size
         self.noise[: len(used)] = self._project(used + step * threat.steepest(gradient))
 
     def _project(self, noise: Tensor) -> Tensor:
         """Project the noise into the ball around 0; the images alone have a box."""
-        threat = self.attack.threat
-        return Threat(threat.norm, threat.eps, -math.inf, math.inf).project(noise, torch.zeros_like(noise))
+        return self.attack.threat.without_box().project(noise, torch.zeros_like(noise))
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, **kwargs: Any

@@ -30,6 +30,7 @@ def hyper_parameters(defense: Any) -> Flat:
     if found["method"] != "Standard":  # it trains on clean images
         attack = defense.attack
         found |= {"attack": type(attack).__name__, "norm": attack.threat.norm, "eps": attack.threat.eps}
+        found |= {"threats": ", ".join(map(str, attack.threats))} if len(attack.threats) > 1 else {}
         found |= {name: getattr(attack, name, None) for name in ("steps", "step_size")}
     return _plain(found)
 

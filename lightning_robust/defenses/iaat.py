@@ -7,17 +7,18 @@ from torch import Tensor, nn
 
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.defenses.at import AT
-from lightning_robust.parts.per_sample import PerSample
+from lightning_robust.defenses.own_moves import as_pgd
+from lightning_robust.defenses.sample_radii import SampleRadii
 from lightning_robust.runtime.modes import logits_no_grad, samples_are_independent
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Batch, Views, to_float
-from lightning_robust.utils.checks import reading_is_free
+from lightning_robust.utils.labels import hard_labels
 
 Aim: TypeAlias = tuple[PGD, Tensor]
-"""The attack, and each sample's target [b]: its label, or the class to lead to."""
+"""The attack, and each sample's target: its label [b] or [b k], or the class to lead to [b]."""
 
 
-class IAAT(AT):
+class IAAT(SampleRadii, AT):
     """Trains on `CE(f(x'), y)` with x' in a ball whose radius e_i belongs to the sample and follows what the net bears.
 
     In the first `warmup` epochs e_i is the attack's radius where the clean image is classified correctly, else 0. Then,
@@ -33,10 +34,7 @@ class IAAT(AT):
     evaluation mode). The training examples differ: they continue from a probe's example, projected into the new ball,
     for `refine_steps` steps instead of starting afresh. `refine_steps=None` starts afresh and gives the same examples.
 
-    Training batches must carry the samples' positions: wrap the dataset in `lightning_robust.data.Indexed`, or use a
-    `RobustDataModule`. The radii are plain tensors, which checkpoints store under "radii". They are exchanged between
-    ranks at the end of each epoch and before saving, can be resumed on another number of devices, and are left alone by
-    weight averaging. Their quantiles are logged as `train/radius_q<percent>`.
+    Training batches must carry the samples' positions, and checkpoints hold the radii; see `SampleRadii`.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
@@ -86,12 +84,11 @@ class IAAT(AT):
         self.cap = None if cap is None else to_float(cap)
         self.probing = probing
         self.refine_steps = refine_steps
-        self.radii = PerSample()
-        self._positions_checked = self._positions_distinct = False
         if probing not in ("lazy", "all") or (refine_steps is not None and refine_steps < 0):
             raise ValueError(
                 f"IAAT needs probing 'lazy' or 'all' and refine_steps >= 0, got {probing!r}, {refine_steps}."
             )
+        as_pgd("IAAT", self.attack)
         if self.gamma < 0 or not 0 < beta <= 1 or warmup < 0 or (self.cap is not None and self.cap < 0):
             raise ValueError(
                 f"IAAT needs gamma, warmup and cap >= 0 and beta in (0, 1], got {gamma}, {warmup}, {cap}, {beta}."
@@ -106,12 +103,12 @@ class IAAT(AT):
 
     def generate(self, batch: Batch) -> Views:
         """Move each sample's radius, and attack the sample within it."""
-        index = self._index(batch)
+        index = self.positions(batch)
         right = self._withstands(batch.x, batch.y)
         rng = self.rng(batch)
         start = None
         steps = None
-        aim = self.attack.aimed(batch.y, rng)  # one target for all that is asked of a sample
+        aim = as_pgd("IAAT", self.attack).aimed(batch.y, rng)  # one target for all that is asked of a sample
         if self.current_epoch < self.warmup:
             eps = self.attack.threat.eps * right
         else:
@@ -162,48 +159,4 @@ class IAAT(AT):
         return attack(self.net, x, target, eps=eps, step_size=step, start=start, bn=self.attack_bn, rng=rng)
 
     def _withstands(self, x: Tensor, y: Tensor) -> Tensor:
-        return logits_no_grad(self.net, x, self.attack_bn).argmax(1) == y
-
-    def _index(self, batch: Batch) -> Tensor:
-        if batch.index is None:
-            raise ValueError(
-                "IAAT remembers a radius for every training sample, but the batch does not say where its samples stand "
-                "in the dataset: wrap the training set in lightning_robust.data.Indexed(dataset), or set index_key."
-            )
-        if not self._positions_checked or reading_is_free(batch.index):
-            self.radii.check(batch.index, self._positions_distinct)
-            self._positions_checked = True
-        return batch.index
-
-    def on_train_start(self) -> None:
-        """Hold a radius for every sample of the training set."""
-        dataset: Any = getattr(self.trainer.train_dataloader, "dataset", None)
-        if not hasattr(dataset, "__len__"):
-            raise ValueError(
-                "IAAT remembers a radius for every training sample: it needs one training data loader over a dataset "
-                f"with a length, but got a {type(self.trainer.train_dataloader).__name__} over "
-                f"{'no one dataset' if dataset is None else f'a {type(dataset).__name__}'}."
-            )
-        # those of `Indexed` are right; others may repeat only where the sampler draws with replacement
-        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
-        self._positions_distinct = self.reader.names_positions and not getattr(sampler, "replacement", False)
-        self.radii.prepare(len(dataset), self.device)
-
-    def on_train_epoch_end(self) -> None:
-        """Exchange the radii, and log their quantiles."""
-        self.radii.synchronise()
-        for percent in (10, 50, 90):
-            value = torch.quantile(self.radii.values, percent / 100)
-            self.log(f"train/radius_q{percent}", value, sync_dist=True)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the radii, exchanged between ranks first unless one may have failed and would be waited for."""
-        super().on_save_checkpoint(checkpoint)
-        if not self.trainer.interrupted:
-            self.radii.synchronise()
-        checkpoint["radii"] = self.radii.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the radii from the checkpoint."""
-        super().on_load_checkpoint(checkpoint)
-        self.radii.load_state_dict(checkpoint["radii"])
+        return logits_no_grad(self.net, x, self.attack_bn).argmax(1) == hard_labels(y)

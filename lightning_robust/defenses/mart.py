@@ -2,18 +2,19 @@
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lightning_robust.defenses.base import Defense
 from lightning_robust.losses import at_least_fp32, boosted_cross_entropy
 from lightning_robust.types import Batch, Losses, Views
+from lightning_robust.utils.labels import hard_labels
 
 
 class MART(Defense):
     """Trains on `BCE(f(x'), y) + beta KL(f(x) || f(x')) (1 - p_y(x))`, with the boosted cross-entropy BCE.
 
+    p_y is the probability of the label, of a soft one that of its most probable class.
     With a reweighting w, the BCE of each sample is multiplied by its weight, as in MAIL-MART.
 
     Args:
@@ -52,7 +53,8 @@ class MART(Defense):
         logits = self.logits(batch.x)
         logits_adv = self.logits(views.adv)
         p, p_adv = (F.softmax(at_least_fp32(z), dim=1) for z in (logits, logits_adv))
-        kl = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(1)
-        robust = kl * (1.0000001 - p.gather(1, batch.y[:, None])[:, 0])
+        log_p = p.masked_fill(p == 0, 1).log()  # whose gradient at 0, as that of F.kl_div, would be infinite
+        kl = (p * (log_p - (p_adv + 1e-12).log())).sum(1)
+        robust = kl * (1.0000001 - p.gather(1, hard_labels(batch.y)[:, None])[:, 0])
         boosted = self.weigh(boosted_cross_entropy(logits_adv, batch.y), logits_adv, batch.y)
         return Losses(boosted + self.beta * robust, {"boosted": boosted, "robust": robust}, logits_adv)

@@ -1,12 +1,14 @@
 """A defense's optimizer and its learning-rate schedule, as Lightning takes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
-from lightning_robust.parts.lr_schedules import run_length
+from lightning_robust.parts.follows_run import run_length
+from lightning_robust.parts.lr_schedules import WarmupCosineLR
+from lightning_robust.parts.parameter_groups import RATE
 
 
 def set_rates(optimizer: Optimizer, factor: float, lr: float | None) -> None:
@@ -15,10 +17,22 @@ def set_rates(optimizer: Optimizer, factor: float, lr: float | None) -> None:
     Args:
         optimizer: the optimizer, before its first step.
         factor: the factor.
-        lr: the rate to set instead; None for none.
+        lr: the rate to set instead, times the factor of each group; None for none.
     """
     for group in optimizer.param_groups:
-        group["lr"] = group["lr"] * factor if lr is None else lr
+        group["lr"] = group["lr"] * factor if lr is None else lr * group.get(RATE, 1.0)
+
+
+def restore_factors(optimizers: Iterable[Optimizer], lr: float | None) -> None:
+    """Give groups the factors of their rates again, after `LearningRateFinder` has given all groups the same rate.
+
+    Args:
+        optimizers: the trainer's.
+        lr: the rate that was found; None for none.
+    """
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        if lr is not None and group["lr"] == lr:
+            group["lr"] = lr * group.get(RATE, 1.0)
 
 
 def with_schedule(
@@ -44,10 +58,18 @@ def with_schedule(
     """
     with run_length(length):
         schedule = scheduler(optimizer)
+    kind = type(schedule).__name__
+    layered = len({group.get(RATE, 1.0) for group in optimizer.param_groups}) > 1
+    if layered and getattr(schedule, "eta_min", None) and not isinstance(schedule, WarmupCosineLR):
+        raise ValueError(
+            f"{kind}'s eta_min is the same for all layers, which layer_decay gives smaller rates: take WarmupCosineLR, "
+            "or leave eta_min out."
+        )
     if isinstance(schedule, (OneCycleLR, CyclicLR)):
-        kind = type(schedule).__name__
         if scaled:
             raise ValueError(f"{kind} sets rates of its own, which base_batch_size does not scale: leave one out.")
+        if layered:
+            raise ValueError(f"{kind} sets rates of its own, the same for all layers: leave layer_decay out.")
         if lr is not None:
             raise ValueError(f"{kind} sets rates of its own: give it the rate that was found, {lr:g}.")
     config = {"scheduler": schedule, "interval": interval}

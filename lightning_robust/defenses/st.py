@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.attacks.squeeze import DISCREPANCIES, Discrepancy, Extremes, squeeze
-from lightning_robust.defenses.base import Defense
+from lightning_robust.defenses.margin_defense import MarginDefense
+from lightning_robust.defenses.own_moves import as_pgd, plain_pgd
 from lightning_robust.losses import cross_entropy
 from lightning_robust.runtime.modes import AttackBN, frozen_running_stats
 from lightning_robust.types import Batch, Losses, Views
 
 
-class ST(Defense):
+class ST(MarginDefense):
     """Trains on `CE(f(x), y) + beta D(f(x_up), f(x_low))`.
 
     Among the clean image, the adversarial and the collaborative example, x_up is the one with the highest and x_low the
@@ -25,7 +26,7 @@ class ST(Defense):
         discrepancy: D: "symmetric_kl", "js" or "l2", of the softmax outputs.
         keep_roles: see `lightning_robust.attacks.functional.squeeze`; True reproduces the authors' code exactly.
         attack_bn: see `Defense`; "batch", as the authors', by default.
-        kwargs: settings of `Defense`; of the attack, threat, steps, step size and start are used.
+        kwargs: settings of `MarginDefense`; of the attack, threat, steps, step size and start are used.
 
     Raises:
         ValueError: for a negative beta, an unknown discrepancy, or an attack with settings that are not used.
@@ -61,27 +62,24 @@ class ST(Defense):
             raise ValueError(
                 f"ST needs beta >= 0 and a discrepancy among {', '.join(DISCREPANCIES)}, got {beta}, {discrepancy!r}."
             )
-        if self.attack.targeted or self.attack.momentum or self.attack.restarts > 1:
-            raise ValueError(
-                "ST moves both examples in its own way: of the attack it takes threat, steps, step_size and start; "
-                "leave targeted, momentum and restarts out."
-            )
+        plain_pgd("ST", self.attack, "threat, steps, step_size and start")
         self.beta = beta
         self.discrepancy = discrepancy
         self.keep_roles = keep_roles
 
     def generate(self, batch: Batch) -> Views:
         """Craft the adversarial and the collaborative example that widen the gap."""
+        attack = as_pgd("ST", self.attack)
         return Views(
             *squeeze(
                 self.net,
                 batch.x,
                 batch.y,
-                self.attack.threat,
-                steps=self.attack.steps,
-                step_size=self.attack.step_size or 2.5 * self.attack.threat.eps / max(self.attack.steps, 1),
+                attack.threat,
+                steps=attack.steps,
+                step_size=attack.step_size or 2.5 * attack.threat.eps / max(attack.steps, 1),
                 discrepancy=self.discrepancy,
-                start=self.attack.start,
+                start=attack.start,
                 keep_roles=self.keep_roles,
                 bn=self.attack_bn,
                 rng=self.rng(batch),
@@ -100,7 +98,7 @@ class ST(Defense):
         logits_adv = self.logits(views.adv)
         stacked: Tensor = torch.stack([logits, logits_col, logits_adv])
         up, low = Extremes.of(stacked, batch.y).pick(stacked)
-        natural = cross_entropy(logits, batch.y)
+        natural = self.cross_entropy(logits, batch.y)
         squeezed = self.weigh(DISCREPANCIES[self.discrepancy](up, low), logits_adv, batch.y)
         gap = (cross_entropy(logits_adv, batch.y) - cross_entropy(logits_col, batch.y)).detach()
         parts = {"natural": natural, "squeeze": squeezed, "gap": gap}

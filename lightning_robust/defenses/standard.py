@@ -1,16 +1,15 @@
 """Standard training on clean images, the baseline of every comparison."""
 
-from lightning_robust.defenses.base import Defense
-from lightning_robust.losses import cross_entropy
+from lightning_robust.defenses.margin_defense import MarginDefense
 from lightning_robust.types import Batch, Losses, Views
 
 
-class Standard(Defense):
+class Standard(MarginDefense):
     """Trains on the cross-entropy of the clean images, `CE(f(x), y)`.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
-        kwargs: settings of `Defense`; the attack only says at which threat an evaluation attacks.
+        kwargs: settings of `MarginDefense`; the attack only says at which threat an evaluation attacks.
 
     Example:
         >>> import torch
@@ -33,4 +32,4 @@ class Standard(Defense):
     def loss(self, batch: Batch, views: Views) -> Losses:
         """Return `CE(f(x), y)` of each sample, times its weight if there is a reweighting."""
         logits = self.logits(views.adv)
-        return Losses(self.weigh(cross_entropy(logits, batch.y), logits, batch.y), {}, logits)
+        return Losses(self.weigh(self.cross_entropy(logits, batch.y), logits, batch.y), {}, logits)

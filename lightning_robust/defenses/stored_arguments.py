@@ -5,11 +5,13 @@ this package's own; of others the checkpoint holds the name, so that what must b
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import torch
+from lightning import LightningModule
 from torch import Tensor
 
 import lightning_robust.attacks
@@ -19,16 +21,17 @@ from lightning_robust.threat import Threat
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-PARTS = ("attack", "reweighting", "regularizers", "weight_perturbation")
+PARTS = ("attack", "reweighting", "regularizers", "weight_perturbation", "parameter_groups")
 """The arguments of every defense that are rebuilt from what is stored."""
-
-LATER = ("optimizer", "scheduler")
-"""The arguments that are needed by a fit alone: one that is missing is told of when it starts."""
 
 NOT_STORED = "not_stored"
 """The key under which the checkpoint holds the name of the class of an argument that it does not hold."""
 
 _ROOMS: tuple[ModuleType, ...] = (lightning_robust.attacks, lightning_robust.parts)
+
+
+_on_classes_alone: Any = type(vars(LightningModule)["load_from_checkpoint"])
+"""Lightning's class method that refuses to be called on an instance, whose result would be ignored."""
 
 
 class KeepsArguments:
@@ -37,12 +40,35 @@ class KeepsArguments:
     It is a base and not a method of `Defense`, whose constructor would then be hidden from the command line.
     """
 
+    needed_by_fit: ClassVar[Collection[str]] = ("optimizer", "scheduler")
+    """The arguments that are needed by a fit alone: one that is missing is told of when it starts."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
         """Return the object, with its arguments until `given_arguments` takes them."""
         self = super().__new__(cls)
         if args or kwargs:  # else it may be a copy, which no constructor takes them from
             vars(self)["_given"] = args, kwargs
         return self
+
+    @_on_classes_alone  # type: ignore[untyped-decorator]
+    def load_from_checkpoint(cls: Any, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as Lightning does; settings that are another method's lead to an error that names the method."""
+        loader: Any = super()
+        try:
+            return loader.load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except TypeError:
+            refuse_other(torch.load(checkpoint_path, map_location="cpu", weights_only=True), cls)
+            raise
+
+
+def refuse_other(checkpoint: Mapping[str, Any], cls: type) -> None:
+    """Raise a ValueError if another defense than the class wrote the checkpoint."""
+    theirs = checkpoint.get("defense", cls.__name__)
+    if theirs != cls.__name__:
+        raise ValueError(
+            f"This checkpoint was written by {theirs}, not by {cls.__name__}: use the config it was trained with, or "
+            f"set the model's class_path to {theirs}."
+        )
 
 
 def store_arguments(owner: Any, frame: FrameType | None, under_cli: bool, default: Any) -> dict[str, Any]:
@@ -61,7 +87,7 @@ def store_arguments(owner: Any, frame: FrameType | None, under_cli: bool, defaul
     constructors = constructor_arguments(frame, owner)
     if (outermost := given_arguments(owner)) is not None:
         constructors.append(outermost)  # as they were given, which a subclass may have changed since
-    refuse_missing(constructors[-1])
+    refuse_missing(constructors[-1], owner.needed_by_fit)
     given = {name: value for name, value in constructors[-1].items() if value is not default}
     owner.save_hyperparameters(*([] if under_cli else [stored(given)]), logger=False, frame=frame)
     return plain_settings(constructors)
@@ -141,20 +167,26 @@ def rebuilt(value: Any) -> Any:
     """Return the part, or the parts of a sequence, that `stored` described; anything else as it is."""
     if isinstance(value, (list, tuple)):
         return [rebuilt(part) for part in value]
-    if not isinstance(value, Mapping) or "class_path" not in value:
+    if not isinstance(value, Mapping):
         return value
+    if "class_path" not in value:
+        return {key: rebuilt(part) for key, part in value.items()}
     name = str(value["class_path"]).rpartition(".")[2]
     cls = _public(name)
     if cls is None:
         raise ValueError(f"{value['class_path']!r} is no part of this package: give the object itself.")
-    settings = dict(value.get("init_args", {}))
+    settings = {key: rebuilt(setting) for key, setting in value.get("init_args", {}).items()}
     if isinstance(settings.get("threat"), Mapping):
         settings["threat"] = Threat(**settings["threat"])
     return cls(**settings)
 
 
-def refuse_missing(arguments: Mapping[str, Any]) -> None:
+def refuse_missing(arguments: Mapping[str, Any], later: Collection[str] = ()) -> None:
     """Raise if an argument stands for an object that the checkpoint does not hold.
+
+    Args:
+        arguments: of a defense's constructor.
+        later: names of those that may be missing until a fit.
 
     Raises:
         ValueError: naming all of them.
@@ -165,7 +197,7 @@ def refuse_missing(arguments: Mapping[str, Any]) -> None:
         ...
         ValueError: The checkpoint does not hold the teacher (torch.nn.modules.linear.Linear) of its training: give ...
     """
-    missing = {name: why for name, value in arguments.items() if name not in LATER and (why := _missing(value))}
+    missing = {name: why for name, value in arguments.items() if name not in later and (why := _missing(value))}
     if missing:
         told = ", ".join(f"{name} ({why})" for name, why in missing.items())
         give = ", ".join(f"{name}=..." for name in missing)
@@ -176,10 +208,10 @@ def refuse_missing(arguments: Mapping[str, Any]) -> None:
 
 
 class NotStored:
-    """Stands for an optimizer or schedule that a checkpoint does not hold, and says so when a fit needs it.
+    """Stands for an optimizer, schedule or teacher that a checkpoint does not hold, and says so when a fit needs it.
 
     Args:
-        name: "optimizer" or "scheduler".
+        name: "optimizer", "scheduler" or "teacher".
         kind: the class or function that the training had.
     """
 
@@ -208,7 +240,7 @@ def or_not_stored(name: str, value: Any) -> Any:
 def _missing(value: Any) -> str | None:
     """Return the name of what an argument, or a part of it, stood for, if the checkpoint does not hold it."""
     if isinstance(value, Mapping):
-        return value.get(NOT_STORED)
+        return value.get(NOT_STORED) or next((name for part in value.values() if (name := _missing(part))), None)
     parts = value if isinstance(value, (list, tuple)) else ()
     return next((name for part in parts if (name := _missing(part))), None)
 
@@ -232,6 +264,8 @@ def _described(value: Any) -> Any:
     """Return one part, or several, by class and settings where they can be rebuilt from these."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_described(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(key): _described(part) for key, part in value.items()}
     room = next((room for room in _ROOMS if getattr(room, type(value).__name__, None) is type(value)), None)
     if room is None:
         return _plain(value)
@@ -240,7 +274,8 @@ def _described(value: Any) -> Any:
     threat = settings.get("threat")
     if isinstance(threat, Threat):
         settings["threat"] = asdict(threat) if getattr(value, "threat_given", True) else None
-    settings = {name: _plain(setting) for name, setting in settings.items()}
+    parts = {name: _described(settings[name]) for name in ("attacks",) if name in settings}
+    settings = {name: _plain(setting) for name, setting in settings.items()} | parts
     if any(_missing(setting) for setting in settings.values()):
         return _plain(value)
     return {"class_path": f"{room.__name__}.{type(value).__name__}", "init_args": settings}

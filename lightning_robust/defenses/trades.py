@@ -4,13 +4,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lightning_robust.defenses.base import Defense
-from lightning_robust.losses import cross_entropy, kl_divergence
+from lightning_robust.defenses.margin_defense import MarginDefense
+from lightning_robust.defenses.own_moves import refuse_clean_start
+from lightning_robust.losses import kl_divergence
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.types import Batch, Losses, Views
 
 
-class TRADES(Defense):
+class TRADES(MarginDefense):
     """Trains on `CE(f(x), y) + beta KL(f(x) || f(x'))`, where x' maximises the KL term (or the cross-entropy).
 
     With a reweighting w, the KL term of each sample is multiplied by its weight.
@@ -21,11 +22,12 @@ class TRADES(Defense):
         clean_forwards: 2 forwards the clean batch once more after the adversarial one, as the authors' code does; the
             loss and its gradient are the same, only running batch-norm statistics notice.
         ascend: what the attack maximises: "kl", or "ce" as in EMR's recipe.
-        kwargs: settings of `Defense`. The authors' attack is `PGD(start="normal")`; in l2 also
+        kwargs: settings of `MarginDefense`. The authors' attack is `PGD(start="normal")`; in l2 also
             `Threat(box_first=True)` with `step_size = 2 eps / steps`.
 
     Raises:
-        ValueError: for a negative beta, clean_forwards other than 1 and 2, or another `ascend`.
+        ValueError: for a negative beta, clean_forwards other than 1 and 2, another `ascend`, or an attack that
+            starts at the clean image, where the KL term has no gradient.
 
     Example:
         >>> import torch
@@ -58,6 +60,8 @@ class TRADES(Defense):
             raise ValueError(f"TRADES needs beta >= 0 and clean_forwards 1 or 2, got {beta} and {clean_forwards}.")
         if ascend not in ("kl", "ce"):
             raise ValueError(f"Unknown ascend {ascend!r}: choose kl or ce.")
+        if ascend == "kl":
+            refuse_clean_start("KL(f(x) || f(x'))", self.attack, ", or set ascend to ce")
         self.beta = beta
         self.clean_forwards = clean_forwards
         self.ascend = ascend
@@ -74,6 +78,6 @@ class TRADES(Defense):
         logits = self.logits(batch.x)
         logits_adv = self.logits(views.adv)
         reference = self.logits(batch.x) if self.clean_forwards == 2 else logits
-        natural = cross_entropy(logits, batch.y)
+        natural = self.cross_entropy(logits, batch.y)
         robust = self.weigh(kl_divergence(logits_adv, reference), logits_adv, batch.y)
         return Losses(natural + self.beta * robust, {"natural": natural, "robust": robust}, logits_adv)

@@ -1,5 +1,6 @@
 """Accuracies with their confidence intervals, as reports tell them."""
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -39,3 +40,13 @@ def mean_accuracy(shares: Tensor) -> dict[str, Any]:
         "confidence_interval": list(wilson_interval(right, n)),
         "passes": PASSES,
     }
+
+
+def finite(value: float) -> float | None:
+    """Return a number, or None instead of NaN and infinity, which JSON does not have.
+
+    Example:
+        >>> finite(0.5), finite(math.nan)
+        (0.5, None)
+    """
+    return value if math.isfinite(value) else None

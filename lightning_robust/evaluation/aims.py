@@ -1,4 +1,4 @@
-"""Which attacks lead away from the labels that they are given, as an evaluation and adversarial training need."""
+"""Which attacks an evaluation and adversarial training can use."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +30,31 @@ def refuse_targeted(attacks: Mapping[str, Attack]) -> None:
                     f"The attack {name!r} ({type(part).__name__}) is targeted: it leads towards the labels that it is "
                     "given, here the true ones, so that its examples are easier than the images. Set targeted to "
                     "false, or random_targets to the number of classes."
+                )
+
+
+def refuse_beyond_radius(attacks: Mapping[str, Attack]) -> None:
+    """Raise for an attack whose examples leave the radius, so that an accuracy under it would mean nothing.
+
+    Args:
+        attacks: the attacks by name, which are to evaluate a net.
+
+    Raises:
+        ValueError: naming the attack and the remedy.
+
+    Example:
+        >>> from lightning_robust.attacks import NFGSM
+        >>> refuse_beyond_radius({"nfgsm": NFGSM()})
+        Traceback (most recent call last):
+        ...
+        ValueError: The attack 'nfgsm' (NFGSM) is for training alone: its examples leave the radius. Evaluate by ...
+    """
+    for name, attack in attacks.items():
+        for part in (attack, *attack.stages.values()):
+            if not part.within_radius:
+                raise ValueError(
+                    f"The attack {name!r} ({type(part).__name__}) is for training alone: its examples leave the "
+                    "radius. Evaluate by PGD or AutoAttack."
                 )
 
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from lightning_robust.evaluation.accuracy_rows import accuracy
+from lightning_robust.evaluation.accuracy_rows import accuracy, finite
 
 COLUMNS = 5
 """The number of panels in a row of the figure."""
@@ -36,18 +36,18 @@ def corruption_report(
     """
     names = dict.fromkeys(name for name, severity in counts if severity)
     rows = {group: {**accuracy(correct, n), "n": n} for group, (correct, n) in counts.items() if n}
-    means: dict[str, dict[str, Any]] = {name: {"accuracy": _known(1 - errors[name])} for name in names}
+    means: dict[str, dict[str, Any]] = {name: {"accuracy": finite(1 - errors[name])} for name in names}
     for name, row in means.items():
         if reference is not None:
-            row["ce"] = _known(errors[name] / reference[name]) if reference[name] else None
+            row["ce"] = finite(errors[name] / reference[name]) if reference[name] else None
         row["severities"] = {str(s): rows.get((c, s)) for c, s in counts if c == name}
     return {
         **about,
         "n": sum(n for _, n in counts.values()),
         **({"clean": rows["clean", 0]} if ("clean", 0) in rows else {}),
         "corruptions": means,
-        "mean": {"accuracy": _known(1 - errors["mean"])},
-        **{name: _known(errors[name]) for name in ("mce", "relative_mce") if name in errors},
+        "mean": {"accuracy": finite(1 - errors["mean"])},
+        **{name: finite(errors[name]) for name in ("mce", "relative_mce") if name in errors},
         **({"reference": dict(reference)} if reference is not None else {}),
     }
 
@@ -96,11 +96,6 @@ def corruption_figure(report: Mapping[str, Any], title: str) -> Figure:
     figure.supxlabel("severity")
     figure.supylabel("accuracy in %")
     return figure
-
-
-def _known(value: float) -> float | None:
-    # JSON has neither NaN nor infinity
-    return value if math.isfinite(value) else None
 
 
 def _percent(value: float | None) -> str:

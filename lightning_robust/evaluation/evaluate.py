@@ -15,6 +15,7 @@ from lightning_robust.attacks.progress import room_for
 from lightning_robust.evaluation.dealing import deal
 from lightning_robust.evaluation.random_nets import is_random, share_right
 from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.scores import scores, strongest
 from lightning_robust.evaluation.stages import Stage, named_stages
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
 from lightning_robust.evaluation.with_gradient import WithGradient, passes_gradient
@@ -24,7 +25,7 @@ from lightning_robust.runtime.ranks import gather_objects
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat, per_image
 from lightning_robust.types import Net
-from lightning_robust.utils.checks import check_examples
+from lightning_robust.utils.images import check_examples
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
@@ -106,7 +107,7 @@ class Evaluation:
         """Set each attack's verdicts to their initial values, and its examples to the clean images."""
         shown = torch.nonzero(samples.shown)[:, 0].tolist()
         for name in self.attacks:
-            samples.verdicts[name] = Verdicts.initial(samples.clean)
+            samples.verdicts[name] = Verdicts.initial(samples.clean, samples.scores)
             samples.examples[name] = {int(samples.index[i]): torch.stack([samples.x[i]] * 2) for i in shown}
 
     def run(
@@ -196,7 +197,10 @@ class Evaluation:
         else:
             _check_size(size, name, threat)
         done, found = torch.full_like(y, number + 1), torch.ones_like(wrong)
-        verdicts = Verdicts(done, torch.where(wrong, number, STANDING), predicted, size)
+        # an example beyond the radius, as a search for the nearest may find, tells nothing of this threat
+        before = samples.verdicts[name].scores[rows].to(device)
+        kept = strongest(before, scores(logits, y), wrong, within=not stage.nearest)
+        verdicts = Verdicts(done, torch.where(wrong, number, STANDING), predicted, size, scores=kept)
         if self.random:
             judged = torch.where(per_image(size <= threat.eps * (1 + 1e-5) + 1e-6, x).bool(), x_adv, x)
             with full_precision(x):

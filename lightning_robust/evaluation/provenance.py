@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.sha256 import file_sha256
 
 PACKAGES = ("lightning-robust", "lightning", "torch", "torchvision", "torchmetrics")
 

@@ -46,6 +46,21 @@ def robustness(
     }
 
 
+def logged_values(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a report that loggers are told, by name; those that are not finite are left out.
+
+    Example:
+        >>> row = {"accuracy": 0.5}
+        >>> logged_values({"clean": row, "attacks": {"pgd": row}, "worst": row, "calibration": {"clean": {"ece": 0.1}}})
+        {'clean_acc': 0.5, 'pgd_acc': 0.5, 'worst_acc': 0.5, 'clean_ece': 0.1}
+    """
+    rows = {"clean": report["clean"], **report["attacks"], "worst": report["worst"]}
+    values = {f"{name}_acc": row["accuracy"] for name, row in rows.items()}
+    for name, row in report.get("calibration", {}).items():
+        values |= {f"{name}_{key}": value for key, value in row.items() if value is not None}
+    return values
+
+
 def _worst(samples: Samples) -> dict[str, Any]:
     """Give the accuracy where each sample meets, of all attacks, the one that it withstands least."""
     if not samples.verdicts or not all(_is_random(verdicts) for verdicts in samples.verdicts.values()):

@@ -7,6 +7,9 @@ from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from lightning_robust.evaluation.calibration_table import calibration_table
+from lightning_robust.evaluation.corruption_rows import corruption_attack_table
+from lightning_robust.evaluation.targets_table import targets_table
 from lightning_robust.threat import Threat
 
 
@@ -36,6 +39,13 @@ def print_table(report: Mapping[str, Any], title: str) -> None:
     """Print the table of a report, and below it a training at another threat and each check that did not pass."""
     console = get_console()  # where a Rich progress bar draws: printed above it, not into it
     console.print(table(report, title))
+    if "calibration" in report:
+        names = {"clean": "clean", "worst": "worst case"}
+        console.print(calibration_table((names[key], told) for key, told in report["calibration"].items()))
+    if "corruptions" in report:
+        console.print(corruption_attack_table(report["corruptions"]))
+    if "targeted" in report:
+        console.print(targets_table({"": report["targeted"]}))
     if "trained_at" in report:
         console.print(f"trained at {report['trained_at']}, evaluated at {_threats(report)}", highlight=False)
     if "passes" in report["worst"]:

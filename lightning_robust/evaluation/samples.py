@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from lightning_robust.evaluation.scores import unknown_scores
 from lightning_robust.evaluation.verdicts import Verdicts
 from lightning_robust.runtime.ranks import gather_objects
 
@@ -25,6 +26,7 @@ class Samples:
         x: clean images [n c h w]; [n 0] where they are not needed any more.
         verdicts: what each attack has found, by the attack's name.
         examples: by the attack's name, the images (x, x_adv) [2 c h w] of the samples that are drawn, by their index.
+        scores: of the clean images [n 3], see `lightning_robust.evaluation.scores`; NaN where they are not known.
 
     Example:
         >>> import torch
@@ -46,6 +48,12 @@ class Samples:
     x: Tensor
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
     examples: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    scores: Tensor = field(default_factory=lambda: unknown_scores(0))
+
+    def __post_init__(self) -> None:
+        """Leave open what is not given."""
+        if len(self.scores) != len(self.index):
+            self.scores = unknown_scores(len(self.index))
 
     @classmethod
     def join(cls, batches: list["Samples"]) -> "Samples":

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.scores import possible
 from lightning_robust.evaluation.stages import Stage, named_stages
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
-from lightning_robust.utils.checks import check_examples
+from lightning_robust.utils.images import check_examples
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file format; files of another version are not read."""
 
 
@@ -59,6 +60,8 @@ def read(
     saved.verdicts = {name: Verdicts(**found["samples"]["verdicts"][name]) for name in attacks}
     saved.examples = {name: dict(saved.examples[name]) for name in attacks}
     _check_columns(saved, samples)
+    if not all(map(possible, (saved.scores, *(verdicts.scores for verdicts in saved.verdicts.values())))):
+        raise ValueError("scores that no logits have")
     for labels in (saved.y, saved.clean, *(verdicts.predicted for verdicts in saved.verdicts.values())):
         if not _within(labels, 0, math.inf if classes is None else classes - 1):
             raise ValueError("a label that is no class")

@@ -1,6 +1,6 @@
 """The threat that each attack of an evaluation is run at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_robust.attacks.base import Attack
@@ -14,19 +14,29 @@ def training_threat(module: Any) -> Threat | None:
     return attack.threat if isinstance(attack, Attack) else None
 
 
-def under_threat(attacks: Mapping[str, Attack], trained: Threat | None, asked: Threat | None) -> dict[str, Attack]:
+def training_threats(module: Any) -> tuple[Threat, ...]:
+    """Return the threats of a module's own `attack`, which are several where it is one against several norms."""
+    attack = getattr(module, "attack", None)
+    return attack.threats if isinstance(attack, Attack) else ()
+
+
+def under_threat(
+    attacks: Mapping[str, Attack], trained: Threat | Sequence[Threat] | None, asked: Threat | None
+) -> dict[str, Attack]:
     """Put each attack under the threat that it is to be run at; the attacks that are given stay as they are.
 
     Args:
         attacks: the attacks by name.
-        trained: the threat that the net was trained against. It is taken where an attack was given none.
+        trained: the threats that the net was trained against. They are taken where an attack was given none: of
+            several, those in whose norms it works, one after the other.
         asked: a threat for all attacks, whatever they were given.
 
     Returns:
-        The attacks by name, copies of those whose threat changes.
+        The attacks by name, copies of those whose threat changes. Those at several threats have the norm in their name
+        (`pgd-l2`), and the radius where a norm stands twice.
 
     Raises:
-        ValueError: for a threat in a norm that an attack does not work in.
+        ValueError: for a threat in a norm that an attack does not work in, or names that then clash.
 
     Example:
         >>> from lightning_robust.attacks import PGD
@@ -35,12 +45,30 @@ def under_threat(attacks: Mapping[str, Attack], trained: Threat | None, asked: T
         ['l2 1', 'linf 0.15']
         >>> [str(attack.threat) for attack in under_threat(attacks, Threat("linf", 0.15), Threat("l2", 0.5)).values()]
         ['l2 0.5', 'l2 0.5']
+        >>> found = under_threat(attacks, [Threat("linf", 0.15), Threat("l2", 0.5)], None)
+        >>> {name: str(attack.threat) for name, attack in found.items()}
+        {'own': 'l2 1', 'none-linf': 'linf 0.15', 'none-l2': 'l2 0.5'}
     """
-    found = {}
+    threats = () if trained is None else (trained,) if isinstance(trained, Threat) else tuple(trained)
+    found: dict[str, Attack] = {}
     for name, attack in attacks.items():
-        threat = asked or (None if attack.threat_given else trained)
-        found[name] = attack if threat is None else attack.with_threat(threat)
+        wanted = (asked,) if asked else () if attack.threat_given else threats
+        at = [threat for threat in wanted if threat.norm in attack.norms] or list(wanted[:1])
+        names = [f"{name}-{end}" for end in _endings(at)] if len(wanted) > 1 else [name]
+        for each, threat in zip(names, at or [attack.threat], strict=True):
+            if each in found or (each != name and each in attacks):
+                raise ValueError(f"Two attacks of the evaluation are called {each!r}: give one of them another name.")
+            found[each] = attack.with_threat(threat) if at else attack
     return found
+
+
+def _endings(threats: Sequence[Threat]) -> list[str]:
+    """Return what tells threats apart in a name: their norms, with the radii where a norm stands twice."""
+    norms = [threat.norm for threat in threats]
+    return [
+        threat.norm if norms.count(threat.norm) == 1 else str(threat).replace(" ", "-").replace("/", "-")
+        for threat in threats
+    ]
 
 
 def short_of_radius(attacks: Mapping[str, Attack]) -> list[str]:
@@ -64,7 +92,7 @@ def short_of_radius(attacks: Mapping[str, Attack]) -> list[str]:
 
 
 def mismatch(module: Any, attacks: Mapping[str, Attack]) -> str | None:
-    """Return, as text, the threat that a module was trained against if an attack has another norm or radius; else None.
+    """Return the threats that a module was trained against, as text, if an attack has another; else None.
 
     Args:
         module: a module that names the threat as `trained_at`, as a defense does, or has an `attack`; of others nothing
@@ -80,5 +108,8 @@ def mismatch(module: Any, attacks: Mapping[str, Attack]) -> str | None:
     trained = getattr(module, "trained_at", training_threat(module))
     if not isinstance(trained, Threat):
         return None
+    every = training_threats(module)
+    every = every if trained in every else (trained,)
     others = {(attack.threat.norm, attack.threat.eps) for attack in attacks.values()}
-    return str(trained) if others - {(trained.norm, trained.eps)} else None
+    known = others <= {(threat.norm, threat.eps) for threat in every}
+    return None if known else " and ".join(map(str, every))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lightning_robust.evaluation.scores import unknown_scores
+
 STANDING = -1
 """In `Verdicts.broken`: no stage of the attack has broken the sample."""
 
@@ -23,6 +25,9 @@ class Verdicts:
             was chosen [n]; inf where there is none yet.
         accuracy: of a random net, the share of as many further passes in which it was right on that example [n]; NaN
             where there is none. The choice knows nothing of these passes, so they are an unbiased estimate.
+        scores: of the net on an example [n 3], see `lightning_robust.evaluation.scores`: on the one that broke the
+            sample, or while none did, of the clean image and the examples that the stages ended with, on the one of
+            the greatest NLL.
 
     Example:
         >>> import torch
@@ -38,18 +43,27 @@ class Verdicts:
     size: Tensor
     held: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     accuracy: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    scores: Tensor = field(default_factory=lambda: unknown_scores(0))
 
     def __post_init__(self) -> None:
-        """Leave out what is known of random nets alone."""
+        """Leave open what is known of random nets alone, and scores that are not given."""
+        if len(self.scores) != len(self.done):
+            self.scores = unknown_scores(len(self.done)).to(self.done.device)
         if len(self.held) != len(self.done):
             self.held = torch.full_like(self.done, torch.inf, dtype=torch.float64)
             self.accuracy = torch.full_like(self.held, torch.nan)
 
     @classmethod
-    def initial(cls, clean: Tensor) -> "Verdicts":
-        """Return the verdicts before the attack: every sample stands, unperturbed, with its clean prediction [n]."""
+    def initial(cls, clean: Tensor, scores: Tensor | None = None) -> "Verdicts":
+        """Return the verdicts before the attack: every sample stands, unperturbed.
+
+        Args:
+            clean: the predictions [n] on the clean images.
+            scores: on the clean images [n 3], if they are known.
+        """
         done = torch.zeros(len(clean), dtype=torch.int32)
-        return cls(done, torch.full_like(done, STANDING), clean.clone(), done.double())
+        known = unknown_scores(len(clean)) if scores is None else scores.clone()
+        return cls(done, torch.full_like(done, STANDING), clean.clone(), done.double(), scores=known)
 
     @property
     def standing(self) -> Tensor:

@@ -51,7 +51,7 @@ class AttackSuccessRate(Metric):
         Args:
             logits: logits [b k] of the clean images.
             logits_adv: logits [b k] of the adversarial examples.
-            y: labels [b].
+            y: labels [b] or [b k].
         """
         correct = is_correct(logits, y) & counted(y, logits, self.ignore_index)
         self.attacked += correct.sum()

@@ -113,7 +113,7 @@ class CorruptionError(Metric):
 
         Args:
             logits: logits [b k].
-            y: labels [b].
+            y: labels [b] or [b k].
             group: the samples' groups as numbers in `groups` [b], or one (corruption, severity) for the whole batch.
 
         Raises:

@@ -52,7 +52,7 @@ class EffectiveMargin(Metric):
         Args:
             net: images to logits.
             x: images [b c h w] in [0, 1].
-            y: labels [b].
+            y: labels [b] or [b k].
         """
         counts = counted(y, x, self.ignore_index)
         if self.ignore_index is not None or not len(x):

@@ -3,23 +3,24 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_robust.losses import mean_logit, runners_up
+from lightning_robust.losses import Labels, mean_logit, runners_up
 from lightning_robust.metrics.settings import counted
 from lightning_robust.runtime.gradients import detached, input_gradient
 from lightning_robust.runtime.modes import attack_mode
 from lightning_robust.runtime.outputs import LogitsNet
 from lightning_robust.types import Net
+from lightning_robust.utils.labels import hard_labels
 
 
-def is_correct(logits: Float[Tensor, "b k"], y: Int[Tensor, "b"]) -> Bool[Tensor, "b"]:
+def is_correct(logits: Float[Tensor, "b k"], y: Labels) -> Bool[Tensor, "b"]:
     """Return whether the largest logit is the label's.
 
     Args:
         logits: logits [b k].
-        y: labels [b].
+        y: labels [b], or soft labels [b k], of which the most probable class counts.
 
     Returns:
         A mask [b].
@@ -31,11 +32,11 @@ def is_correct(logits: Float[Tensor, "b k"], y: Int[Tensor, "b"]) -> Bool[Tensor
         >>> is_correct(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
         tensor([ True, False])
     """
-    return counted(y, logits, None) & (logits.argmax(1) == y)
+    return counted(y, logits, None) & (logits.argmax(1) == hard_labels(y))
 
 
 def effective_margin(
-    net: Net, x: Float[Tensor, "b ..."], y: Int[Tensor, "b"], candidates: int | None = None
+    net: Net, x: Float[Tensor, "b ..."], y: Labels, candidates: int | None = None
 ) -> Float[Tensor, "b"]:
     """Return the l2 distance to the nearest class boundary of the net linearised at each image.
 
@@ -44,7 +45,7 @@ def effective_margin(
     Args:
         net: images to logits; it runs in evaluation mode and is left as it was.
         x: images [b c h w].
-        y: labels [b].
+        y: labels [b], or soft labels [b k], of which the most probable class counts.
         candidates: number of classes compared with the label, those with the highest logits; each takes one backward
             pass. All others by default.
 
@@ -59,7 +60,7 @@ def effective_margin(
     """
     net = LogitsNet(net)
     with attack_mode(net):
-        x, y = detached(x), detached(y)
+        x, y = detached(x), hard_labels(detached(y))
         with torch.no_grad():
             logits = net(x)
         margins = []

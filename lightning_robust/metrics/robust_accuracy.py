@@ -63,7 +63,7 @@ class RobustAccuracy(Metric):
         Args:
             logits: logits [b k] of the clean images.
             logits_adv: logits [b k] of the adversarial examples of every attack, by its name.
-            y: labels [b].
+            y: labels [b] or [b k].
 
         Raises:
             ValueError: if the attacks are not those given to the constructor.

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_robust.utils.images import reading_is_free
+from lightning_robust.utils.labels import check_labels, hard_labels, is_soft
+
 
 def keep_apart(metric: Metric, **settings: Any) -> None:
     """Keep a metric from sharing its state with one of other settings in a `MetricCollection`.
@@ -35,19 +38,21 @@ def counted(y: Tensor, logits: Tensor, ignore_index: int | None) -> Tensor:
     """Mark the samples [b] whose labels are not to be ignored.
 
     Args:
-        y: labels [b].
+        y: labels [b], or soft labels [b k], of which the most probable class counts.
         logits: logits [b k] of the same samples.
         ignore_index: the label of samples to leave out; None leaves out none.
 
     Raises:
-        ValueError: for labels of another shape.
+        ValueError: for labels of another shape, or rows that are no probabilities (not looked at on a GPU).
     """
-    if y.dim() != 1 or len(y) != len(logits) or y.is_floating_point():
+    if len(y) != len(logits) or y.dim() != (2 if is_soft(y) else 1) or y.shape[1:] == (1,):
         raise ValueError(
-            f"Labels must be class numbers [b] of {len(logits)} samples, got {y.dtype} of shape {tuple(y.shape)}: "
-            "squeeze them, or take the arg max of probabilities."
+            f"Labels must be class numbers or probabilities of {len(logits)} samples, got {y.dtype} of shape "
+            f"{tuple(y.shape)}: squeeze them, or give [b k] floating-point probabilities."
         )
-    return not_ignored(y, ignore_index)
+    if is_soft(y) and reading_is_free(y):
+        check_labels(y)
+    return not_ignored(hard_labels(y), ignore_index)
 
 
 def not_ignored(y: Tensor, ignore_index: int | None) -> Tensor:

@@ -50,6 +50,8 @@ def build_net(config: Any) -> nn.Module:
         raise ValueError(
             "The export's config.json does not hold the net's configuration, and none is fetched: refused."
         )
+    if isinstance(settings.get("net"), Mapping):  # a net around another
+        settings["net"] = build_net(settings["net"])
     try:
         return cls(**settings)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

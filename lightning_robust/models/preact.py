@@ -8,19 +8,26 @@ from torch import Tensor, nn
 
 from lightning_robust.models.activation import activation_layer
 from lightning_robust.models.checkpointing import checkpointed
+from lightning_robust.models.padding import Padding, conv
+
+
+def _projection(c_in: int, c_out: int, stride: int) -> nn.Module:
+    return conv(c_in, c_out, 1, stride)
 
 
 class PreActBlock(nn.Module):
     """Residual block of two 3x3 convolutions.
 
-    Where the shape changes, the shortcut takes the activated input.
+    Where the shape changes, the shortcut takes the activated input, or the input itself if `raw_shortcut`.
 
     Args:
         c_in: channels of the input.
         c_out: channels of the output.
         stride: stride of the first convolution and of the shortcut.
         activation: name of the activation (see `activation_layer`).
-        shortcut: builds the shortcut from (c_in, c_out, stride); a 1x1 convolution by default.
+        shortcut: builds the shortcut from (c_in, c_out, stride=stride); a 1x1 convolution by default.
+        padding: how a 3x3 convolution of stride 2 pads (see `Padding`).
+        raw_shortcut: whether the shortcut takes the input as it is, before batch norm and activation.
     """
 
     def __init__(
@@ -29,20 +36,23 @@ class PreActBlock(nn.Module):
         c_out: int,
         stride: int,
         activation: str,
-        shortcut: Callable[[int, int, int], nn.Module] | None = None,
+        shortcut: Callable[..., nn.Module] = _projection,
+        padding: Padding = "both",
+        raw_shortcut: bool = False,
     ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(c_in)
-        self.conv1 = _conv(c_in, c_out, 3, stride)
+        self.conv1 = conv(c_in, c_out, 3, stride, padding)
         self.bn2 = nn.BatchNorm2d(c_out)
-        self.conv2 = _conv(c_out, c_out, 3)
-        self.shortcut = (shortcut or _projection)(c_in, c_out, stride) if stride != 1 or c_in != c_out else None
+        self.conv2 = conv(c_out, c_out, 3)
+        self.shortcut = shortcut(c_in, c_out, stride=stride) if stride != 1 or c_in != c_out else None
+        self.raw_shortcut = raw_shortcut
         self.activation = activation_layer(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output [b c_out h/stride w/stride], rounded up, for an input [b c_in h w]."""
         z = self.activation(self.bn1(x))
-        skip: Tensor = x if self.shortcut is None else self.shortcut(z)
+        skip: Tensor = x if self.shortcut is None else self.shortcut(x if self.raw_shortcut else z)
         z = self.activation(self.bn2(self.conv1(z)))
         return torch.add(skip, self.conv2(z))
 
@@ -55,17 +65,18 @@ class PreActBottleneck(nn.Module):
         c_out: channels of the output.
         stride: stride of the 3x3 convolution and of the shortcut.
         activation: name of the activation (see `activation_layer`).
+        padding: how a 3x3 convolution of stride 2 pads (see `Padding`).
     """
 
-    def __init__(self, c_in: int, c_out: int, stride: int, activation: str) -> None:
+    def __init__(self, c_in: int, c_out: int, stride: int, activation: str, padding: Padding = "both") -> None:
         super().__init__()
         c = c_out // 4
         self.bn1 = nn.BatchNorm2d(c_in)
-        self.conv1 = _conv(c_in, c, 1)
+        self.conv1 = conv(c_in, c, 1)
         self.bn2 = nn.BatchNorm2d(c)
-        self.conv2 = _conv(c, c, 3, stride)
+        self.conv2 = conv(c, c, 3, stride, padding)
         self.bn3 = nn.BatchNorm2d(c)
-        self.conv3 = _conv(c, c_out, 1)
+        self.conv3 = conv(c, c_out, 1)
         self.shortcut = _projection(c_in, c_out, stride) if stride != 1 or c_in != c_out else None
         self.activation = activation_layer(activation)
 
@@ -127,7 +138,7 @@ class PreActNet(nn.Module):
         super().__init__()
         self.normalize = normalize
         self.checkpointing = checkpointing
-        self.stem = _conv(in_channels, stem, 3)
+        self.stem = conv(in_channels, stem, 3)
         self.blocks = nn.ModuleList()
         c = stem
         for stage, (width, count) in enumerate(zip(widths, counts, strict=True)):
@@ -146,11 +157,3 @@ class PreActNet(nn.Module):
         z = self.activation(self.bn(z))
         logits: Tensor = self.head(z.mean((2, 3)))
         return logits
-
-
-def _conv(c_in: int, c_out: int, size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, size, stride=stride, padding=size // 2, bias=False)
-
-
-def _projection(c_in: int, c_out: int, stride: int) -> nn.Module:
-    return _conv(c_in, c_out, 1, stride)

@@ -1,9 +1,12 @@
 """Pre-activation ResNets for small images."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 from lightning_robust.models.activation import Activation
 from lightning_robust.models.normalize import make_normalize
+from lightning_robust.models.padding import Padding, conv
 from lightning_robust.models.preact import PreActBlock, PreActBottleneck, PreActNet
 
 _BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -20,6 +23,11 @@ class PreActResNet(PreActNet):
         in_channels: channels of the images; None for 3, and in a recipe for the data's.
         width: channels of the 3x3 convolutions of the first stage; each later stage has twice as many.
         activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
+        shortcut: shortcut where the shape changes: "conv", a 1x1 convolution of the activated input, or "conv3x3", a
+            3x3 convolution of the input before batch norm and activation (depth 18 and 34).
+        padding: how the 3x3 convolutions of stride 2 pad: "both", one pixel on both sides, or "same", as TensorFlow's
+            and JAX's SAME does: images of even size at the bottom and the right alone. DeepMind's net (arXiv
+            2010.03593) has "same", `shortcut="conv3x3"` and `activation="silu"`.
         mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
             None, for none.
         std: standard deviation of each channel, > 0.
@@ -27,7 +35,7 @@ class PreActResNet(PreActNet):
             less memory and more time.
 
     Raises:
-        ValueError: for another depth or activation, or statistics that do not fit the channels.
+        ValueError: for another depth, activation, shortcut or padding, or statistics that do not fit the channels.
 
     Example:
         >>> import torch
@@ -36,8 +44,9 @@ class PreActResNet(PreActNet):
         torch.Size([2, 10])
 
     Paper: He et al. 2016 (arXiv 1603.05027).
-    Reference: locuslab/robust_overfitting@c47a25c.
-    Deviates: none known; on 32 x 32 pixels the logits are the reference's to rounding.
+    Reference: locuslab/robust_overfitting@c47a25c; with "same" and "conv3x3", RobustBench/robustbench@78fcc9e
+    (dm_wide_resnet.py).
+    Deviates: none known; on 32 x 32 pixels the logits are the references' to rounding.
     """
 
     def __init__(
@@ -47,6 +56,8 @@ class PreActResNet(PreActNet):
         in_channels: int | None = None,
         width: int = 64,
         activation: Activation = "relu",
+        shortcut: Literal["conv", "conv3x3"] = "conv",
+        padding: Padding = "both",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         checkpointing: bool = False,
@@ -57,12 +68,19 @@ class PreActResNet(PreActNet):
         num_classes = 10 if num_classes is None else num_classes
         in_channels = 3 if in_channels is None else in_channels
         bottleneck = depth == 50
+        if shortcut not in ("conv", "conv3x3") or (bottleneck and shortcut != "conv"):
+            raise ValueError(
+                f"PreActResNet's shortcut must be conv, or at depth 18 or 34 conv3x3, got {shortcut!r} at {depth}."
+            )
+        block = partial(PreActBottleneck if bottleneck else PreActBlock, padding=padding)
+        if shortcut == "conv3x3":
+            block = partial(block, shortcut=partial(conv, size=3, padding=padding), raw_shortcut=True)
         outer = 4 * width if bottleneck else width
         super().__init__(
             normalize=make_normalize(in_channels, mean, std),
             in_channels=in_channels,
             stem=width,
-            block=PreActBottleneck if bottleneck else PreActBlock,
+            block=block,
             widths=[outer * 2**stage for stage in range(4)],
             counts=_BLOCKS_PER_STAGE[depth],
             num_classes=num_classes,

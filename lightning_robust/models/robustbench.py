@@ -10,9 +10,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lightning_robust.models.normalize import check_channels
-from lightning_robust.utils.checks import check_sha256
 from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.messages import did_you_mean
+from lightning_robust.utils.sha256 import check_sha256
 
 
 class RobustBenchModel(nn.Module):

@@ -1,10 +1,11 @@
 """Classification nets of timm, chosen by name."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lightning_robust.models.conv_stem import use_conv_stem
 from lightning_robust.models.first_convolution import use_small_stem
 from lightning_robust.models.image_size import Resize, Resizing, fit_to_images
 from lightning_robust.models.normalize import average_channels, make_normalize
@@ -16,7 +17,9 @@ class TimmModel(nn.Module):
     """A classification net of timm, for any number of classes and channels, with normalisation inside.
 
     A vision transformer for images of 32 x 32 pixels has `name="vit_tiny_patch16_224"` and
-    `options={"img_size": 32, "patch_size": 4}`.
+    `options={"img_size": 32, "patch_size": 4}`. With `stem="conv"`, ConvNeXts and vision transformers are those with a
+    convolutional stem of Singh et al. 2023, which are more robust: "convnext_tiny", "convnext_small", "convnext_base",
+    "convnext_large", "vit_small_patch16_224", "deit3_medium_patch16_224" and "vit_base_patch16_224" in the paper.
 
     Args:
         name: timm's name of the net, with or without the tag of its weights.
@@ -39,11 +42,15 @@ class TimmModel(nn.Module):
             None leaves it to `image_size`.
         resize: height and width in pixels to which images are resized inside the net, by linear interpolation; "auto"
             for what `image_size` says, None for never.
+        stem: "conv" replaces the layer that cuts a ConvNeXt's or vision transformer's image into patches by a stem of
+            small convolutions (see `lightning_robust.models.conv_stem.use_conv_stem`), which is initialised anew also
+            where the other weights are pretrained; None leaves it.
 
     Raises:
         ImportError: without the package timm (the extra `zoo`).
         ValueError: for a name that timm does not have, options or weights with which timm cannot build the net,
-            `small_images` for a net that is no ResNet, or statistics that do not fit the channels.
+            `small_images` for a net that is no ResNet, `stem` for one that cuts no such patches, or statistics that do
+            not fit the channels.
 
     Example:
         >>> import torch
@@ -64,9 +71,11 @@ class TimmModel(nn.Module):
         image_size: int | None = None,
         small_images: bool | None = None,
         resize: Resizing = "auto",
+        stem: Literal["conv"] | None = None,
     ) -> None:
         super().__init__()
-        in_channels = 3 if in_channels is None else in_channels
+        if stem not in (None, "conv"):
+            raise ValueError(f"stem must be conv or left out, got {stem!r}.")
         timm = import_extra("timm", "zoo")
         if not timm.is_model(name):
             raise ValueError(f"timm has no net {name!r}{did_you_mean(name, timm.list_models())}")
@@ -102,6 +111,8 @@ class TimmModel(nn.Module):
         """What was decided by `image_size`, as the arguments that say so."""
         if fit.small_images:
             use_small_stem(net, in_channels)
+        if stem:
+            use_conv_stem(name, net, in_channels)
         self.normalize = make_normalize(in_channels, mean, std)
         self.resize = Resize(fit.resize) if fit.resize else nn.Identity()
         self.net: nn.Module = net

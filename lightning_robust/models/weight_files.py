@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_robust.utils.checks import check_sha256
 from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.messages import describe_error
+from lightning_robust.utils.sha256 import check_sha256
 
 WEIGHTS = "model.safetensors"
 """Name of the weights file of an exported net, in a folder or in a repository of the Hugging Face Hub."""
@@ -90,16 +90,16 @@ def read_description(weights: Path, pinned: bool = False) -> Any:
         ImportError: without safetensors (the extra `zoo`).
         ValueError: if the two descriptions differ, or a pinned file has none.
     """
-    config, told = read_config(weights), _metadata(weights).get("net")
+    config, told = read_config(weights), read_about(weights).get("net")
     if config is None:
-        return None if told is None else _parse(told, weights)
+        return told
     if told is None and pinned:
         raise ValueError(
             f"{weights} does not say which net it is of, so that its SHA-256 does not vouch for {CONFIG}: leave sha256 "
             "out if you trust the folder, or export the weights again."
         )
     net = config.get("net")
-    if told is not None and net is not None and told != describe_net(net):  # `build_net` refuses none
+    if told is not None and net is not None and told != net:  # `build_net` refuses none
         raise ValueError(
             f"{weights.with_name(CONFIG)} describes another net than the one whose weights were exported: it was "
             "changed. Fetch it again and do not use this one."
@@ -107,32 +107,43 @@ def read_description(weights: Path, pinned: bool = False) -> Any:
     return net
 
 
-def describe_net(net: Any) -> str:
-    """Write the description of a net as one text, which is the same for the same net.
+def about_text(**about: Any) -> dict[str, str]:
+    """Return what exported weights say of themselves, as the metadata of a safetensors file.
+
+    It is a single entry, because safetensors writes several in any order, and the file's SHA-256 would vary.
+
+    Args:
+        about: the parts, which JSON can hold.
 
     Example:
-        >>> describe_net({"init_args": {"width": 8}, "class_path": "SmallConvNet"})
-        '{"class_path": "SmallConvNet", "init_args": {"width": 8}}'
+        >>> about_text(net={"init_args": {"width": 8}, "class_path": "SmallConvNet"})
+        {'about': '{"net": {"class_path": "SmallConvNet", "init_args": {"width": 8}}}'}
     """
-    return json.dumps(net, sort_keys=True)
+    return {"about": json.dumps(about, sort_keys=True)}
 
 
-def _parse(told: str, weights: Path) -> Any:
-    try:
-        return json.loads(told)
-    except (RecursionError, ValueError) as error:
-        raise ValueError(f"{weights} describes its net in no JSON: {error}.") from error
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what exported weights say of themselves: "net" and "held_out"; nothing for files without it.
 
-
-def _metadata(path: Path) -> dict[str, str]:
+    Raises:
+        ImportError: without safetensors (the extra `zoo`).
+        ValueError: for a file that cannot be read, or whose description is no JSON.
+    """
     if path.suffix != ".safetensors":
         return {}
     library = import_extra("safetensors", "zoo")
     try:
         with library.safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            texts = file.metadata() or {}
     except Exception as error:  # safetensors' own exception class has no public name
         raise ValueError(f"{path} cannot be read as safetensors: {error}.") from error
+    try:
+        about = json.loads(texts["about"]) if "about" in texts else {}
+        if "net" in texts:  # as exports were written at first
+            about["net"] = json.loads(texts["net"])
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} describes its net in no JSON: {error}.") from error
+    return about if isinstance(about, dict) else {}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

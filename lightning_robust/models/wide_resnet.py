@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_robust.models.activation import Activation
 from lightning_robust.models.normalize import make_normalize
+from lightning_robust.models.padding import Padding
 from lightning_robust.models.preact import PoolShortcut, PreActBlock, PreActNet
 
 
@@ -22,6 +23,9 @@ class WideResNet(PreActNet):
         activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
         shortcut: shortcut where the shape changes: "conv", a 1x1 convolution, or "pool", average pooling and zero
             channels on both sides. The net of EMR has "pool" and `activation="leaky_relu"`.
+        padding: how the 3x3 convolutions of stride 2 pad: "both", one pixel on both sides, or "same", as TensorFlow's
+            and JAX's SAME does: images of even size at the bottom and the right alone. DeepMind's nets, on which
+            training with generated images builds (arXiv 2010.03593, 2302.04638), have "same" and `activation="silu"`.
         mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; None, together with std
             None, for none.
         std: standard deviation of each channel, > 0.
@@ -29,8 +33,8 @@ class WideResNet(PreActNet):
             less memory and more time.
 
     Raises:
-        ValueError: for another depth, activation or shortcut, a widen_factor below 1, or statistics that do not fit the
-            channels.
+        ValueError: for another depth, activation, shortcut or padding, a widen_factor below 1, or statistics that do
+            not fit the channels.
 
     Example:
         >>> import torch
@@ -40,10 +44,9 @@ class WideResNet(PreActNet):
 
     Paper: Zagoruyko & Komodakis 2016 (arXiv 1605.07146).
     Reference: yaodongyu/TRADES@6e8e11b, without the stage `sub_block1` that it builds and never runs; with "pool",
-    ziquanliu/Effective_Margin_Reg@c3e041c.
-    Deviates: none known; on 32 x 32 pixels the logits are the references' to rounding. DeepMind's nets of the same size
-    (WRN-70-16 with SiLU, arXiv 2010.03593) pad their strided convolutions on one side only: their weights can be
-    loaded here but give other logits.
+    ziquanliu/Effective_Margin_Reg@c3e041c; with "same", RobustBench/robustbench@78fcc9e (dm_wide_resnet.py).
+    Deviates: none known; on 32 x 32 pixels the logits are the references' to rounding. With "same" and images of odd
+    size the reference fails, since its shortcuts do not fit.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class WideResNet(PreActNet):
         in_channels: int | None = None,
         activation: Activation = "relu",
         shortcut: Literal["conv", "pool"] = "conv",
+        padding: Padding = "both",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         checkpointing: bool = False,
@@ -67,11 +71,12 @@ class WideResNet(PreActNet):
             raise ValueError(f"Unknown shortcut {shortcut!r}: choose conv or pool.")
         num_classes = 10 if num_classes is None else num_classes
         in_channels = 3 if in_channels is None else in_channels
+        block = PreActBlock if shortcut == "conv" else partial(PreActBlock, shortcut=PoolShortcut)
         super().__init__(
             normalize=make_normalize(in_channels, mean, std),
             in_channels=in_channels,
             stem=16,
-            block=PreActBlock if shortcut == "conv" else partial(PreActBlock, shortcut=PoolShortcut),
+            block=partial(block, padding=padding),
             widths=[16 * widen_factor * 2**stage for stage in range(3)],
             counts=[(depth - 4) // 6] * 3,
             num_classes=num_classes,

@@ -11,7 +11,9 @@ from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.runtime.modes import twice_differentiable
 from lightning_robust.runtime.outputs import logits_of
 from lightning_robust.runtime.ranks import world_size
+from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.schedules import StepDecay
+from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Views
 
 
@@ -34,6 +36,21 @@ class Regularizer(ABC):
         Returns:
             Penalties [b], differentiable with respect to the net's weights.
         """
+
+    def in_step(self, net: nn.Module, batch: Batch, views: Views, epoch: int, threat: Threat, rng: SampleRNG) -> Tensor:
+        """Return the weighted penalty of each sample in a training step; by default, what calling it returns.
+
+        Penalties that look around the images take the radius of the training attack, and the step's random numbers.
+
+        Args:
+            net: images to logits.
+            batch: the clean batch.
+            views: the method's perturbed images.
+            epoch: epoch, counting from 0.
+            threat: that of the training attack.
+            rng: random numbers of each sample.
+        """
+        return self(net, batch, views, epoch)
 
 
 class EffectiveWeightNorm(Regularizer):

@@ -6,10 +6,23 @@ import torch
 from torch import Tensor
 
 from lightning_robust.losses import at_least_fp32
+from lightning_robust.types import Watch
+from lightning_robust.utils.labels import hard_labels
 
 
 class Reweighting(ABC):
-    """Base class of sample weights, computed from the net's logits on the adversarial examples."""
+    """Base class of sample weights, computed from the net's logits on the adversarial examples.
+
+    One that also depends on the points on the attack's way to them writes `watch`.
+    """
+
+    def watch(self, y: Tensor) -> Watch | None:
+        """Return what the training attack tells the logits at each of its points; by default None.
+
+        Args:
+            y: labels [b] or [b k] of the batch that is attacked.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, logits_adv: Tensor, y: Tensor, epoch: int) -> Tensor:
@@ -17,7 +30,7 @@ class Reweighting(ABC):
 
         Args:
             logits_adv: logits [b k] of the adversarial examples.
-            y: labels [b].
+            y: labels [b] or [b k].
             epoch: epoch, counting from 0.
 
         Returns:
@@ -67,7 +80,7 @@ def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
 
     Args:
         logits: logits [b k]; half precision is computed in fp32.
-        y: labels [b].
+        y: labels [b], or [b k], of which the most probable class counts.
 
     Returns:
         Values [b] in [-1, 1], positive where the sample is misclassified.
@@ -77,5 +90,6 @@ def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
         tensor([0.])
     """
     p = torch.softmax(at_least_fp32(logits), dim=1)
-    own = p.gather(1, y[:, None])
-    return (p.scatter(1, y[:, None], -1.0).amax(1, keepdim=True) - own)[:, 0]
+    label = hard_labels(y)[:, None]
+    own = p.gather(1, label)
+    return (p.scatter(1, label, -1.0).amax(1, keepdim=True) - own)[:, 0]

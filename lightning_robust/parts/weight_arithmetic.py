@@ -36,7 +36,7 @@ def joint_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return `numerator / denominator` for a non-negative denominator, and 0 where it is 0.
+    """Return `numerator / denominator` for a non-negative denominator, and 0 where it is 0; one may be a scalar.
 
     Example:
         >>> safe_ratio(torch.tensor(1.0), torch.tensor([2.0, 0.0]))

@@ -14,8 +14,9 @@ from lightning_robust.runtime.modes import frozen_running_stats
 class WeightPerturbation(ABC):
     """Base class of weight perturbations: they move the weights to where the loss is worse, and back afterwards.
 
-    Only weights with two dimensions or more move, so neither biases nor the scales of batch norms. With several ranks
-    the gradient that directs the move is averaged, so that every rank moves as one process on the joined batch would.
+    By default, weights with two dimensions or more move alone, so neither biases nor the scales of batch norms. With
+    several ranks the gradient that directs the move is averaged, so that every rank moves as one process on the joined
+    batch would.
 
     Args:
         gamma: size of the perturbation relative to the weights, >= 0.
@@ -52,6 +53,10 @@ class WeightPerturbation(ABC):
         finite = torch.isfinite(joint_norm(gradient))
         return [torch.where(finite, g, torch.zeros_like(g)) for g in gradient]
 
+    def movable(self, net: nn.Module) -> list[nn.Parameter]:
+        """Return the net's parameters that move."""
+        return [p for name, p in net.named_parameters() if p.dim() > 1 and "weight" in name and p.requires_grad]
+
     @abstractmethod
     def direction(
         self, net: nn.Module, weights: list[nn.Parameter], loss_fn: Callable[[], Tensor]
@@ -74,7 +79,7 @@ class WeightPerturbation(ABC):
         """
         if epoch < self.start_epoch:
             return lambda: None
-        weights = [p for name, p in net.named_parameters() if p.dim() > 1 and "weight" in name and p.requires_grad]
+        weights = self.movable(net)
         with frozen_running_stats(net):
             directions, scales = self.direction(net, weights, loss_fn)
         saved = [w.detach().clone() for w in weights] if self.restore == "before_step" else []

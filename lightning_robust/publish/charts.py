@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 
@@ -32,6 +33,7 @@ def curves_chart(curves: Mapping[str, Mapping[int, float]], label: str, percent:
             marker="." if len(epochs) < 40 else None,
         )
     axis.set(xlabel="epoch", ylabel=label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if percent:
         axis.set_ylim(0, 100)
     axis.grid(alpha=0.5)

@@ -70,6 +70,19 @@ class RecordedEvaluation:
             raise ValueError(f"{str(path)!r} is no robustness.json: it has no {', '.join(sorted(missing))}.")
         return cls(Path(path), report)
 
+    @classmethod
+    def of(cls, path: Path, report: Mapping[str, Any], samples: Samples) -> "RecordedEvaluation":
+        """Return an evaluation that this process has made, so that no file has to be read.
+
+        Args:
+            path: where its `robustness.json` lies, if one was written.
+            report: the content of that file.
+            samples: what was found about each sample.
+        """
+        made = cls(path, json.loads(json.dumps(report)))
+        vars(made)["samples"] = samples  # where `cached_property` looks first
+        return made
+
     @property
     def checkpoint(self) -> str | None:
         """The SHA-256 of the checkpoint that was evaluated, if the report tells it."""

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from lightning_robust.attacks import PGD
 from lightning_robust.evaluation.provenance import versions
+from lightning_robust.models.held_out import HELD_OUT, held_out_of
 from lightning_robust.models.net_config import build_net, net_class
 from lightning_robust.models.pretrained import load_named_weights
 from lightning_robust.models.standalone import trained_net
 from lightning_robust.models.weight_files import (
     CONFIG,
     WEIGHTS,
-    describe_net,
+    about_text,
     extract_weights,
     find_weights,
     read_checkpoint,
@@ -24,10 +25,10 @@ from lightning_robust.models.weight_files import (
 from lightning_robust.publish.evaluations import RecordedEvaluation, evaluations_of, strongest
 from lightning_robust.publish.model_card import model_card
 from lightning_robust.threat import Threat
-from lightning_robust.utils.checks import file_sha256
 from lightning_robust.utils.extras import import_extra
 from lightning_robust.utils.files import atomic_write
 from lightning_robust.utils.messages import describe_error, one_line
+from lightning_robust.utils.sha256 import file_sha256
 from lightning_robust.utils.writers import write_json
 
 REPORT, CARD = "robustness.json", "README.md"
@@ -39,8 +40,9 @@ def export_weights(
     """Write a trained net with what others need to use and to judge it, and return the folder.
 
     `model.safetensors` holds the net's weights alone (with Lightning's weight averaging the averaged ones),
-    `config.json` which net it is, its training and the checksums, `README.md` the model card with the run's
-    `config.yaml`, and `robustness.json` the evaluation. Read them before you publish them: a recipe may name folders.
+    `config.json` which net it is, its training, what was held out and the checksums, `README.md` the model card with
+    the run's `config.yaml`, and `robustness.json` the evaluation. Read them before you publish them: a recipe may name
+    folders.
 
     Args:
         ckpt_path: the checkpoint of a defense.
@@ -85,8 +87,9 @@ def export_weights(
     copies = {key: value.clone().contiguous() for key, value in weights.items()}
     try:
         with atomic_write(place / WEIGHTS) as beside:
-            # one entry, since their order varies; its `save_file` makes a file that nobody else may read
-            beside.write_bytes(library.save(copies, metadata={"net": describe_net(net)}))
+            # not its `save_file`, which makes a file that nobody else may read
+            told = about_text(net=net, **{HELD_OUT: about[HELD_OUT]})
+            beside.write_bytes(library.save(copies, metadata=told))
     except Exception as error:  # its own class of errors has no public name
         raise OSError(f"{place / WEIGHTS} was not written ({describe_error(error)})") from error
     settings = (net or {}).get("init_args", {})
@@ -157,6 +160,7 @@ def _about(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         "threat": None if threat is None else vars(Threat(**threat)),
         "epoch": int(checkpoint["epoch"]),
         "averaged": "current_model_state" in checkpoint,
+        HELD_OUT: held_out_of(checkpoint),
         "versions": {**versions(), "lightning of the checkpoint": one_line(checkpoint["pytorch-lightning_version"])},
     }
 
@@ -168,6 +172,8 @@ def _threat(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     attack = stored["attack"] or {"init_args": {}}
     if "init_args" not in attack and "class_path" not in attack:  # of a class that is not stored
+        return None
+    if "attacks" in attack.get("init_args", {}):  # which may have several threats
         return None
     return dict(attack.get("init_args", {}).get("threat") or vars(PGD().threat))
 

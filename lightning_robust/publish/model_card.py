@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from lightning_robust.evaluation.calibration_table import COLUMNS, number
 from lightning_robust.publish.evaluations import RecordedEvaluation
 from lightning_robust.threat import Threat
 from lightning_robust.utils.extras import import_extra
@@ -143,6 +144,8 @@ def _evaluation(report: Mapping[str, Any]) -> Iterator[str]:
         found = f"{row['accuracy']:.2%} | {row['correct']}/{report['n']} | {low:.2%} to {high:.2%}"
         lines.append(f"| {key} | {threat} | {found} |")
     yield "\n".join(lines)
+    if "calibration" in report:
+        yield "\n".join(_calibration(report["calibration"]))
     doubts = [f"- {check['status']}: {check['sentence']}" for check in report["checks"] if check["status"] != "pass"]
     if not report["checks"]:
         yield "It was not checked."
@@ -150,6 +153,13 @@ def _evaluation(report: Mapping[str, Any]) -> Iterator[str]:
         yield "\n".join(doubts) or "Every check of the evaluation passed."
     yield "The attacks (`robustness.json` holds the whole report):"
     yield _code("json", json.dumps({key: row["attack"] for key, row in report["attacks"].items()}, indent=2))
+
+
+def _calibration(told: Mapping[str, Mapping[str, float | None]]) -> Iterator[str]:
+    yield f"| calibration | {' | '.join(COLUMNS.values())} |"
+    yield f"|---|{'---|' * len(COLUMNS)}"
+    for key, row in told.items():
+        yield f"| {'worst case' if key == 'worst' else key} | {' | '.join(number(row[name]) for name in COLUMNS)} |"
 
 
 def _use(name: str, config: Mapping[str, Any]) -> str:

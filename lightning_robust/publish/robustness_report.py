@@ -2,23 +2,25 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
 from lightning_robust.evaluation.accuracy_rows import accuracy
+from lightning_robust.evaluation.calibration import calibration_report
+from lightning_robust.evaluation.corruption_rows import again
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.publish.charts import radii_curve
 from lightning_robust.publish.evaluations import RecordedEvaluation
+from lightning_robust.publish.report_tables import accuracy_table, further_tables
 from lightning_robust.threat import Threat
 from lightning_robust.utils.writers import write_figures, write_json
 
@@ -70,13 +72,27 @@ class RobustnessReport:
         """
         if threat not in self.evaluations:
             raise KeyError(f"{threat!r} was not evaluated; there are {', '.join(self.evaluations)}")
+        return torch.stack([samples.robust() for samples in self._within(threat)]).all(0)
+
+    def _within(self, threat: str) -> list[Samples]:
+        """Return the samples under a threat and under the smaller radii of its norm, which it includes."""
         asked = Threat.parse(threat)
-        smaller = [
+        return [
             self._samples(name)
             for name in self.evaluations
             if (other := Threat.parse(name)).norm == asked.norm and other.eps <= asked.eps
         ]
-        return torch.stack([samples.robust() for samples in smaller]).all(0)
+
+    def calibration(self, threat: str | None = None) -> dict[str, float | None]:
+        """Return ECE, NLL and Brier score ("ece", "nll", "brier") in a threat's worst case; by default without attacks.
+
+        Raises:
+            KeyError: for a threat that was not evaluated, and for a random net's worst case.
+        """
+        if threat is None:
+            return calibration_report([self._first], self._first.right)["clean"]  # type: ignore[no-any-return]
+        robust = self.robust(threat)
+        return calibration_report(self._within(threat), robust, self.random)["worst"]  # type: ignore[no-any-return]
 
     @property
     def random(self) -> bool:
@@ -106,7 +122,15 @@ class RobustnessReport:
                     for name, row in evaluation.report["attacks"].items()
                 },
                 "checks": evaluation.report["checks"],
+                **{name: evaluation.report[name] for name in ("targeted",) if name in evaluation.report},
             }
+            if "corruptions" in evaluation.report:
+                right, robust = self._first.right, self.robust(threat)
+                told["threats"][threat]["corruptions"] = again(evaluation.report["corruptions"], right, robust)
+        if any("calibration" in evaluation.report for evaluation in self.evaluations.values()):
+            told["calibration"] = self.calibration()
+            for threat, row in told["threats"].items() if not self.random else ():
+                row["calibration"] = self.calibration(threat)
         if len(self.evaluations) > 1 and not self.random:
             told["union"] = accuracy(round(self.union * n), n)
         told["versions"] = next(iter(self.evaluations.values())).report["versions"]
@@ -124,16 +148,11 @@ class RobustnessReport:
 
     def table(self) -> Table:
         """Return the accuracies as a table that Rich prints, at most 80 columns wide."""
-        out = Table(title=f"{self.summary['n']} images", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        out.add_column("threat", no_wrap=True)
-        out.add_column("attack", no_wrap=True, max_width=24)
-        for head in ("accuracy", "95 % interval", "correct"):
-            out.add_column(head, justify="right", no_wrap=True)
-        for threat, attack, row, bold in self._rows():
-            low, high = row["confidence_interval"]
-            cells = f"{row['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{row['correct']}/{self.summary['n']}"
-            out.add_row(threat, attack, *cells, style="bold" if bold else None)
-        return out
+        return accuracy_table(self.summary)
+
+    def tables(self) -> dict[str, Table]:
+        """Return all tables by name: "accuracy", and "calibration", "targets" and the like if they were asked for."""
+        return {"accuracy": self.table(), **further_tables(self.summary)}
 
     def doubts(self) -> list[str]:
         """Return a sentence for each check that did not pass."""
@@ -177,21 +196,13 @@ class RobustnessReport:
         return write_figures(self.figures(), folder, formats)
 
     def __str__(self) -> str:
-        """Return the table as text, and below it what did not pass."""
+        """Return the tables as text, and below them what did not pass."""
         console = Console(width=80, file=io.StringIO(), force_jupyter=False, force_terminal=False)  # text everywhere
-        console.print(self.table())
+        for table in self.tables().values():
+            console.print(table)
         for doubt in self.doubts():
             console.print(doubt, markup=False, highlight=False)
         return str(console.file.getvalue())  # type: ignore[attr-defined]
-
-    def _rows(self) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
-        yield "", "none", self.summary["clean"], False
-        for threat, told in self.summary["threats"].items():
-            for name, row in told["attacks"].items():
-                yield threat, name, row, False
-            yield threat, "worst case", told, True
-        if "union" in self.summary:
-            yield "all of them", "worst case", self.summary["union"], True
 
     def _samples(self, threat: str) -> Samples:
         samples = self.evaluations[threat].samples

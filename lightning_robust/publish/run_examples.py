@@ -22,6 +22,7 @@ def examples(evaluation: RecordedEvaluation) -> Iterator[dict[str, Any]]:
     for i in range(len(columns["index"])):
         y, before, after = (_name(names, int(columns[key][i])) for key in ("label", "clean", "predicted"))
         broken, attack = bool(columns["broken"][i]), str(columns["attack"][i])
+        wrong = not broken and int(columns["label"][i]) != int(columns["clean"][i])
         how = _how(evaluation.attacks[attack], attack, float(columns["size"][i]), broken)
         yield {
             "clean": _image(columns["x"][i]),
@@ -29,9 +30,9 @@ def examples(evaluation: RecordedEvaluation) -> Iterator[dict[str, Any]]:
             "perturbation": _image(columns["perturbation"][i]),
             "before": before,
             "after": after,
-            "broken": broken,
+            "right": not broken and not wrong,
             "times": f"times {columns['times'][i]:.3g}" if columns["times"][i] else "none",
-            "told": f"{y}; image {int(columns['index'][i])}; {how}",
+            "told": f"{y}; image {int(columns['index'][i])}; {'misclassified without an attack' if wrong else how}",
         }
 
 

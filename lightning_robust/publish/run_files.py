@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_robust.publish.evaluations import RecordedEvaluation, evaluations_in, evaluations_of, strongest
 from lightning_robust.threat import Threat
-from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.sha256 import file_sha256
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_robust.evaluation.calibration_table import number
+from lightning_robust.evaluation.targets_table import success_rows
 from lightning_robust.publish.confusion import confusion, under_attack
 from lightning_robust.publish.evaluations import RecordedEvaluation
 from lightning_robust.publish.page import render, write_page
@@ -68,6 +70,8 @@ def report_page(run: Run) -> str:
             "attacks": evaluation.attacks,
             "threats": " and ".join(evaluation.threats),
             "stage": _stage(report),
+            "number": number,
+            "targeted": list(success_rows(report.get("targeted", {}))),
             "verdict": _verdict(report["checks"]),
             "checks": sorted(report["checks"], key=lambda check: -STATUS[check["status"]]),
             "warnings": list(_warnings(evaluation)),
@@ -92,7 +96,7 @@ def _class(section: Any) -> str | None:
 
 
 def _net_name(net: Mapping[str, Any]) -> str:
-    """Name a net that was evaluated without a training, by the library's name for it if it has one."""
+    """Name a net by the library's name for it if it has one, else by its class."""
     settings = net.get("init_args") or {}
     return str(settings.get("name") or settings.get("source") or _class(net))
 
@@ -102,7 +106,7 @@ def _summary(run: Run) -> str:
     net, attack = told.get("net"), told.get("attack")
     parts = []
     if net:
-        parts.append(f"net {net if isinstance(net, str) else _class(net)}")
+        parts.append(f"net {net if isinstance(net, str) else _net_name(net)}")
     threat = attack.get("init_args", {}).get("threat") if isinstance(attack, Mapping) else None
     if isinstance(threat, Mapping) and _class(run.config["model"]) != "Standard":
         parts.append(f"trained against {Threat(**threat)}")

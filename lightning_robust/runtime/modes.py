@@ -1,7 +1,7 @@
 """Contexts that set a net's mode, batch-norm statistics and frozen parameters for an attack, and restore them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -147,8 +147,8 @@ def frozen_running_stats(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def twice_differentiable(net: nn.Module, x: Tensor) -> Iterator[None]:
-    """Put the net into evaluation mode, in which the gradient of a gradient can be computed.
+def twice_differentiable(net: nn.Module, x: Tensor, bn: AttackBN = "eval") -> Iterator[None]:
+    """Put the net into the mode `bn`, and let the gradient of a gradient be computed.
 
     The net runs in fp32, because the squares of small gradients underflow in half precision. It runs eagerly and with
     plain attention, because compiled graphs and fused attention kernels have no second derivative.
@@ -156,6 +156,7 @@ def twice_differentiable(net: nn.Module, x: Tensor) -> Iterator[None]:
     Args:
         net: the net; its parameters keep their gradients.
         x: images, whose device decides where autocast is switched off.
+        bn: "eval", "batch" or "train", see `AttackBN`.
 
     Example:
         >>> net, x = nn.Linear(2, 1), torch.ones(1, 2, requires_grad=True)
@@ -168,9 +169,10 @@ def twice_differentiable(net: nn.Module, x: Tensor) -> Iterator[None]:
     modes = [(module, module.training) for module in net.modules()]
     try:
         for module, _ in modes:
-            module.training = False
+            module.training = bn != "eval"
         # fused attention has no second derivative: https://github.com/pytorch/pytorch/issues/116350
-        with full_precision(x), eagerly(), sdpa_kernel(SDPBackend.MATH):
+        unmoved = frozen_running_stats(net) if bn == "batch" else nullcontext()
+        with unmoved, full_precision(x), eagerly(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         for module, training in modes:

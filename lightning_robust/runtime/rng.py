@@ -20,6 +20,9 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX2 = 0x94D049BB133111EB - (1 << 64)
 
+_SHARED = 80
+"""Keeps what a batch has in common apart from its samples' streams; the value is arbitrary."""
+
 
 class SampleRNG:
     """Random number generator with a stream of its own for each sample of a batch.
@@ -27,6 +30,8 @@ class SampleRNG:
     Args:
         seed: seed that selects the family of streams.
         key: integers [b] that select each sample's stream, such as the samples' positions in the dataset.
+        shared: seed of what all samples have in common (`shared_uniform`); by default the seed. Ranks that give the
+            same one decide alike.
 
     Example:
         >>> x = torch.zeros(3, 2)
@@ -38,9 +43,10 @@ class SampleRNG:
     Reference: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014), SplitMix64.
     """
 
-    def __init__(self, seed: int, key: Int[Tensor, "b"]) -> None:
+    def __init__(self, seed: int, key: Int[Tensor, "b"], shared: int | None = None) -> None:
         self._stream = _scramble(_scramble(key.long() + _GOLDEN) + derive_seed(seed))
         self._count = 0
+        self._shared = seed if shared is None else shared
 
     @classmethod
     def from_global_seed(cls, x: Float[Tensor, "b ..."]) -> "SampleRNG":
@@ -70,6 +76,7 @@ class SampleRNG:
         part = object.__new__(SampleRNG)
         part._stream = self._stream[which]
         part._count = self._count
+        part._shared = self._shared
         return part
 
     def fork(self, number: int | Int[Tensor, "b"]) -> "SampleRNG":
@@ -93,7 +100,20 @@ class SampleRNG:
         other = object.__new__(SampleRNG)
         other._stream = _scramble(self._stream ^ seed)
         other._count = 0
+        other._shared = derive_seed(self._shared, number) if isinstance(number, int) else self._shared
         return other
+
+    def shared_uniform(self) -> float:
+        """Return a uniform number in [0, 1) that all samples of the batch have in common; a fork has another.
+
+        It is a plain number, by which the host can decide without waiting for a device.
+
+        Example:
+            >>> rng = SampleRNG(0, torch.arange(4))
+            >>> rng.shared_uniform() == rng[torch.tensor([2])].shared_uniform() != rng.fork(1).shared_uniform()
+            True
+        """
+        return (derive_seed(self._shared, _SHARED) >> 10) / 2**53  # as many digits as a double holds
 
     def uniform(self, like: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Draw the next uniform numbers in [0, 1).
@@ -124,7 +144,7 @@ def training_rng(seed: int, epoch: int, batch_idx: int, rank: int, batch: Batch)
     """Return the generator of one training batch.
 
     If the batch has dataset positions, a sample's numbers do not depend on which rank holds it. Otherwise they differ
-    between ranks by construction.
+    between ranks by construction. What all samples of the batch have in common is the same on all ranks.
 
     Args:
         seed: seed of the run.
@@ -139,9 +159,11 @@ def training_rng(seed: int, epoch: int, batch_idx: int, rank: int, batch: Batch)
         >>> torch.equal(on_rank_0, on_rank_1)
         True
     """
+    step = derive_seed(seed, epoch, batch_idx)
     if batch.index is not None:
-        return SampleRNG(derive_seed(seed, epoch, batch_idx), batch.index)
-    return SampleRNG(derive_seed(seed, epoch, batch_idx, rank), torch.arange(len(batch.x), device=batch.x.device))
+        return SampleRNG(step, batch.index)
+    row = torch.arange(len(batch.x), device=batch.x.device)
+    return SampleRNG(derive_seed(seed, epoch, batch_idx, rank), row, shared=step)
 
 
 def global_seed() -> int:

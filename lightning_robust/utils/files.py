@@ -91,6 +91,22 @@ def _flush_to_disk(file: int) -> None:
             raise
 
 
+def inner_folder(folder: Path, name: str) -> Path:
+    """Return the path of a folder that is written within another, whose own path may lead over links.
+
+    Raises:
+        ValueError: if it is a link, through which whoever left it there would have files written elsewhere.
+
+    Example:
+        >>> inner_folder(Path("runs"), "unfinished").as_posix()
+        'runs/unfinished'
+    """
+    inner = folder / name
+    if inner.is_symlink():
+        raise ValueError(f"{inner} is a link, and nothing is written through it: remove it, or work in another folder.")
+    return inner
+
+
 def set_aside(place: Path) -> None:
     """Make room for a file: rename what is there, if anything, to `<name>-before-<4 hexadecimal digits>`."""
     if os.path.lexists(place):  # a link that leads nowhere, too: it would be written through

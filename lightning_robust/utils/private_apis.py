@@ -27,6 +27,9 @@ OVERRIDDEN = {
         "_run_subcommand": "leaves no folder after a start that failed",
     },
     "lightning.pytorch.callbacks.callback.Callback": {"_generate_state_key": "makes the key of a state by its name"},
+    "lightning.pytorch.callbacks.weight_averaging.WeightAveraging": {
+        "_average_model": "holds the average, which is one of the parameters alone instead of a copy of the module"
+    },
     "lightning.pytorch.callbacks.progress.rich_progress.RichProgressBar": {
         "_get_train_description": "counts epochs from 1",
         "_init_progress": "removes the bar of a finished epoch",

@@ -63,7 +63,8 @@ REFUSED: dict[str, tuple[type[Exception], str, Tensor, Tensor]] = {
     "label k": (ValueError, "below the net's 4 outputs", X, Y + 1),
     "column of labels": (TypeError, "give y.flatten", X, Y[:, None]),
     "one-hot": (TypeError, r"y.argmax\(1\) of one-hot", X, torch.eye(4).long()),
-    "one-hot floats": ((TypeError, ValueError), r"y.argmax\(1\) of one-hot", X, torch.eye(4)),  # type: ignore[dict-item]
+    "logits as soft labels": (ValueError, "must be probabilities, but they go down to -1", X, 2 * torch.eye(4) - 1),
+    "soft labels of more classes": (ValueError, "have 5 columns, but the net has 4", X, torch.eye(4, 5)),
 }
 
 

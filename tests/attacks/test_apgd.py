@@ -220,6 +220,8 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_reference_logits_are_refused():
     with pytest.raises(ValueError, match="APGD needs labels"):
+        APGD()(conv_net(), images(), torch.zeros(8, 4), objective=lambda logits, target: logits.sum(1))
+    with pytest.raises(ValueError, match="must be probabilities"):
         APGD()(conv_net(), images(), torch.zeros(8, 4))
 
 

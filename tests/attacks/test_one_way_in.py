@@ -67,8 +67,10 @@ def test_reference_logits_are_used_or_refused(attack: Attack) -> None:
     if "reference" in attack.uses:
         attack(conv_net(), X, reference, objective=lambda logits, target: (logits - target).square().sum(1))
     else:
-        with pytest.raises(ValueError, match="needs labels"):
-            attack(conv_net(), X, reference)
+        with pytest.raises(ValueError, match=r"needs labels|does not use objective"):
+            attack(conv_net(), X, reference, objective=lambda logits, target: logits.sum(1))
+    with pytest.raises(ValueError, match=r"must be probabilities, .*: apply a softmax to logits"):
+        attack(conv_net(), X, reference)
 
 
 BAD: dict[str, tuple[type[Exception], str, Tensor, Tensor, dict[str, Any]]] = {
@@ -80,8 +82,12 @@ BAD: dict[str, tuple[type[Exception], str, Tensor, Tensor, dict[str, Any]]] = {
     "label k": (ValueError, "below the net's 4 outputs", X, Y + 1, {}),
     "column of labels": (TypeError, r"class numbers \[b\] .* give y.flatten", X, Y[:, None], {}),
     "one-hot labels": (TypeError, r"give y.argmax\(1\) of one-hot", X, torch.eye(4).long(), {}),
-    "labels as floats": (ValueError, r"labels \[b\] of integer type", X, Y.float(), {}),
-    "one-hot floats": (ValueError, r"y.argmax\(1\) of one-hot", X, torch.eye(4), {}),
+    "labels as floats": (TypeError, r"class numbers \[b\] .* give y.flatten", X, Y.float(), {}),
+    "soft labels below 0": (ValueError, "must be probabilities, but they go down to -1", X, 2 * torch.eye(4) - 1, {}),
+    "soft labels that sum to 2": (ValueError, "a row sums to 2", X, 2 * torch.eye(4), {}),
+    "soft labels that are NaN": (ValueError, "a row sums to nan", X, torch.eye(4) / torch.eye(4), {}),
+    "soft labels of five classes": (ValueError, "have 5 columns, but the net has 4 outputs", X, torch.eye(4, 5), {}),
+    "fewer soft labels": (ValueError, "there are 3 for 4 images", X, torch.eye(4)[:3], {}),
     "labels as a list": (TypeError, "Labels must be a torch.Tensor, got a list", X, [0, 1, 2, 3], {}),  # type: ignore[dict-item]
     "an array": (TypeError, "Images must be a torch.Tensor, got a ndarray", X.numpy(), Y, {}),  # type: ignore[dict-item]
     "infinite pixels": (ValueError, "must lie in", X.masked_fill(X > 0.99, torch.inf), Y, {}),

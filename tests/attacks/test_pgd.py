@@ -205,7 +205,7 @@ class TestRandomTargets:
 
     def test_reference_logits_have_no_other_class(self, net):
         with pytest.raises(ValueError, match="called with reference logits"):
-            PGD(targeted=True, random_targets=4)(net, images(), net(images()))
+            PGD(targeted=True, random_targets=4)(net, images(), net(images()), objective=cross_entropy)
 
 
 def test_kl_to_the_clean_logits(net):

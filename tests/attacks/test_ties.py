@@ -78,4 +78,5 @@ def test_autocast_does_not_weaken_a_search(search: MinimumNorm) -> None:
     with half_precision(x):
         found.append(search(net, x, y, rng=SampleRNG(0, torch.arange(40))))
     assert torch.equal(*found)
-    assert (net(found[0]).argmax(1) != y).sum() >= 5
+    # of the trained net's own errors there are more or fewer, as its processor rounds
+    assert (net(found[0]).argmax(1) != y).sum() > (net(x).argmax(1) != y).sum()

@@ -1,14 +1,16 @@
 """The attack of each epoch, and that nothing of it stays."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_robust.attacks import PGD
+from lightning_robust.attacks import NFGSM, PGD, TrainingAPGD
 from lightning_robust.callbacks import AttackStrength
 from lightning_robust.defenses import AT
 from lightning_robust.schedules import Linear, PiecewiseConstant
@@ -66,6 +68,74 @@ def test_it_is_logged_and_resumed(tmp_path: Path) -> None:
     assert first.seen + second.seen == whole.seen
     for mine, theirs in zip(second.parameters(), whole.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_a_step_size_has_a_schedule_of_its_own() -> None:
+    defense = Watched(plain_net(), attack=PGD(Threat(eps=0.2), steps=1, step_size=0.1))
+    strength = AttackStrength(eps=Linear(0.0, 0.2, 2), step_size=Linear(0.0, "30/255", 3))
+    trainer = quiet_trainer(max_epochs=4, callbacks=[strength])
+    trainer.fit(defense, Few(n=16, batch_size=8))
+    steps = {epoch: step for epoch, _, step, _, _ in defense.seen}
+    assert [255 * step for step in steps.values()] == pytest.approx([0, 10, 20, 30])
+    assert {eps for epoch, eps, *_ in defense.seen if epoch == 1} == {0.1}
+    assert trainer.callback_metrics["train/attack_step_size"] == pytest.approx(30 / 255)
+    assert defense.attack.step_size == 0.1
+
+
+def test_schedules_by_step_count_fractions_of_epochs_and_are_resumed(tmp_path: Path) -> None:
+    def fit(epochs: int, path: Path | None = None) -> tuple[list[float], Any]:
+        defense = Watched(plain_net(), attack=PGD(Threat(eps=0.2), steps=1))
+        strength = AttackStrength(eps=Linear(0.0, 0.2, 2), interval="step")
+        trainer = quiet_trainer(max_epochs=epochs, callbacks=[strength])
+        trainer.fit(defense, Few(n=16, batch_size=4), ckpt_path=path, weights_only=None if path is None else True)
+        return [eps for _, eps, *_ in defense.seen], trainer
+
+    expected = [0.025 * number for number in range(8)] + [0.2] * 4
+    whole, _ = fit(3)
+    assert whole == pytest.approx(expected)
+    before, trainer = fit(1)
+    trainer.save_checkpoint(tmp_path / "third.ckpt")
+    assert before + fit(3, tmp_path / "third.ckpt")[0] == whole
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.2])
+def test_relative_schedules_are_in_units_of_the_radius_wherever_that_stands(eps: float) -> None:
+    defense = Watched(plain_net(), attack=PGD(Threat(eps=eps), steps=1, step_size=0.1))
+    strength = AttackStrength(eps=Linear(0.5, 1.0, 2), step_size=Linear(0.0, 1.0, 2), relative=True)
+    quiet_trainer(max_epochs=3, callbacks=[strength]).fit(defense, Few(n=16, batch_size=16))
+    assert [radius for _, radius, *_ in defense.seen] == pytest.approx([0.5 * eps, 0.75 * eps, eps])
+    assert [step for _, _, step, *_ in defense.seen] == pytest.approx([0.0, 0.5 * eps, eps])
+    assert (defense.attack.threat.eps, defense.attack.step_size) == (eps, 0.1)
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_a_run_resumed_within_an_epoch_goes_on_at_its_batch(interval: Any, tmp_path: Path) -> None:
+    def fit(path: Path | None = None) -> Watched:
+        defense = Watched(plain_net(), attack=NFGSM(Threat(eps=0.2), step_size=0.1))
+        strength = AttackStrength(eps=Linear(0.0, 0.2, 2), interval=interval)
+        save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = quiet_trainer(max_epochs=2, callbacks=[strength, save], enable_checkpointing=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*exists and is not empty")
+            trainer.fit(defense, Few(n=16, batch_size=4), ckpt_path=path, weights_only=None if path is None else True)
+        return defense
+
+    whole = fit()
+    rest = fit(tmp_path / "step=6.ckpt")
+    assert rest.seen == whole.seen[6:]
+    assert all(torch.equal(*both) for both in zip(rest.parameters(), whole.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: AttackStrength(interval="batch"), "interval must be epoch or step, got 'batch'"),  # type: ignore[arg-type]
+        (lambda: AttackStrength(step_size=Linear(0, 1, 1)), "a step size of PGD, but the attack is TrainingAPGD"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_told(make: Any, told: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=told):
+        quiet_trainer(max_epochs=1, callbacks=[make()]).fit(AT(plain_net(), attack=TrainingAPGD()), Few())
 
 
 def test_the_attack_comes_back_after_an_exception() -> None:

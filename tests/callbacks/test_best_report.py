@@ -14,7 +14,7 @@ from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.threat import Threat
-from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.sha256 import file_sha256
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.foreign import ForeignModule, loader
 

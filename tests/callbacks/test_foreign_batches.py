@@ -179,7 +179,7 @@ def test_a_function_alone_does_not_say_where_adversarial_images_are_written() ->
 
 @pytest.mark.parametrize("kind", [RobustEvaluation, AdversarialInputs, EffectiveMargins, CorruptionAccuracy])
 @pytest.mark.parametrize(
-    ("y", "told"), [(torch.ones(2, 1, dtype=torch.long), r"y.flatten\(\)"), (torch.eye(2), "argmax")]
+    ("y", "told"), [(torch.ones(2, 1, dtype=torch.long), r"y.flatten\(\)"), (torch.eye(2, dtype=torch.long), "argmax")]
 )
 def test_labels_of_another_shape_are_told_of_before_some_are_left_out(kind: Any, y: Tensor, told: str) -> None:
     callback = AnyModule.__new__(kind)

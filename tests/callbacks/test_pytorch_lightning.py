@@ -12,7 +12,14 @@ from pytorch_lightning.cli import LightningCLI
 from torch import Tensor, nn
 
 from lightning_robust.attacks import PGD
-from lightning_robust.callbacks import AdversarialInputs, Curves, EffectiveMargins, EpochLines, RobustEvaluation
+from lightning_robust.callbacks import (
+    AdversarialInputs,
+    AveragedWeights,
+    Curves,
+    EffectiveMargins,
+    EpochLines,
+    RobustEvaluation,
+)
 from lightning_robust.callbacks.run_folder import run_folder
 from lightning_robust.defenses import AT
 from lightning_robust.threat import Threat
@@ -59,8 +66,9 @@ def run(pl: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str
     """What a fit and a test with callbacks of this package find, report and make of the weights."""
     best = pl.callbacks.ModelCheckpoint(str(folder / "saved"), monitor="val/worst_acc", mode="max")
     evaluation = RobustEvaluation({"pgd": ATTACK}, check_samples=0, figure_samples=2)
+    average = AveragedWeights(0.5, batch_norm="recompute")
     callbacks = (evaluation, AdversarialInputs(ATTACK), EffectiveMargins(), Curves(["train/loss"]), EpochLines(), best)
-    ours, net = trainer(pl, folder, *callbacks), module(pl)
+    ours, net = trainer(pl, folder, average, *callbacks), module(pl)
     ours.fit(net, loader(16), loader(12))
     assert run_folder(ours) == folder / "logged"
     told = json.loads((folder / "logged/robustness.json").read_text())

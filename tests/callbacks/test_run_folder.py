@@ -85,3 +85,9 @@ def test_other_files_are_no_reason_to_move(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("mine")
     (tmp_path / "figures").mkdir()
     assert run_folder(after_test(tmp_path)) == tmp_path
+
+
+def test_trainers_of_the_tests_write_nowhere_near_the_sources() -> None:
+    folders = [run_folder(quiet_trainer()) for _ in range(2)]
+    assert folders[0] != folders[1]
+    assert not any(folder == Path.cwd() or Path.cwd() in folder.parents for folder in folders)

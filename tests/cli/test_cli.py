@@ -262,7 +262,7 @@ def test_a_checkpoint_of_another_method_is_refused(folder: Path, capsys: pytest.
         (["--model.scheduler.T_max=x"], "model.scheduler.T_max: expected an integer or null, got 'x'."),
         (
             ["--model.scheduler=torch.optim.lr_scheduler.CosineAnnealingLR"],
-            "model.scheduler: the following arguments are required: T_max",
+            "the following arguments are required: --model.scheduler.T_max",
         ),
         (["--data.val_sise=3"], "data: Digits has no setting 'val_sise'; did you mean 'val_size'?"),
         (["--evaluation.fit_atacks=3"], "evaluation has no setting 'fit_atacks'; did you mean 'fit_attacks'?"),
@@ -291,7 +291,7 @@ def test_print_config_and_help(folder: Path, capsys: pytest.CaptureFixture[str])
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["init_args"]["attack"]["init_args"]["threat"]["eps"] == 0.15
     with pytest.raises(SystemExit):
-        main(["fit", "--help"])
+        main(["fit", "--help-all"])
     assert "--evaluation.attacks" in capsys.readouterr().out
     assert "LIGHTNING_ROBUST_RUN" not in os.environ
 

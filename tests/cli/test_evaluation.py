@@ -20,7 +20,7 @@ from tests.models.test_robustbench import asked  # noqa: F401
 
 pytestmark = pytest.mark.slow  # each starts the command line, which takes a third of a second and more
 
-QUICK = ["--check_samples", "0", "--accelerator", "cpu", "--attacks", "pgd10"]
+QUICK = ["--check_samples", "0", "--trainer.accelerator", "cpu", "--attacks", "pgd10"]
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_strict_ends_with_status_3_for_a_net_of_ones_own(folder: Path, capsys: p
         "        torch.manual_seed(0)\n"
         "        return (x.flatten(1) * 4).round() @ torch.randn(64, 10)\n"
     )
-    quick = ["--attacks", "pgd10", "--accelerator", "cpu", "--samples", "40", "--threat", "linf 0.1"]
+    quick = ["--attacks", "pgd10", "--trainer.accelerator", "cpu", "--samples", "40", "--threat", "linf 0.1"]
     said = refusal(
         capsys, *("evaluate", "--net", "masked_nets.Rounded", "--data", "Digits", "--strict", "true", *quick), status=3
     )

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow  # each starts the command line, which takes a thi
 
 FIT = ["fit", "--config=digits/at", "--trainer.accelerator=cpu"]
 NETS = "IAATWideResNet, Normalize, PreActResNet, Pretrained, RobustBenchModel, SmallConvNet, TimmModel, Torchvision"
-OPTIONS = "there are checkpoint, ckpt_path, config, data, evaluation, help, model"
+OPTIONS = "there are checkpoint, ckpt_path, config, data, evaluation, model"
 Refused = pytest.CaptureFixture[str]
 
 
@@ -28,12 +28,17 @@ Refused = pytest.CaptureFixture[str]
         (["--model.net=nope.Net"], "model.net: there is no class 'nope.Net' (No module named 'nope'); there are IAAT"),
         (["--model.net=mine.yaml"], "model.net: there is no file 'mine.yaml'."),
         (["--model.attack=PDG"], "model.attack: there is no class 'PDG'; did you mean 'PGD'?"),
-        (["--model.attack=APGD"], "model.attack: 'APGD' cannot stand here; there are Collaborative, PGD"),
+        (["--model.attack=AT"], "model.attack: 'AT' cannot stand here; there are APGD, Collaborative, PGD, Square"),
         (["--evaluation.attacks.x=AutoAtack"], "there is no class 'AutoAtack'; did you mean 'AutoAttack'?"),
         (["--evaluation.fit_attacks.x=SmallConvNet"], "'SmallConvNet' cannot stand here; there are APGD, AutoAttack,"),
         (["--model.regularizers+=Foo"], "there is no class 'Foo'; there are EffectiveWeightNorm, InputGradient."),
         (["--model.optimizer=SGDD"], "model.optimizer: there is no class 'SGDD'; did you mean 'SGD'?"),
         (["--trainer.callbacks+=RadiusHistogramm"], "did you mean 'RadiusHistogram'?"),
+        (["--trainer.callbacks+=AveragedWeights", "--trainer.callbacks.decay=1.5"], "decay must be in [0, 1], or none"),
+        (
+            ["--trainer.callbacks+=AveragedWeights", "--trainer.callbacks.decay=high"],
+            "trainer.callbacks.decay: expected a number or null, got 'high'.",
+        ),
         (["--trainer.logger=CSVLog"], "trainer.logger: there is no class 'CSVLog'; did you mean 'CSVLogger'?"),
         (["--data=CIFAR"], "data: there is no class 'CIFAR'; did you mean 'CIFAR10'?"),
         # values: all that can stand there
@@ -50,12 +55,17 @@ Refused = pytest.CaptureFixture[str]
         (["--model.attack.eps=8/255"], "model.attack: PGD has no setting 'eps'; did you mean 'threat.eps'?"),
         (["--model.eps=8/255"], "model: AT has no setting 'eps'; did you mean 'attack.threat.eps'?"),
         (["--trainer.maxepochs=3"], "trainer has no setting 'maxepochs'; did you mean 'max_epochs'?"),
-        (["--epochs=3"], f"there is no option 'epochs'; {OPTIONS}"),
+        (["--epcohs=3"], f"there is no option 'epcohs'; {OPTIONS}"),
+        # options of `evaluate`, and short names
+        (["--epochs=3"], "there is no option 'epochs'; did you mean '--trainer.max_epochs'?"),
+        (["--strict=true"], "there is no option 'strict'; did you mean '--evaluation.strict'?"),
+        (["--attacks=pgd50"], "there is no option 'attacks'; did you mean '--evaluation.attacks'?"),
+        (["--lr=0.1"], "there is no option 'lr'; did you mean '--model.optimizer.lr'?"),
         (["--seed_everthing=3"], "there is no option 'seed_everthing'; did you mean 'seed_everything'?"),
         (["--modle.attack.steps=3"], "there is no section 'modle'; did you mean 'model'?"),
         # abbreviations
         (["--trainer.max_ep=3"], "trainer has no setting 'max_ep'; did you mean 'max_epochs'?"),
-        (["--seed=3"], "there is no option 'seed'; did you mean 'seed_everything'?"),
+        (["--seed=3"], "there is no option 'seed'; did you mean '--seed_everything'?"),
         (["--ckpt=a"], "there is no option 'ckpt'; did you mean 'ckpt_path'?"),
         # radii in levels of 255
         (
@@ -96,7 +106,18 @@ def test_a_mistake_is_one_right_sentence(args: list[str], told: str, folder: Pat
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["fit"], "the following arguments are required: fit.evaluation.attacks, fit.data, fit.model"),
+        (["fit"], "error: the following arguments are required: --evaluation.attacks, --data, --model\n"),
+        (["plan", "--data=Digits"], "error: the following arguments are required: --evaluation.attacks, --model\n"),
+        (["evaluate", "--data=Digits"], "error: the following arguments are required: --net\n"),
+        (
+            ["fit", "--data=Digits", "--model=ST", "--evaluation.attacks.x=PGD"],
+            "error: the following arguments are required: --model.net\n",
+        ),
+        (["evaluate", "--net=Pretrained", "--data=Digits"], "the following arguments are required: --net.source\n"),
+        (
+            [*FIT, "--evaluation.attacks.x=Transfer"],
+            "evaluation.attacks: the following arguments are required: attack, surrogate\n",
+        ),
         (
             ["fit", "digits/at"],
             "'digits/at' stands alone: write settings as --name value, and a recipe as --config",
@@ -104,6 +125,14 @@ def test_a_mistake_is_one_right_sentence(args: list[str], told: str, folder: Pat
         (["fit", "--config"], "argument -c/--config: expected one argument"),
         (["fitt"], "There is no command 'fitt'; did you mean 'fit'?"),
         (["test", "--config=digits/at", "--ckpt_path=last"], "name the file."),
+        (["evaluate", "--evaluation.strict=true"], "there is no option 'evaluation.strict'; did you mean '--strict'?"),
+        (["evaluate", "--evaluation.samples=9"], "there is no option 'evaluation.samples'; did you mean '--samples'?"),
+        (["evaluate", "--trainer.precision=bf16"], "no option 'trainer.precision'; did you mean '--precision'?"),
+        (["evaluate", "--seed_everything=3"], "there is no option 'seed_everything'; did you mean '--seed'?"),
+        (["evaluate", "--ckpt_path=a"], "there is no option 'ckpt_path'; did you mean '--net'?"),
+        (["evaluate", "--model.net.width=4"], "there is no option 'model.net.width'; did you mean '--net.width'?"),
+        (["evaluate", "--trainer.max_epochs=4"], "trainer has no setting 'max_epochs' here; there are accelerator, "),
+        (["evaluate", "--trainer.device=2"], "trainer has no setting 'device' here; did you mean 'devices'?"),
         (["export", "--ckpt=a", "--folder=b"], "there is no option 'ckpt'; did you mean 'ckpt_path'?"),
         (["recipes", "--sho", "digits/at"], "unrecognized arguments: --sho"),
     ],

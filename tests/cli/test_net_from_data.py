@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,12 +22,13 @@ from tests.helpers.launch import finish, launch, named, results
 IMAGE = np.random.default_rng(0).integers(0, 200, (48, 8, 8, 3), dtype=np.uint8)
 NAMES = ["sandal", "sneaker", "a boot with a very long name", "$4 bag"]
 RECIPE: dict[str, Any] = {
-    "trainer": {"max_epochs": 1, "log_every_n_steps": 1, "accelerator": "cpu", "enable_progress_bar": False},
+    "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
     "model": {"class_path": "AT", "init_args": {"net": {"class_path": "SmallConvNet", "init_args": {"width": 4}}}},
     "data": {"class_path": "Arrays", "init_args": {"root": "data.npz", "class_names": NAMES}},
     "evaluation": {"attacks": {"pgd": {"class_path": "PGD", "init_args": {"steps": 1}}}, "check_samples": 0},
 }
 
+HELD_OUT = "The net's training held out other samples for the test (10 of 48: "
 QUICKLY = ["--trainer.limit_train_batches=1", "--evaluation.figure_samples=0"]
 
 
@@ -64,7 +66,27 @@ def test_channels_classes_and_statistics_reach_the_net_and_what_is_stored_of_it(
     report = json.loads(next(recipe.glob("runs/*/*/test-*/robustness.json")).read_text())
     assert (report["n"], report["classes"]) == (10, NAMES)
     refused = refusal(capsys, "test", "--config", str(run / "config.yaml"), f"--ckpt_path={last}", "--data.test_size=9")
-    assert "The checkpoint's run held out other samples for the test (10 of 48: " in refused
+    assert HELD_OUT in refused
+
+
+@pytest.mark.slow
+def test_weights_know_what_was_held_out(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint, an export and its lone file, each given as the net: no test on images of the training."""
+    main(["fit", "--config", "recipe.yaml"])
+    (last,) = recipe.glob("runs/*/*/*/checkpoints/last.ckpt")
+    main(["export", f"--ckpt_path={last}", "--folder=out"])
+    Path("lone.safetensors").write_bytes(Path("out/model.safetensors").read_bytes())
+    assert json.loads(Path("out/config.json").read_text())["held_out"]["Arrays"]["test"].startswith("10 of 48: ")
+    evaluate = ["evaluate", "--data=Arrays", "--data.root=data.npz", "--threat=linf 0.1", "--attacks=pgd1"]
+    for net in (str(last), "./out", "lone.safetensors"):
+        assert HELD_OUT in refusal(capsys, *evaluate, f"--net={net}", "--data.test_size=9")
+        test = ["test", "--config=recipe.yaml", f"--model.net={net}", "--data.test_size=9"]
+        with pytest.warns(UserWarning, match="No --ckpt_path"):
+            told = refusal(capsys, *test)
+        assert HELD_OUT in told
+    main([*evaluate, "--net=./out", "--check_samples=0"])
+    with pytest.warns(UserWarning, match=f"A later test may be on images that .*{re.escape(HELD_OUT)}"):
+        main(["fit", "--config=recipe.yaml", "--model.net=./out", "--data.split_seed=1", *QUICKLY])
 
 
 def texts(figure: Figure) -> list[str]:

@@ -43,6 +43,13 @@ def test_a_name_becomes_a_class_and_its_arguments(words: list[str]) -> None:
     assert json.loads(value) == TIMM
 
 
+def test_a_teacher_goes_by_name_as_a_net_does() -> None:
+    option, _, value = words_with_nets(["fit", "--model.teacher", "runs/a/best.ckpt"])[1].partition("=")
+    assert option == "--model.teacher"
+    assert json.loads(value) == {"class_path": "Pretrained", "init_args": {"source": "runs/a/best.ckpt"}}
+    assert with_nets({"teacher": "timm:resnet18"}) == {"teacher": TIMM}
+
+
 def test_all_other_words_stay() -> None:
     words = ["fit", "--model.net", "SmallConvNet", "--model.net=mine.Net", "--model.net.name=timm:a", "--a.net"]
     assert words_with_nets(words) == words

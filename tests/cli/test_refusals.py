@@ -23,7 +23,8 @@ from lightning_robust.defenses import Standard
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
 from lightning_robust.utils.batch_reader import as_batch
-from lightning_robust.utils.checks import check_images, check_labels
+from lightning_robust.utils.images import check_images
+from lightning_robust.utils.labels import check_labels
 from tests.cli.test_checkpoints import small_disk  # noqa: F401
 from tests.helpers.command_line import refusal
 from tests.helpers.ddp import quiet_trainer
@@ -282,3 +283,16 @@ def test_of_two_ranks_one_tells_and_both_end(alone: bool, tmp_path: Path) -> Non
     assert "raise ValueError" not in told
     assert "Connection closed" not in told  # what the rank that waited met is no bug
     assert not list(tmp_path.glob("runs/*/*/*")) or alone
+
+
+def test_a_run_can_wait_for_its_calibration() -> None:
+    def check(monitor: str, **settings: Any) -> None:
+        evaluation = RobustEvaluation(figure_samples=0, **settings)
+        check_monitors(quiet_trainer(callbacks=[evaluation, EarlyStopping(monitor)]), Standard(plain_net()), Digits())
+
+    for monitor in ("val/clean_ece", "val/worst_nll", "val/worst_acc"):
+        check(monitor, attacks={"pgd": PGD(steps=1)}, calibration=True)
+    with pytest.raises(ValueError, match="monitors 'val/worst_nll', which this run does not log"):
+        check("val/worst_nll", attacks={"pgd": PGD(steps=1)})
+    with pytest.raises(ValueError, match="monitors 'val/worst_nll', which this run does not log"):
+        check("val/worst_nll", attacks={}, calibration=True)

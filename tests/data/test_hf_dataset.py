@@ -105,6 +105,19 @@ def test_files_of_other_libraries_hold_bytes_alone(tmp_path: Path) -> None:
     same_images(data.test_set, PIXELS[kept], LABEL[kept])
 
 
+def test_colours_are_told_from_the_heads_of_files(tmp_path: Path) -> None:
+    colours = [False, True] * 10
+    for i, coloured in enumerate(colours):
+        (tmp_path / f"images/{NAMES[i % 2]}").mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(PIXELS[i]).convert("RGB" if coloured else "L")
+        image.save(tmp_path / f"images/{NAMES[i % 2]}/{i}.png")
+    in_folders = HFDataset(str(tmp_path / "images")).stored("train")[0]
+    in_folders.table.add_column("label", [0] * 20).to_parquet(tmp_path / "all.parquet")
+    for images in (in_folders, HFDataset(str(tmp_path / "all.parquet")).stored("train")[0]):
+        assert [images.is_grey(i) for i in range(20)] == [len(np.asarray(images[i]).shape) == 2 for i in range(20)]
+        assert sum(images.is_grey(i) for i in range(20)) == 10
+
+
 def test_what_cannot_be_read_or_found_is_told(tmp_path: Path) -> None:
     write(tmp_path / "data", table(names=("image", "sort"), feature=datasets.Value("int64")))
     place = str(tmp_path / "data")

@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from lightning_robust.data import ImageFolder
+from lightning_robust.data.statistics import evenly
 from tests.helpers.pictures import expected, same_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 12, 10, 3), dtype=np.uint8)
@@ -148,3 +149,26 @@ def test_a_class_that_training_lacks_and_a_damaged_file_are_told(tmp_path: Path)
     (tmp_path / "train/a/0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"train/a/0.png is not a whole image"):
         ImageFolder(str(tmp_path)).setup("fit")
+
+
+def test_one_image_in_colour_anywhere_makes_all_so(tmp_path: Path) -> None:
+    """Sixty-four images are decoded, of eighty: the one in colour is not among these."""
+    for folder in ("a", "b"):
+        tree(tmp_path, [folder], 40, mode="L")
+    files = ImageFolder(str(tmp_path)).stored("train")[0]
+    unseen = min({*range(80)} - {*evenly(80, 64)})
+    Image.fromarray(PIXELS[0]).save(tmp_path / files.names[unseen].decode())
+    assert ImageFolder(str(tmp_path)).in_channels == 3
+
+
+def test_a_test_image_in_colour_is_not_made_grey_unless_asked(tmp_path: Path) -> None:
+    tree(tmp_path / "train", ["a", "b"], 4, mode="L")
+    tree(tmp_path / "test", ["a", "b"], 1)
+    data = ImageFolder(str(tmp_path))
+    data.setup("test")
+    with pytest.raises(ValueError, match=r"in colour but those for training are grey: set the data's `channels` to 3"):
+        data.test_set[0]
+    for channels in (1, 3):
+        data = ImageFolder(str(tmp_path), channels=channels)
+        data.setup("test")
+        assert len(data.test_set[0][0]) == channels

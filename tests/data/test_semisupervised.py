@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_robust.cli.main import main
 from lightning_robust.data import Digits, MixedSampler, SemiSupervised
+from tests.defenses.test_golden import FOLDER
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 from tests.helpers.few import Few, plain_net
 from tests.helpers.foreign import ForeignModule, images
@@ -69,7 +70,7 @@ def test_over_the_epochs_every_sample_comes_and_places_within_the_batch_mix() ->
     assert abs(share - 0.5).max() < 0.2  # no place belongs to either part
 
 
-@pytest.mark.parametrize(("fraction", "batch_size"), [(0.05, 6), (0.95, 6), (0.0, 6), (1.0, 6), (0.1, 12)])
+@pytest.mark.parametrize(("fraction", "batch_size"), [(0.05, 6), (0.95, 6), (0.0, 6), (1.2, 6), (0.1, 12)])
 def test_shares_that_cannot_be_held_are_refused(fraction: float, batch_size: int) -> None:
     # the last: two batches of 11 fit into 23, but not with the share rounded to one of twelve
     if (fraction, batch_size) == (0.1, 12):
@@ -77,6 +78,55 @@ def test_shares_that_cannot_be_held_are_refused(fraction: float, batch_size: int
     else:
         with pytest.raises(ValueError, match="Batches of 6 cannot hold a share"):
             sampler(fraction, batch_size)
+
+
+def with_epochs_of(epoch_size: int, fraction: float = 0.5, world_size: int = 1, rank: int = 0) -> MixedSampler:
+    given = (FIRST, fraction, 6 // world_size, 0, world_size, rank, epoch_size)
+    return MixedSampler(images(FIRST + SECOND), *given)
+
+
+def test_an_epoch_may_have_any_size_and_goes_through_the_first_part_again_and_again() -> None:
+    found = batches(6, with_epochs_of(100))
+    assert len(found) == 17  # rounded up
+    first = [[i for i in batch if i < FIRST] for batch in found]
+    assert all(len(batch) == len({*batch}) == 3 for batch in first)
+    for start in (0, 7):  # seven batches of three fit into a permutation of 23
+        whole = [i for batch in first[start : start + 7] for i in batch]
+        assert len({*whole}) == 21
+    assert first[:7] != first[7:14]
+    joined = batches(3, *(with_epochs_of(100, world_size=2, rank=rank) for rank in (0, 1)))
+    assert [sorted(b) for b in joined] == [sorted(b) for b in found]
+    assert batches(6, with_epochs_of(12)) != batches(6, sampler())[:2]
+    assert len(batches(6, with_epochs_of(12))) == 2
+
+
+def test_with_a_share_of_one_every_sample_is_of_the_second_part() -> None:
+    found = [i for batch in batches(6, with_epochs_of(600, fraction=1.0)) for i in batch]
+    assert len(found) == 600
+    assert {*found} == {*range(FIRST, FIRST + SECOND)}
+
+
+MIXING = torch.load(FOLDER / "modern.pt", weights_only=True)["wang_facts"]["mixing"]
+
+
+@pytest.mark.parametrize("record", MIXING, ids=lambda record: f"{record['n_sup']} of {record['batch']}")
+def test_batches_have_as_many_labelled_samples_as_the_authors(record: dict[str, Any]) -> None:
+    n, size, count = record["n_sup"], record["batch"], record["num_batches"]
+    if record["fraction"] == 0:
+        pytest.skip("without generated samples the data module itself is used")
+    made = MixedSampler(range(n + record["n_unsup"]), n, record["fraction"], size, 0, epoch_size=count * size)  # type: ignore[arg-type]
+    found = torch.tensor([i for i, _ in made]).view(count, size)
+    labelled = (found < n).sum(1).tolist()
+    assert len(made) == count * size
+    assert {*record["sizes"]} == {size}
+    assert {*labelled} == {record["sup_batch_size"]}
+    in_pass = n // record["sup_batch_size"]
+    if count <= in_pass or n % record["sup_batch_size"] == 0:
+        assert labelled[: len(record["sup_per_batch"])] == record["sup_per_batch"]
+        assert sum(labelled) == record["total_sup"]
+        assert len(found[found < n].unique()) == record["distinct_sup"]
+    else:  # theirs fill up the last batch of each permutation with the others
+        assert sorted({*record["sup_per_batch"]}) == sorted({record["sup_batch_size"], n % record["sup_batch_size"]})
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -187,7 +237,7 @@ def test_a_loader_goes_on_mid_epoch(archive: Path) -> None:
     [
         ({"label": [0]}, {}, "but no 'image'"),
         ({"image": np.zeros((2, 4, 4), np.uint8)}, {}, "but no 'label'"),
-        ({"image": np.zeros((2, 4, 4), np.uint8), "label": [0]}, {}, "bad.npz has 2 images and int64 labels"),
+        ({"image": np.zeros((2, 4, 4), np.uint8), "label": [0]}, {}, "1 labels in .*bad.npz for 2 images"),
         ({"image": np.zeros((2, 4, 4), np.uint8)}, {"labels": "nowhere.npz"}, "There is no file 'nowhere.npz'"),
         ({"image": np.array([{}] * 2), "label": [0, 0]}, {}, "Object arrays cannot be loaded"),  # no pickles
     ],

@@ -112,10 +112,16 @@ def bad(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> DataLoader
         (lambda x, y: (x.masked_fill(x == x.max(), torch.nan), y), ValueError, "Images contain NaN"),
         (lambda x, y: (x, y + 2), ValueError, r"below the net's 3 outputs, but range over \[3, 4\]"),
         (lambda x, y: (x, y - 3), ValueError, r"Labels must be at least 0, but range over \[-2, -1\]"),
-        (lambda x, y: (x, y.float()), TypeError, r"integer type, got torch.float32 of shape \(4,\)"),
-        (lambda x, y: (x, nn.functional.one_hot(y)), TypeError, r"integer type, got torch.int64 of shape \(4, 3\)"),
+        (lambda x, y: (x, y.float()), TypeError, r"integer type or .* got torch.float32 of shape \(4,\)"),
+        (
+            lambda x, y: (x, nn.functional.one_hot(y)),
+            TypeError,
+            r"or .* got torch.int64 of shape \(4, 3\)",
+        ),
+        (lambda x, y: (x, 2.0 * nn.functional.one_hot(y)), ValueError, "must be probabilities, .* a row sums to 2"),
+        (lambda x, y: (x, nn.functional.one_hot(y, 5).float()), ValueError, "have 5 columns, but the net has 3"),
     ],
-    ids=["range", "bytes", "nan", "label too large", "negative label", "float labels", "one-hot labels"],
+    ids=["range", "bytes", "nan", "too large", "negative", "float labels", "one-hot", "soft sum", "soft width"],
 )
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_bad_data_is_refused_in_every_stage(change: Any, error: Any, message: str, stage: str) -> None:

@@ -9,7 +9,7 @@ from lightning_robust.attacks import PGD
 from lightning_robust.defenses import AT, ST, TRADES
 from lightning_robust.defenses.accumulation import most_batches
 from lightning_robust.defenses.loss_contract import check_repeats
-from lightning_robust.parts import AdversarialWeightPerturbation, RobustWeightPerturbation
+from lightning_robust.parts import ASAM, SAM, AdversarialWeightPerturbation, RobustWeightPerturbation
 from lightning_robust.types import Batch, Losses, Views
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.few import Few, norm_net, plain_net
@@ -50,7 +50,7 @@ def test_other_shapes(change: Any, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "perturbation", [AdversarialWeightPerturbation(), RobustWeightPerturbation(threshold=100.0, steps=2)]
+    "perturbation", [AdversarialWeightPerturbation(), RobustWeightPerturbation(threshold=100.0, steps=2), SAM(), ASAM()]
 )
 def test_a_loss_that_changes_when_it_is_called_again(perturbation: Any) -> None:
     calls: list[int] = []

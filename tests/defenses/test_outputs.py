@@ -11,11 +11,38 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from lightning_robust.attacks import PGD
+from lightning_robust.attacks import MSD, PGD, FriendlyPGD, OneOf
 from lightning_robust.attacks.functional import fab, pgd, squeeze
 from lightning_robust.callbacks import EffectiveMargins, RobustEvaluation
-from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, FreeAT, Standard
+from lightning_robust.defenses import (
+    ALP,
+    ARD,
+    AT,
+    AVG,
+    AWP,
+    CFA,
+    CFAAT,
+    EAT,
+    EMR,
+    GAIRAT,
+    HAT,
+    IAAT,
+    IAT,
+    IKL,
+    LBGAT,
+    MAIL,
+    MART,
+    MMA,
+    RSLAD,
+    SCORE,
+    SCOREAT,
+    ST,
+    TRADES,
+    FreeAT,
+    Standard,
+)
 from lightning_robust.metrics.functional import effective_margin, effective_weight_norm
+from lightning_robust.parts import GradAlign, LocalLinearity, LogWeightNorms
 from lightning_robust.parts.regularizers import InputGradient
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.threat import Threat
@@ -48,16 +75,41 @@ OUTPUTS: dict[str, Callable[[], nn.Module]] = {
     "object": lambda: Returns(lambda z: ModelOutput(loss=None, logits=z)),
     "heads in training mode": lambda: Returns(lambda z: WithHeads(z, z.exp()), in_training_alone=True),
 }
+NORMS = {"linf": PGD(Threat(eps=0.1), steps=2), "l2": PGD(Threat("l2", 0.5), steps=2)}
+TAUGHT: dict[str, Callable[..., Any]] = {
+    "AT with FriendlyPGD": lambda net, **settings: AT(
+        net, **{**settings, "attack": FriendlyPGD(Threat(eps=0.1), tau=1)}
+    ),
+    "AVG": lambda net, **settings: AVG(net, **{**settings, "attack": OneOf(NORMS)}),
+    "EAT": lambda net, **settings: EAT(net, **{**settings, "attack": OneOf(NORMS)}),
+    "AT with MSD": lambda net, **settings: AT(net, **{**settings, "attack": MSD(NORMS)}),
+    "HAT": lambda net, **settings: HAT(net, OUTPUTS["tuple"](), **settings),
+    "RSLAD": lambda net, **settings: RSLAD(net, OUTPUTS["tuple"](), **settings),
+    "ARD": lambda net, **settings: ARD(net, OUTPUTS["tuple"](), alpha=0.5, **settings),
+    "LBGAT": lambda net, **settings: LBGAT(net, OUTPUTS["tuple"](), **settings),
+}
 METHODS: dict[str, Callable[..., Any]] = {
-    **{method.__name__: method for method in (Standard, AT, TRADES, MART, ST, AWP, EMR, FreeAT)},
+    **TAUGHT,
+    "CFA": CFA,
+    "CFAAT": CFAAT,
+    "IKL": lambda net, **settings: IKL(net, gamma=0.5, ascend="loss", **settings),
+    "MMA": lambda net, **settings: MMA(net, hinge=0.3, min_radius=0.1, **settings),
+    **{
+        method.__name__: method
+        for method in (Standard, AT, TRADES, MART, ST, AWP, EMR, FreeAT, ALP, IAT, SCORE, SCOREAT)
+    },
     "MAIL": lambda net, **settings: MAIL(net, start_epoch=0, **settings),
+    "GAIRAT": lambda net, **settings: GAIRAT(net, start_epoch=0, **settings),
     "IAAT": lambda net, **settings: IAAT(net, warmup=0, gamma=0.05, **settings),
+    "AT with other penalties": lambda net, **settings: AT(
+        net, regularizers=[GradAlign(bn="train"), LocalLinearity(), LogWeightNorms()], **settings
+    ),
     "AT with InputGradient": lambda net, **settings: AT(net, regularizers=[InputGradient()], **settings),
 }
 
 
 def trained(method: str, net: nn.Module) -> dict[str, Tensor]:
-    start = "normal" if method == "ST" else "none"
+    start = "normal" if method in ("ST", "TRADES", "SCORE", "HAT", "IKL", "CFA", *TAUGHT) else "none"
     attack = PGD(Threat(eps=0.1), steps=2, start=start, step_size=0.05)
     defense = METHODS[method](net, attack=attack, optimizer=lambda params: torch.optim.SGD(params, lr=0.1))
     quiet_trainer(max_epochs=1, num_sanity_val_steps=0, limit_val_batches=1).fit(defense, Few(n=8, val_size=4))

@@ -11,12 +11,36 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_robust.attacks import PGD
-from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
+from lightning_robust.attacks import PGD, FriendlyPGD, OneOf, TrainingAPGD, WorstOf
+from lightning_robust.defenses import (
+    ALP,
+    AT,
+    AVG,
+    AWP,
+    EAT,
+    EMR,
+    GAIRAT,
+    IAAT,
+    IAT,
+    MAIL,
+    MART,
+    SCORE,
+    SCOREAT,
+    ST,
+    TRADES,
+    Defense,
+    FreeAT,
+    Standard,
+)
 from lightning_robust.parts import (
+    ASAM,
+    SAM,
     AdversarialWeightPerturbation,
     EffectiveWeightNorm,
+    GradAlign,
     InputGradient,
+    LocalLinearity,
+    LogWeightNorms,
     MarginWeights,
     RobustWeightPerturbation,
 )
@@ -39,13 +63,29 @@ DEFENSES: dict[str, Callable[[nn.Module], Defense]] = {
         regularizers=[EffectiveWeightNorm(0.5, 2.0, milestones=[3, 5], decay=0.5), InputGradient(0.25)],
         weight_perturbation=RobustWeightPerturbation(0.02, 1.5, 1, 4),
     ),
+    "AVG": lambda net: AVG(net, attack=WorstOf({"l2": L2, "linf": PGD(Threat(eps=0.1))})),
+    "EAT": lambda net: EAT(net, attack=OneOf({"l2": L2, "linf": TrainingAPGD(Threat(eps=0.1), steps=3)})),
     "TRADES": lambda net: TRADES(net, beta=4.0, clean_forwards=2, attack=L2),
-    "MART": lambda net: MART(net, 3.0, attack=L2, base_batch_size=None),
+    "MART": lambda net: MART(
+        net, 3.0, attack=L2, base_batch_size=None, weight_perturbation=[SAM(0.02, 1), ASAM(0.3, 0.2, 1)]
+    ),
     "ST": lambda net: ST(net, beta=2.0, discrepancy="js", attack=ONCE),
     "MAIL": lambda net: MAIL(net, bias=-0.25, reweighting=[MarginWeights(0.5, 3.0, 2)], attack=L2),
     "EMR": lambda net: EMR(net, weight=0.5, milestones=(2,), regularizers=[InputGradient(2.0)], attack=L2),
     "AWP": lambda net: AWP(net, gamma=0.02, weight_perturbation=[AdversarialWeightPerturbation(0.5, 2)], attack=L2),
     "IAAT": lambda net: IAAT(net, gamma="4/255", warmup=1, cap=0.5, attack=L2, probing="all"),
+    "ALP": lambda net: ALP(net, beta=0.25, attack=L2),
+    "GAIRAT": lambda net: GAIRAT(net, -2.0, "sigmoid", 0, reweighting=[MarginWeights(0.5, 3.0, 2)], attack=ONCE),
+    "SCORE": lambda net: SCORE(net, 2.0, 0.125, "all", adversarial_first=True, attack=L2),
+    "SCOREAT": lambda net: SCOREAT(net, 0.25, attack=L2),
+    "FAT": lambda net: AT(net, attack=FriendlyPGD(Threat("l2", "1/2"), steps=2, tau=1, noise=0.125)),
+    "Penalties": lambda net: AT(
+        net,
+        attack=L2,
+        regularizers=[GradAlign(0.5, False, "batch"), LocalLinearity(1.0, 0.5, 3, 0.25, "eval"), LogWeightNorms(0.5)],
+    ),
+    "IAT": lambda net: IAT(net, alpha=0.5, attack=L2),
+    "Margin": lambda net: TRADES(net, logit_margin=0.5, attack=L2),
     "FreeAT": lambda net: FreeAT(net, replays=2, attack=ONCE),
 }
 
@@ -61,11 +101,16 @@ def saved(defense: Defense, folder: Path) -> Path:
     return folder / "last.ckpt"
 
 
+NOTES = ("_checked", "scale", "_kappa", "_points")
+
+
 def inside(value: Any) -> Any:
     """What an object is made of, as far as it is not the net: without private notes on what has been seen."""
+    if isinstance(value, dict):
+        return {name: inside(part) for name, part in value.items()}
     if isinstance(value, Threat) or not hasattr(value, "__dict__"):
         return [inside(part) for part in value] if isinstance(value, (list, tuple)) else value
-    return type(value), {name: inside(part) for name, part in vars(value).items() if name not in ("_checked", "scale")}
+    return type(value), {name: inside(part) for name, part in vars(value).items() if name not in NOTES}
 
 
 def settings(defense: Defense) -> dict[str, Any]:
@@ -233,3 +278,15 @@ def test_a_defense_can_be_sent_to_another_process(name: str) -> None:
     (group,) = back.configure_optimizers().param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.1, 0.9, 5e-4)
     assert settings(back) == settings(defense)
+
+
+@pytest.mark.parametrize("method", [Standard, TRADES, AT])
+def test_loading_as_another_method_names_the_one_that_wrote(method: Any, tmp_path: Path) -> None:
+    """Also where the settings of the one are unknown to the other, and never on an instance."""
+    trainer = quiet_trainer(max_epochs=1, logger=False)
+    trainer.fit(MART(plain_net(), beta=1.0, attack=PGD(Threat(eps=0.1), steps=1)), Few(n=8, batch_size=8))
+    trainer.save_checkpoint(tmp_path / "mart.ckpt")
+    with pytest.raises(ValueError, match=f"written by MART, not by {method.__name__}"):
+        method.load_from_checkpoint(tmp_path / "mart.ckpt", net=plain_net(), weights_only=True)
+    with pytest.raises(TypeError, match="cannot be called on an instance"):
+        method(plain_net()).load_from_checkpoint(tmp_path / "mart.ckpt", net=plain_net())

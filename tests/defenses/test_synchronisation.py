@@ -10,8 +10,37 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_robust import attacks
-from lightning_robust.attacks import PGD
-from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard, iaat
+from lightning_robust.attacks import MSD, PGD, FriendlyPGD, OneOf, WorstOf
+from lightning_robust.defenses import (
+    ALP,
+    ARD,
+    AT,
+    AVG,
+    AWP,
+    CFA,
+    CFAAT,
+    EAT,
+    EMR,
+    GAIRAT,
+    HAT,
+    IAAT,
+    IAT,
+    IKL,
+    LBGAT,
+    MAIL,
+    MART,
+    MMA,
+    RSLAD,
+    SCORE,
+    SCOREAT,
+    ST,
+    TRADES,
+    Defense,
+    FreeAT,
+    Standard,
+    sample_radii,
+)
+from lightning_robust.parts import ASAM, SAM, GradAlign, LogWeightNorms
 from lightning_robust.parts import RobustWeightPerturbation as RWP
 from lightning_robust.parts.regularizers import InputGradient
 from lightning_robust.threat import Threat
@@ -20,6 +49,7 @@ from tests.helpers.few import norm_net
 
 N = 8
 ATTACK = PGD(Threat(eps=0.1), steps=2)
+NORMS = {"linf": ATTACK, "l2": PGD(Threat("l2", 0.5), steps=2)}  # a projection in l1 waits until it has ended
 NEVER: dict[str, tuple[type[Defense], dict[str, Any]]] = {
     "Standard": (Standard, {}),
     "AT": (AT, {}),
@@ -28,17 +58,38 @@ NEVER: dict[str, tuple[type[Defense], dict[str, Any]]] = {
     "AT, attack in bf16": (AT, {"attack_precision": "bf16"}),
     "AT, batch statistics": (AT, {"attack_bn": "batch"}),
     "AT, input gradient": (AT, {"regularizers": [InputGradient()]}),
+    "AT, other penalties": (AT, {"regularizers": [GradAlign(), LogWeightNorms()]}),  # Adam, in LLR, counts on the host
     "AT, RWP": (AT, {"weight_perturbation": RWP()}),
+    "AT, SAM and ASAM": (AT, {"weight_perturbation": [SAM(), ASAM()]}),
+    "AT, MSD": (AT, {"attack": MSD(NORMS)}),
+    "AT, a norm drawn": (AT, {"attack": OneOf(NORMS)}),
+    "TRADES, the worst norm": (TRADES, {"attack": WorstOf(NORMS)}),
+    "AVG": (AVG, {"attack": WorstOf(NORMS)}),
     "TRADES": (TRADES, {}),
     "MART": (MART, {}),
     "MAIL": (MAIL, {"start_epoch": 0}),
     "EMR": (EMR, {}),
     "AWP": (AWP, {}),
+    "ALP": (ALP, {}),
+    "GAIRAT": (GAIRAT, {"start_epoch": 0}),
+    "SCORE": (SCORE, {"clip": 0.1}),
+    "SCOREAT": (SCOREAT, {"clip": 0.1}),
+    "IAT": (IAT, {}),
     "FreeAT": (FreeAT, {}),
+    "CFA": (CFA, {}),
+    "CFAAT": (CFAAT, {}),
+    "IKL": (IKL, {"gamma": 0.5, "ascend": "loss"}),
+    "RSLAD": (RSLAD, {"teacher": norm_net(3)}),
+    "ARD": (ARD, {"teacher": norm_net(3)}),
+    "HAT": (HAT, {"teacher": norm_net(3)}),
+    "LBGAT": (LBGAT, {"teacher": norm_net(3)}),
     "IAAT, all probes": (IAAT, {"warmup": 0, "probing": "all", "refine_steps": None}),
 }
 WAITS: dict[str, tuple[type[Defense], dict[str, Any]]] = {
+    "EAT": (EAT, {"attack": OneOf(NORMS)}),  # how many samples are robust, for the next batch's draw
+    "FAT": (AT, {"attack": FriendlyPGD(Threat(eps=0.1), steps=2)}),  # which samples stop
     "IAAT": (IAAT, {"warmup": 0}),  # which samples a probe leaves out
+    "MMA": (MMA, {}),  # which samples have a boundary to be searched
     "ST": (ST, {}),  # whether any clean image has to pass the net again
     "AT, restarts": (AT, {"attack": PGD(Threat(eps=0.1), steps=2, restarts=2)}),  # which samples stop
 }
@@ -86,7 +137,7 @@ class Waiting(TorchDispatchMode):
 def looking_waits() -> Iterator[None]:
     """Inside, attacks take the CPU for a device whose queue they would have to wait for."""
     with ExitStack() as stack:
-        for module in (attacks.base, attacks.squeeze, iaat):
+        for module in (attacks.base, attacks.squeeze, sample_radii):
             stack.enter_context(patch.object(module, "reading_is_free", lambda x: False))
         yield
 
@@ -94,12 +145,13 @@ def looking_waits() -> Iterator[None]:
 def waits(method: type[Defense], settings: dict[str, Any]) -> list[str]:
     defense = method(norm_net(), **{"attack": ATTACK, **settings})
     optimizer: Any = defense.configure_optimizers()
-    if isinstance(defense, IAAT):
+    if isinstance(defense, sample_radii.SampleRadii):
         defense.radii.prepare(N, torch.device("cpu"))
         defense._positions_checked = True
     batch = Batch(torch.rand(N, 1, 4, 4), torch.randint(3, (N,)), torch.arange(N))
     defense._receive = lambda stage, given: given  # type: ignore[method-assign]  # looks at the first batch
-    defense.attack._checked = True  # as an accelerator's attack is after its first call
+    for attack in (defense.attack, *defense.attack.parts):
+        attack._checked = True  # as an accelerator's attack is after its first call
     defense._checked.add("loss")  # which the first step looks at
     with Waiting() as waiting, looking_waits():
         defense.backward(defense.training_step(batch, 0))

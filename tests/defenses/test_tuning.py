@@ -17,7 +17,26 @@ from torch.utils.data import DataLoader
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import AdversarialInputs
 from lightning_robust.data import Indexed
-from lightning_robust.defenses import AT, AWP, EMR, IAAT, MAIL, MART, ST, TRADES, Defense, FreeAT, Standard
+from lightning_robust.defenses import (
+    ALP,
+    AT,
+    AVG,
+    AWP,
+    EAT,
+    EMR,
+    GAIRAT,
+    IAAT,
+    IAT,
+    MAIL,
+    MART,
+    SCORE,
+    SCOREAT,
+    ST,
+    TRADES,
+    Defense,
+    FreeAT,
+    Standard,
+)
 from lightning_robust.parts.lr_schedules import OneCycleLR
 from lightning_robust.threat import Threat
 from tests.helpers.ddp import quiet_trainer
@@ -25,11 +44,17 @@ from tests.helpers.few import Few
 from tests.helpers.foreign import ForeignModule, images, loader
 
 FIXED = PGD(Threat(eps=0.2), steps=2, start="none")
+MOVED = PGD(Threat(eps=0.2), steps=2, start="normal")
 METHODS: dict[str, Callable[..., Defense]] = {
-    **{method.__name__: method for method in (Standard, AT, TRADES, MART, EMR, AWP, FreeAT)},
+    **{
+        method.__name__: method
+        for method in (Standard, AT, AVG, EAT, TRADES, MART, EMR, AWP, FreeAT, ALP, IAT, SCOREAT)
+    },
     "MAIL": functools.partial(MAIL, start_epoch=0),
+    "GAIRAT": functools.partial(GAIRAT, start_epoch=0),
     "IAAT": functools.partial(IAAT, warmup=0),
-    "ST": functools.partial(ST, attack=PGD(Threat(eps=0.2), steps=2, start="normal")),
+    "SCORE": functools.partial(SCORE, attack=MOVED),
+    "ST": functools.partial(ST, attack=MOVED),
 }
 
 
@@ -40,7 +65,7 @@ def net() -> nn.Sequential:
 
 
 def made(method: str, **settings: Any) -> Defense:
-    given = {} if method == "ST" else {"attack": FIXED}
+    given = {} if method in ("ST", "SCORE", "TRADES") else {"attack": FIXED}
     return METHODS[method](net(), **given, **settings)
 
 

@@ -25,7 +25,7 @@ from tests.helpers.evaluated import evaluated, verdicts
 class Ensemble(PGD):
     def __init__(self) -> None:
         super().__init__(Threat("l2", 0.5), steps=1)
-        self.parts = {"first": PGD(steps=2), "others": [PGD(steps=3)]}
+        self.members = {"first": PGD(steps=2), "others": [PGD(steps=3)]}
         self.loss = margin
         self._cache = object()
 
@@ -35,7 +35,7 @@ def test_attacks_within_attacks_and_functions_are_told_by_settings_and_name() ->
     assert told["class"] == "Ensemble"
     assert told["threat"] == {"norm": "l2", "eps": 0.5, "lower": 0.0, "upper": 1.0, "box_first": False}
     assert told["loss"] == "margin"
-    assert (told["parts"]["first"]["steps"], told["parts"]["others"][0]["steps"]) == (2, 3)
+    assert (told["members"]["first"]["steps"], told["members"]["others"][0]["steps"]) == (2, 3)
     assert "_cache" not in told
 
 

@@ -1,7 +1,9 @@
 """Several ranks on one machine, as `torchrun` would start them, but forked: a tenth of a second instead of ten."""
 
+import faulthandler
 import multiprocessing
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -17,6 +19,9 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="trainers-")
+"""Holds the folders of trainers that were given none, until the process ends."""
+
 
 def run_ddp(fn: Callable[[int], Any], ranks: int = 2, timeout: float = 60.0) -> list[Any]:
     """Call `fn(rank)` in `ranks` forked processes and return what each returned.
@@ -25,7 +30,8 @@ def run_ddp(fn: Callable[[int], Any], ranks: int = 2, timeout: float = 60.0) -> 
     calling process is not touched; `fn` may be a closure. Results travel through files.
 
     Raises:
-        AssertionError: with each failed rank's traceback, or if the ranks do not end in time (they are then killed).
+        AssertionError: with each failed rank's traceback, or, if the ranks do not end in time, with the stacks of those
+            that are then killed.
     """
     port = free_port()
     fork = multiprocessing.get_context("fork")
@@ -38,6 +44,8 @@ def run_ddp(fn: Callable[[int], Any], ranks: int = 2, timeout: float = 60.0) -> 
                 process.start()
         failed = _wait(processes, timeout)
         errors = [path.read_text() for path in sorted(Path(folder).glob("*.error"))]
+        stacks = {path.stem: path.read_text() for path in sorted(Path(folder).glob("*.stack"))}
+        errors += [f"rank {rank}: {stack}" for rank, stack in stacks.items() if stack]
         if failed or errors:
             raise AssertionError("\n".join([failed, *errors]))
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(ranks)]
@@ -55,17 +63,22 @@ def process_group() -> Iterator[None]:
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=30))
     try:
         yield
+        torch.distributed.barrier()  # gloo fails on a rank that still connects when another leaves
     finally:
         torch.distributed.destroy_process_group()
 
 
 def quiet_trainer(**kwargs: Any) -> Trainer:
-    """A trainer on the CPU that writes and prints nothing unless asked."""
+    """A trainer on the CPU that prints nothing and writes to a temporary folder of its own, unless asked."""
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    kwargs.setdefault("default_root_dir", tempfile.mkdtemp(dir=_FOLDER.name))
     return Trainer(**{"accelerator": "cpu", "devices": 1, **dict.fromkeys(off, False), **kwargs})
 
 
 def _rank(fn: Callable[[int], Any], rank: int, ranks: int, port: int, folder: str) -> None:
+    # open until the process ends
+    stack = Path(folder, f"{rank}.stack").open("w")  # noqa: SIM115
+    faulthandler.register(signal.SIGUSR2, file=stack)
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0")
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks))
@@ -80,12 +93,19 @@ def _rank(fn: Callable[[int], Any], rank: int, ranks: int, port: int, folder: st
 
 
 def _wait(processes: list[Any], timeout: float) -> str:
-    """Wait until all have ended, or one failed, or time is out; kill what is left; say what went wrong."""
+    """Wait until all have ended, or one failed, or time is out; kill what is left; say what went wrong.
+
+    Those that are late write their stacks first.
+    """
     end = time.monotonic() + timeout
     while any(p.is_alive() for p in processes) and time.monotonic() < end and not any(p.exitcode for p in processes):
         time.sleep(0.01)
     late = [i for i, process in enumerate(processes) if process.is_alive()]
     codes = [process.exitcode for process in processes]
+    if late and not any(codes):
+        for i in late:
+            os.kill(processes[i].pid, signal.SIGUSR2)
+        time.sleep(0.5)  # until the stacks are written
     for process in processes:
         if process.is_alive():
             process.kill()

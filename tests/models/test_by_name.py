@@ -105,7 +105,7 @@ def test_a_checkpoint_a_folder_and_a_lone_file_bring_their_net(checkpoint: Path,
 
 
 def test_a_lone_file_is_pinned_and_believed_no_more_than_a_folder(tmp_path: Path) -> None:
-    from lightning_robust.utils.checks import file_sha256
+    from lightning_robust.utils.sha256 import file_sha256
 
     net, path = SmallConvNet(width=4), tmp_path / "a.safetensors"
     described = {"class_path": "SmallConvNet", "init_args": {"width": 4}}

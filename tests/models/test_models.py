@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms.functional import normalize
 
-from lightning_robust.models import Normalize, SmallConvNet, normalized
+from lightning_robust.models import FeedForwardNet, Normalize, SmallConvNet, StridedConvNet, normalized
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.19, 0.21)
 X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -68,3 +68,40 @@ def test_small_conv_net_evaluates_each_sample_alone_and_trains_every_parameter()
     assert not torch.equal(net.state_dict()["features.1.running_mean"], before["features.1.running_mean"])
     net.eval()
     torch.testing.assert_close(net(X)[2:3], net(X[2:3]))
+
+
+def test_strided_conv_net_computes_what_it_says():
+    net = StridedConvNet(num_classes=5, in_channels=3, image_size=16, width=4, hidden=6, mean=MEAN, std=STD)
+    z, parts = normalize(X, MEAN, STD), dict(net.named_parameters())
+    for layer in (0, 2):
+        weight, bias = (parts[f"features.{layer}.{name}"] for name in ("weight", "bias"))
+        z = F.relu(F.conv2d(z, weight, bias, stride=2, padding=1))
+    hidden = F.relu(z.flatten(1) @ parts["head.0.weight"].T + parts["head.0.bias"])
+    torch.testing.assert_close(net(X), hidden @ parts["head.2.weight"].T + parts["head.2.bias"], rtol=1e-4, atol=1e-5)
+
+
+def test_strided_conv_net_is_that_of_the_paper_by_default():
+    net = StridedConvNet()
+    assert sum(p.numel() for p in net.parameters()) == 166_406
+    assert [tuple(p.shape) for p in net.parameters() if p.ndim > 1] == [
+        (16, 1, 4, 4),
+        (32, 16, 4, 4),
+        (100, 32 * 7 * 7),
+        (10, 100),
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 30])
+def test_strided_conv_net_refuses_images_that_do_not_divide(size):
+    with pytest.raises(ValueError, match=f"multiple of 4 pixels, got image_size {size}"):
+        StridedConvNet(image_size=size)
+
+
+@pytest.mark.parametrize("hidden", [(), (6,), (6, 7)])
+def test_feed_forward_net_computes_what_it_says(hidden):
+    net = FeedForwardNet(num_classes=5, in_channels=3, image_size=16, hidden=hidden, mean=MEAN, std=STD)
+    z, parts = normalize(X, MEAN, STD).flatten(1), dict(net.named_parameters())
+    for layer in range(len(hidden)):
+        z = F.relu(z @ parts[f"features.{1 + 2 * layer}.weight"].T + parts[f"features.{1 + 2 * layer}.bias"])
+    torch.testing.assert_close(net(X), z @ parts["head.weight"].T + parts["head.bias"], rtol=1e-4, atol=1e-5)
+    assert len(parts) == 2 * (len(hidden) + 1)

@@ -35,7 +35,7 @@ from lightning_robust.models.net_config import build_net, net_class
 from lightning_robust.models.pretrained import load_named_weights
 from lightning_robust.models.standalone import standalone
 from lightning_robust.publish.export import export_weights
-from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.sha256 import file_sha256
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.few import plain_net
 

@@ -21,6 +21,8 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "preact_resnet50": lambda **settings: PreActResNet(50, **settings),
     "wide_resnet": lambda **settings: WideResNet(10, 1, **settings),
     "wide_resnet_pool": lambda **settings: WideResNet(10, 1, shortcut="pool", **settings),
+    "wide_resnet_same": lambda **settings: WideResNet(10, 1, padding="same", **settings),
+    "preact_resnet18_same": lambda **settings: PreActResNet(18, shortcut="conv3x3", padding="same", **settings),
     "iaat": lambda **settings: IAATWideResNet(8, 1, **settings),
 }
 
@@ -135,6 +137,13 @@ def test_pool_shortcuts_have_no_weights() -> None:
         (lambda: WideResNet(4, 10), "got 4 and 10"),
         (lambda: WideResNet(28, 0), "widen_factor at least 1, got 28 and 0"),
         (lambda: WideResNet(10, 1, shortcut="zero"), "Unknown shortcut 'zero': choose conv or pool"),
+        (lambda: WideResNet(10, 1, padding="one_side"), "Unknown padding 'one_side': choose one of both, same"),
+        (lambda: PreActResNet(padding="valid"), "Unknown padding 'valid'"),
+        (
+            lambda: PreActResNet(shortcut="pool"),
+            "shortcut must be conv, or at depth 18 or 34 conv3x3, got 'pool'",
+        ),
+        (lambda: PreActResNet(50, shortcut="conv3x3"), "got 'conv3x3' at 50"),
         (lambda: IAATWideResNet(34), "depth must be 6 n \\+ 2 .* got 34 and 10"),
         (lambda: IAATWideResNet(2), "got 2 and 10"),
         (

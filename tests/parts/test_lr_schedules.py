@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_robust.defenses import Standard
 from lightning_robust.parts import lr_schedules
-from lightning_robust.parts.lr_schedules import length_of, run_length
+from lightning_robust.parts.follows_run import length_of, run_length
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.few import Few, plain_net
 

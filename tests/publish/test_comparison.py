@@ -100,7 +100,7 @@ def test_checks_that_did_not_pass_are_said(tmp_path: Path) -> None:
 
 
 def test_a_training_is_told_by_its_strongest_test(tmp_path: Path) -> None:
-    from lightning_robust.utils.checks import file_sha256
+    from lightning_robust.utils.sha256 import file_sha256
 
     checkpoint = training(tmp_path / "fit-1")
     about = {"checkpoint": {"path": str(checkpoint), "sha256": file_sha256(checkpoint)}}
@@ -114,7 +114,7 @@ def test_a_training_is_told_by_its_strongest_test(tmp_path: Path) -> None:
 
 def test_of_a_training_it_is_the_best_checkpoint_at_the_threat_of_the_training(tmp_path: Path) -> None:
     """The last checkpoint, and a larger radius, have lower accuracies: they are no stronger evaluations of it."""
-    from lightning_robust.utils.checks import file_sha256
+    from lightning_robust.utils.sha256 import file_sha256
 
     best = training(tmp_path / "fit-1", attack={"init_args": {"threat": {"norm": "linf", "eps": 0.1}}})
     last = best.with_name("last.ckpt")

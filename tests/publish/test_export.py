@@ -23,7 +23,7 @@ from lightning_robust.cli.main import main
 from lightning_robust.defenses import AT
 from lightning_robust.models import SmallConvNet, from_pretrained, load_weights
 from lightning_robust.publish.export import export_weights, push_weights
-from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.sha256 import file_sha256
 from tests.helpers.command_line import refusal
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.few import Few, plain_net
@@ -93,6 +93,8 @@ def test_a_run_comes_back_to_the_bit(place: Path, tmp_path: Path) -> None:
 def test_exporting_twice_gives_the_same_bytes(place: Path, tmp_path: Path) -> None:
     first, second = (export_weights(str(best(place)), str(tmp_path / name)) for name in "ab")
     assert described(first)["sha256"] == described(second)["sha256"]
+    with safe_open(Path(first, "model.safetensors"), "pt") as file:  # safetensors writes several entries in any order
+        assert [*file.metadata()] == ["about"]
 
 
 def test_the_card_has_the_numbers_of_the_evaluation_and_no_others(place: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lightning_robust.publish.evaluations import RecordedEvaluation
 from lightning_robust.publish.run_files import Run
 from lightning_robust.publish.run_report import report_page, write_report
 from lightning_robust.publish.svg import themed_svg
-from lightning_robust.utils.checks import file_sha256
+from lightning_robust.utils.sha256 import file_sha256
 from tests.helpers.run_folders import evaluation, training
 
 Y = [0, 1, 2, 0]
@@ -152,18 +152,25 @@ def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
 
 
 def test_examples_are_shown_with_classes_and_distances(run: Path) -> None:
-    pixels = np.zeros((2, 8, 8, 1), np.uint8)
+    pixels = np.zeros((3, 8, 8, 1), np.uint8)
     np.savez(
         run / "examples.npz",
-        **{"index": [1, 2], "label": [1, 2], "clean": [1, 2], "predicted": [2, 2], "broken": [True, False]},
-        **{"attack": ["pgd", "square"], "size": [0.0625, 0.1], "times": [5.0, 5.0]},
+        **{
+            "index": [1, 2, 3],
+            "label": [1, 2, 0],
+            "clean": [1, 2, 1],
+            "predicted": [2, 2, 1],
+            "broken": [True, False, False],
+        },
+        **{"attack": ["pgd", "square", "square"], "size": [0.0625, 0.1, 0.0], "times": [5.0, 5.0, 0.0]},
         **{"x": pixels, "x_adv": pixels, "perturbation": pixels},
     )
     page = report_page(Run.read(run))
     text = str(Text(page))
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 9
     assert "Sneaker; image 1; broken by pgd, linf distance 0.0625" in text
     assert "Ankle boot; image 2; withstands square" in text
+    assert "Sandal; image 3; misclassified without an attack" in text
 
 
 def test_files_that_do_not_belong_together_are_refused(run: Path) -> None:

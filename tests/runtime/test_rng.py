@@ -116,3 +116,16 @@ def test_derived_seeds_are_distinct_and_valid_for_torch():
     seeds = {derive_seed(*part) for part in parts}
     assert len(seeds) == len(set(parts))
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_what_a_batch_shares_is_uniform_and_the_same_on_all_ranks():
+    batch = Batch(LIKE, KEY)
+    drawn = []
+    for step in range(400):
+        on_ranks = [training_rng(1, 0, step, rank, batch) for rank in (0, 1)]
+        assert on_ranks[0].shared_uniform() == on_ranks[1].shared_uniform() == on_ranks[0][KEY > 5].shared_uniform()
+        assert on_ranks[0].fork(2).shared_uniform() == on_ranks[1].fork(2).shared_uniform()
+        drawn.append([on_ranks[0].shared_uniform(), on_ranks[0].fork(2).shared_uniform()])
+    both = torch.tensor(drawn, dtype=torch.float64)
+    assert kstest(both[:, 0], "uniform").pvalue > 0.01
+    assert abs(torch.corrcoef(both.T)[0, 1]) < 0.15

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lightning_robust.utils.checks import check_images, check_labels, check_logits
+from lightning_robust.utils.images import check_images
+from lightning_robust.utils.logits import check_logits
 
 X, Y, LOGITS = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1]), torch.randn(4, 3)
 
@@ -11,8 +12,6 @@ def test_good_input_passes():
     check_images(torch.tensor([0.0, 1.0]))  # both walls of the box
     check_images(2 * X - 1, lower=-1.0)
     check_images(X.double())
-    check_labels(Y, 3)
-    check_labels(Y.to(torch.uint8))
     check_logits(LOGITS, Y, 3)
     check_logits(LOGITS.softmax(1).log(), Y)
     check_logits(LOGITS.masked_fill(torch.arange(3) == 2, -torch.inf), Y)  # a masked class
@@ -33,27 +32,6 @@ def test_good_input_passes():
 def test_images(x, error, message):
     with pytest.raises(error, match=message):
         check_images(x)
-
-
-@pytest.mark.parametrize(
-    ("y", "error", "message"),
-    [
-        (Y.float(), TypeError, r"class numbers \[b\] of integer type, got torch.float32 of shape \(4,\)"),
-        (Y > 0, TypeError, "got torch.bool"),
-        (torch.eye(3, dtype=torch.long), TypeError, r"of shape \(3, 3\)"),
-        (Y - 1, ValueError, r"at least 0 and below the net's 3 outputs, but range over \[-1, 1\]"),
-        (Y + 1, ValueError, r"below the net's 3 outputs, but range over \[1, 3\]"),
-    ],
-)
-def test_labels(y, error, message):
-    with pytest.raises(error, match=message):
-        check_labels(y, 3)
-
-
-def test_labels_without_a_width():
-    check_labels(Y + 1000)
-    with pytest.raises(ValueError, match=r"at least 0, but range over \[-1, 1\]"):
-        check_labels(Y - 1)
 
 
 @pytest.mark.parametrize(
