@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from lightning_robust.utils.labels import hard_labels, is_soft, smoothed
+from lightning_robust.utils.labels import hard_labels, is_soft
 
 Labels: TypeAlias = Integer[Tensor, "b"] | Float[Tensor, "b k"]
 """Class numbers [b], or the probability of each class [b k]."""
@@ -307,24 +307,21 @@ def squared_l2(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor
     return (F.softmax(at_least_fp32(a), dim=1) - F.softmax(at_least_fp32(b), dim=1)).square().sum(1)
 
 
-def brier_score(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
-    """Return the Brier score `||p - y||_2^2` of each sample: the squared l2 distance of the softmax from the label.
+def l1_distance(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
+    """Return the l1 distance `||p_a - p_b||_1` between the softmax probabilities, twice their total variation.
 
     Args:
-        logits: logits [b k]; half precision is computed in fp32.
-        y: labels [b] or [b k].
+        a: logits [b k]; half precision is computed in fp32.
+        b: logits [b k]; likewise.
 
     Returns:
         Values [b] in [0, 2].
 
     Example:
-        >>> brier_score(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
-        tensor([0.5000])
-
-    Paper: Brier 1950; as a training loss, Pang et al. 2022 (arXiv 2202.10103).
+        >>> l1_distance(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([0.4621])
     """
-    p = F.softmax(at_least_fp32(logits), dim=1)
-    return (p - smoothed(y, p.shape[1], 0.0, p)).square().sum(1)
+    return (F.softmax(at_least_fp32(a), dim=1) - F.softmax(at_least_fp32(b), dim=1)).abs().sum(1)
 
 
 def logit_distance(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:

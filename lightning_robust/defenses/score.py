@@ -1,4 +1,4 @@
-"""SCORE: TRADES with squared errors of probabilities, the small ones clipped, in place of cross-entropy and KL."""
+"""SCORE: TRADES with a distance of probabilities, its small values clipped, in place of cross-entropy and KL."""
 
 from typing import Any, Literal
 
@@ -7,31 +7,35 @@ from torch import nn
 
 from lightning_robust.defenses.base import Defense
 from lightning_robust.defenses.own_moves import refuse_clean_start
-from lightning_robust.losses import brier_score, squared_l2
+from lightning_robust.parts.distances import Distance, DistanceName, logits_of_labels
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.types import Batch, Losses, Views
 
 
 class SCORE(Defense):
-    """Trains on `||p - y||^2 + beta relu(||p' - p||^2 - clip)`, where p and p' are the softmax at x and at x'.
+    """Trains on `D(p, y) + beta relu(D(p', p) - clip)`, where p and p' are the softmax at x and at x'.
 
-    The attack maximises `||p' - p||^2`. `SCOREAT` is the form that trains on adversarial examples alone. With a
-    reweighting w, the robust term of each sample is multiplied by its weight.
+    D is the squared l2 distance or another `Distance`. The attack maximises `D(p', p)`. `SCOREAT` is the form that
+    trains on adversarial examples alone. With a reweighting w, the robust term of each sample is multiplied by its
+    weight.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
         beta: weight of the robust term, >= 0.
-        clip: squared error below which a sample no longer counts, >= 0. The reference's `clip_loss` c, the probability
-            that may be missing at the label, is `clip = c^2 k / (k - 1)` with k classes.
-        clipped: what is clipped: "robust", the robust term, or "all", `relu(||p - y||^2 + beta ||p' - p||^2 - clip)`.
+        clip: distance below which a sample no longer counts, >= 0. The reference's `clip_loss` c, the probability that
+            may be missing at the label, is the distance of the probabilities (1 - c, c / (k - 1), ...) from the label:
+            of "l2_squared" `clip = c^2 k / (k - 1)` with k classes.
+        clipped: what is clipped: "robust", the robust term, or "all", `relu(D(p, y) + beta D(p', p) - clip)`.
+        distance: D: "l2_squared", "l2", "l1", "l1_squared", "kl", "kl_root", "reverse_kl_root", "js" or "js_root", see
+            `Distance`. The published nets are trained with the first.
         adversarial_first: forwards the adversarial batch before the clean one, as the reference does without generated
             images; only running batch-norm statistics notice.
         kwargs: settings of `Defense`. The reference's label smoothing s, without which the published nets are trained,
             is `label_smoothing = s k / (k - 1)`.
 
     Raises:
-        ValueError: for a negative beta or clip, another `clipped`, or an attack that starts at the clean image, where
-            the robust term has no gradient.
+        ValueError: for a negative beta or clip, another `clipped` or `distance`, "reverse_kl_root" without label
+            smoothing, or an attack that starts at the clean image, where the robust term has no gradient.
 
     Example:
         >>> import torch
@@ -57,6 +61,7 @@ class SCORE(Defense):
         clip: float = 0.0,
         clipped: Literal["robust", "all"] = "robust",
         adversarial_first: bool = False,
+        distance: DistanceName = "l2_squared",
         **kwargs: Any,
     ) -> None:
         super().__init__(net, **kwargs)
@@ -64,24 +69,30 @@ class SCORE(Defense):
             raise ValueError(
                 f"SCORE needs beta >= 0, clip >= 0 and clipped 'robust' or 'all', got {beta}, {clip} and {clipped!r}."
             )
-        refuse_clean_start("||p' - p||^2", self.attack)
+        if distance == "reverse_kl_root" and not self.label_smoothing:
+            raise ValueError(
+                "reverse_kl_root is infinite for labels that give a class no probability: set label_smoothing, or take "
+                "another distance."
+            )
+        refuse_clean_start("The distance of p' from p", self.attack)
         self.beta = beta
         self.clip = clip
         self.clipped = clipped
         self.adversarial_first = adversarial_first
+        self.distance = Distance(distance)
 
     def generate(self, batch: Batch) -> Views:
-        """Craft examples that maximise `||p' - p||^2`."""
+        """Craft examples that maximise `D(p', p)`."""
         clean = logits_no_grad(self.net, batch.x, self.attack_bn)
-        return Views(self.craft(batch, clean, objective=squared_l2))
+        return Views(self.craft(batch, clean, objective=self.distance.ascended))
 
     def loss(self, batch: Batch, views: Views) -> Losses:
-        """Return `||p - y||^2 + beta relu(||p' - p||^2 - clip)` of each sample, or all of it clipped."""
+        """Return `D(p, y) + beta relu(D(p', p) - clip)` of each sample, or all of it clipped."""
         first = self.logits(views.adv if self.adversarial_first else batch.x)
         second = self.logits(batch.x if self.adversarial_first else views.adv)
         logits, logits_adv = (second, first) if self.adversarial_first else (first, second)
-        natural = brier_score(logits, batch.y)
-        robust = squared_l2(logits_adv, logits)
+        natural = self.distance(logits, logits_of_labels(batch.y, logits))
+        robust = self.distance(logits_adv, logits)
         if self.clipped == "robust":
             robust = F.relu(robust - self.clip)
         robust = self.weigh(robust, logits_adv, batch.y)

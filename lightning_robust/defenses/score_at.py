@@ -1,4 +1,4 @@
-"""SCORE's form of adversarial training: the squared error of the probabilities of adversarial examples, clipped."""
+"""SCORE's form of adversarial training: a distance of adversarial probabilities from the label, clipped."""
 
 from typing import Any
 
@@ -6,22 +6,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_robust.defenses.base import Defense
-from lightning_robust.losses import brier_score
+from lightning_robust.parts.distances import Distance, DistanceName, logits_of_labels
 from lightning_robust.types import Batch, Losses, Views
 
 
 class SCOREAT(Defense):
-    """Trains on `relu(||p' - y||^2 - clip)`, where p' is the softmax at x', which maximises `||p' - y||^2`.
+    """Trains on `relu(D(p', y) - clip)`, where p' is the softmax at x', which maximises `D(p', y)`.
 
-    With a reweighting w, the loss of each sample is multiplied by its weight.
+    D is the squared l2 distance or another `Distance`. With a reweighting w, the loss of each sample is multiplied by
+    its weight.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
-        clip: squared error below which a sample no longer counts, >= 0, see `SCORE`.
+        clip: distance below which a sample no longer counts, >= 0, see `SCORE`.
+        distance: D, see `SCORE`.
         kwargs: settings of `Defense`; label smoothing as in `SCORE`.
 
     Raises:
-        ValueError: for a negative clip.
+        ValueError: for a negative clip, another `distance`, or "reverse_kl_root", which is infinite for the labels as
+            the attack sees them, without smoothing.
 
     Example:
         >>> import torch
@@ -38,18 +41,24 @@ class SCOREAT(Defense):
     Deviates: none known; given the start, the step is the reference's to rounding.
     """
 
-    def __init__(self, net: nn.Module, clip: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, net: nn.Module, clip: float = 0.0, distance: DistanceName = "l2_squared", **kwargs: Any) -> None:
         super().__init__(net, **kwargs)
         if clip < 0:
             raise ValueError(f"SCOREAT needs clip >= 0, got {clip}.")
+        if distance == "reverse_kl_root":
+            raise ValueError(
+                "reverse_kl_root is infinite for labels that give a class no probability, as the attack sees them: "
+                "take another distance, or SCORE with label_smoothing."
+            )
         self.clip = clip
+        self.distance = Distance(distance)
 
     def generate(self, batch: Batch) -> Views:
-        """Craft examples that maximise `||p' - y||^2`."""
-        return Views(self.craft(batch, objective=brier_score))
+        """Craft examples that maximise `D(p', y)`."""
+        return Views(self.craft(batch, objective=self.distance.ascended_of_labels))
 
     def loss(self, batch: Batch, views: Views) -> Losses:
-        """Return `relu(||p' - y||^2 - clip)` of each sample, times its weight if there is a reweighting."""
+        """Return `relu(D(p', y) - clip)` of each sample, times its weight if there is a reweighting."""
         logits = self.logits(views.adv)
-        clipped = F.relu(brier_score(logits, batch.y) - self.clip)
+        clipped = F.relu(self.distance(logits, logits_of_labels(batch.y, logits)) - self.clip)
         return Losses(self.weigh(clipped, logits, batch.y), {}, logits)

@@ -5,6 +5,7 @@ import lightning_robust.parts.lr_schedules  # noqa: F401
 from lightning_robust.parts.adversarial_weight_perturbation import AdversarialWeightPerturbation
 from lightning_robust.parts.asam import ASAM
 from lightning_robust.parts.class_means import ClassMeans
+from lightning_robust.parts.distances import Distance
 from lightning_robust.parts.grad_align import GradAlign
 from lightning_robust.parts.kappa_weights import KappaWeights
 from lightning_robust.parts.local_linearity import LocalLinearity
@@ -23,6 +24,7 @@ __all__ = [
     "SAM",
     "AdversarialWeightPerturbation",
     "ClassMeans",
+    "Distance",
     "EffectiveWeightNorm",
     "GradAlign",
     "InputGradient",

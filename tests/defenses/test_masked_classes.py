@@ -47,6 +47,8 @@ def step(method: Any, masked: bool, **settings: Any) -> tuple[Tensor, Tensor, li
         (ST, {"attack_bn": "eval"}),
         (ALP, {}),
         (SCORE, {}),
+        (SCORE, {"distance": "kl_root"}),
+        (SCORE, {"distance": "js_root"}),
         (RSLAD, {}),
         (ARD, {"alpha": 0.5}),
         (LBGAT, {"beta": 1.0}),
