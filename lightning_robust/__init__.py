@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.defenses import GAIRAT as GAIRAT
     from lightning_robust.defenses import HAT as HAT
     from lightning_robust.defenses import IAAT as IAAT
+    from lightning_robust.defenses import IAD as IAD
     from lightning_robust.defenses import IAT as IAT
     from lightning_robust.defenses import IKL as IKL
     from lightning_robust.defenses import LBGAT as LBGAT
@@ -77,6 +78,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.defenses import SCOREAT as SCOREAT
     from lightning_robust.defenses import ST as ST
     from lightning_robust.defenses import TRADES as TRADES
+    from lightning_robust.defenses import AdaAD as AdaAD
     from lightning_robust.defenses import Defense as Defense
     from lightning_robust.defenses import Distillation as Distillation
     from lightning_robust.defenses import FreeAT as FreeAT
@@ -99,8 +101,8 @@ _NAMES = {
     "callbacks": "AdversarialInputs AttackStrength AveragedWeights BatchNormMomentum CatastrophicOverfitting "
     "CorruptionAccuracy Curves EffectiveMargins EpochLines PseudoLabels RadiusHistogram RobustEvaluation "
     "RobustProgressBar UnsoundEvaluation",
-    "defenses": "ALP ARD AT AVG AWP CFA CFAAT EAT EMR GAIRAT HAT IAAT IAT IKL LBGAT MAIL MART MMA RSLAD SCORE "
-    "SCOREAT ST TRADES Defense Distillation FreeAT MarginDefense Standard",
+    "defenses": "ALP ARD AT AVG AWP CFA CFAAT EAT EMR GAIRAT HAT IAAT IAD IAT IKL LBGAT MAIL MART MMA RSLAD "
+    "SCORE SCOREAT ST TRADES AdaAD Defense Distillation FreeAT MarginDefense Standard",
     "metrics": "AttackSuccessRate CorruptionError EffectiveMargin PerturbationNorm RobustAccuracy",
     "models.by_name": "load_net",
     "publish.evaluate": "evaluate",

@@ -165,6 +165,23 @@ TABLE: dict[str, Recipe] = {
         (100, 0.1),  # at 150 the authors' code sets the same rate again
         {"alpha": 1, "temperature": 30, "teacher": {"name": "Zhang2019Theoretically"}},
     ),
+    "cifar10/iad": Recipe(
+        "IAD",
+        RN18,
+        UNIFORM,
+        *TAUGHT,
+        200,
+        (100, 0.1),  # as ARD's
+        {"alpha": 1, "temperature": 1, "beta": 0.1, "begin": 60},
+    ),
+    "cifar10/adaad": Recipe("AdaAD", RN18, SOFT, *RICE, {"alpha": 1, "teacher": {"name": "Chen2021LTD_WRN34_20"}}),
+    "cifar100/adaad": Recipe(
+        "AdaAD",
+        RN18,
+        SOFT,
+        *RICE,
+        {"alpha": 1, "scale": 100, "teacher": {"name": "Chen2021LTD_WRN34_10", "dataset": "cifar100"}},
+    ),
     "cifar10/st": Recipe("ST", RN18, SQUEEZE, (0.1, 5e-4), 128, 120, (79, 99, 0.1), {"beta": 6, "keep_roles": True}),
     "cifar10/st_rst": Recipe("ST", WRN28, (0.031, 0.007, "uniform", "batch"), *SELF, {"beta": 6, "keep_roles": True}),
     "cifar10/st_awp": Recipe(
@@ -225,7 +242,8 @@ RATES: dict[str, tuple[int, ...]] = {
     ),
     **dict.fromkeys(("cifar10/st", "cifar100/st", "svhn/st"), (120, 79, 99)),
     **dict.fromkeys(("cifar10/rslad", "cifar100/rslad"), (300, 215, 260, 285)),
-    "cifar10/ard": (200, 100),
+    **dict.fromkeys(("cifar10/ard", "cifar10/iad"), (200, 100)),
+    **dict.fromkeys(("cifar10/adaad", "cifar100/adaad"), (200, 100, 150)),
     **dict.fromkeys(("cifar10/cfa", "cifar10/cfa_at"), (200, 100, 150)),
     **dict.fromkeys(("cifar10/ikl", "cifar100/ikl", "cifar10/gkl", "cifar100/gkl"), (200,)),
     **dict.fromkeys(("cifar10/iaat", "cifar100/iaat", "svhn/iaat"), (110, 70, 90, 100)),
@@ -353,7 +371,7 @@ def test_every_recipe_of_the_authors_is_in_the_table() -> None:
 @pytest.mark.parametrize("path", PAPERS, ids=name)
 def test_the_header_names_paper_source_and_selection(path: Path) -> None:
     head = " ".join(line[2:] for line in path.read_text().splitlines() if line.startswith("# "))
-    assert re.search(r"arXiv \d{4}\.\d{5}|ICLR|adversarial weight perturbation|robust weight perturbation", head)
+    assert re.search(r"arXiv \d{4}\.\d{5}|ICLR|CVPR|adversarial weight perturbation|robust weight perturbation", head)
     assert re.search(r"Hyper-parameters: .+ Selection: .+", head)
     assert re.search(r"\w+/[\w-]+@[0-9a-f]{7}|none published", head)
     promised = head.partition("Expected: ")[2]

@@ -1,5 +1,6 @@
 """Defenses: LightningModules whose training step crafts the examples that it trains on."""
 
+from lightning_robust.defenses.adaad import AdaAD
 from lightning_robust.defenses.alp import ALP
 from lightning_robust.defenses.ard import ARD
 from lightning_robust.defenses.at import AT
@@ -15,6 +16,7 @@ from lightning_robust.defenses.free_at import FreeAT
 from lightning_robust.defenses.gairat import GAIRAT
 from lightning_robust.defenses.hat import HAT
 from lightning_robust.defenses.iaat import IAAT
+from lightning_robust.defenses.iad import IAD
 from lightning_robust.defenses.iat import IAT
 from lightning_robust.defenses.ikl import IKL
 from lightning_robust.defenses.lbgat import LBGAT
@@ -42,6 +44,7 @@ __all__ = [
     "GAIRAT",
     "HAT",
     "IAAT",
+    "IAD",
     "IAT",
     "IKL",
     "LBGAT",
@@ -53,6 +56,7 @@ __all__ = [
     "SCOREAT",
     "ST",
     "TRADES",
+    "AdaAD",
     "Defense",
     "Distillation",
     "FreeAT",

@@ -218,7 +218,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
             batch: images, labels and dataset positions.
             target: what the objective compares logits with, instead of the labels.
             settings: further arguments of the call, see `Attack.__call__`; as "attack" another attack than the training
-                attack, such as one of its parts.
+                attack, such as one of its parts, and as "net" what is attacked, such as a function that calls the net.
         """
         attack: Attack = settings.pop("attack", self.attack)
         settings = {"bn": self.attack_bn, "rng": self.rng(batch), **settings}
@@ -227,7 +227,7 @@ class Defense(KeepsArguments, LightningModule, ABC):
         watches = [watch for reweighting in self.reweightings if (watch := reweighting.watch(batch.y)) is not None]
         if watches:
             settings["watch"] = lambda logits: [watch(logits) for watch in watches]
-        return attack(self.net, batch.x, batch.y if target is None else target, **settings)
+        return attack(settings.pop("net", self.net), batch.x, batch.y if target is None else target, **settings)
 
     def weigh(self, value: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
         """Return the per-sample value [b], times the weights of each reweighting."""

@@ -5,7 +5,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from lightning_robust.runtime.modes import for_inference, logits_no_grad
+from lightning_robust.runtime.modes import attack_mode, for_inference, logits_no_grad
+from lightning_robust.runtime.outputs import logits_of
 
 
 class Teacher:
@@ -40,16 +41,14 @@ class Teacher:
         Raises:
             ValueError: for a teacher of another number of classes.
         """
-        held = next(self.net.parameters(), x)
-        if (held.device, held.dtype) != (x.device, x.dtype):
-            self._checksum = self.checksum  # before weights are rounded to another type
-            self.net.to(device=x.device, dtype=x.dtype)
-        logits = logits_no_grad(self.net, x)
-        if classes and logits.shape[1] != classes:
-            raise ValueError(
-                f"The teacher gives {logits.shape[1]} logits but the net {classes}: give a teacher of the same classes."
-            )
-        return logits
+        self._follow(x)
+        return _of_classes(logits_no_grad(self.net, x), classes)
+
+    def with_gradient(self, x: Tensor, classes: int | None = None) -> Tensor:
+        """Return the same with its gradient with respect to the images, for an attack on the teacher's answer too."""
+        self._follow(x)
+        with attack_mode(self.net):
+            return _of_classes(logits_of(self.net(x)), classes)
 
     @property
     def checksum(self) -> str:
@@ -62,3 +61,19 @@ class Teacher:
                     digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
             self._checksum = digest.hexdigest()
         return self._checksum
+
+    def _follow(self, x: Tensor) -> None:
+        """Take the device and the type of the images."""
+        held = next(self.net.parameters(), x)
+        if (held.device, held.dtype) != (x.device, x.dtype):
+            self._checksum = self.checksum  # before weights are rounded to another type
+            self.net.to(device=x.device, dtype=x.dtype)
+
+
+def _of_classes(logits: Tensor, classes: int | None) -> Tensor:
+    """Return the logits, unless they are of another number of classes than the net's."""
+    if classes and logits.shape[1] != classes:
+        raise ValueError(
+            f"The teacher gives {logits.shape[1]} logits but the net {classes}: give a teacher of the same classes."
+        )
+    return logits

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import AveragedWeights
 from lightning_robust.cli.main import main as run_command
-from lightning_robust.defenses import ARD, HAT, RSLAD, Distillation
+from lightning_robust.defenses import ARD, HAT, IAD, RSLAD, AdaAD, Distillation
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Views
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
@@ -156,7 +156,7 @@ def test_two_ranks_equal_one_process_and_share_no_teacher() -> None:
         torch.testing.assert_close(own, alone, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", [RSLAD, ARD, HAT])
+@pytest.mark.parametrize("method", [RSLAD, ARD, IAD, AdaAD, HAT])
 def test_the_teacher_answers_in_the_precision_of_the_loss(method: Any) -> None:
     """Where the attack alone is in bf16, what the net learns from is not rounded."""
     data, teacher = Few(n=8, batch_size=8), norm_net(3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.attacks import PGD
-from lightning_robust.defenses import ALP, ARD, AT, IKL, LBGAT, MART, RSLAD, SCORE, ST, TRADES
+from lightning_robust.defenses import ALP, ARD, AT, IAD, IKL, LBGAT, MART, RSLAD, SCORE, ST, TRADES, AdaAD
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
 
@@ -27,7 +27,7 @@ class Masked(nn.Module):
 
 
 def step(method: Any, masked: bool, **settings: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
-    given = {"teacher": Masked(1, masked)} if method in (ARD, LBGAT, RSLAD) else {}
+    given = {"teacher": Masked(1, masked)} if method in (ARD, IAD, LBGAT, RSLAD, AdaAD) else {}
     attack = PGD(Threat(eps=0.1), steps=3, start="normal")
     defense = method(Masked(0, masked), attack=attack, **given, **settings)
     torch.manual_seed(2)
@@ -51,6 +51,8 @@ def step(method: Any, masked: bool, **settings: Any) -> tuple[Tensor, Tensor, li
         (SCORE, {"distance": "js_root"}),
         (RSLAD, {}),
         (ARD, {"alpha": 0.5}),
+        (IAD, {"alpha": 0.5, "begin": 0}),
+        (AdaAD, {"alpha": 0.5}),
         (LBGAT, {"beta": 1.0}),
         (IKL, {}),
         (IKL, {"ascend": "loss"}),

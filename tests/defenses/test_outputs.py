@@ -27,6 +27,7 @@ from lightning_robust.defenses import (
     GAIRAT,
     HAT,
     IAAT,
+    IAD,
     IAT,
     IKL,
     LBGAT,
@@ -38,6 +39,7 @@ from lightning_robust.defenses import (
     SCOREAT,
     ST,
     TRADES,
+    AdaAD,
     FreeAT,
     Standard,
 )
@@ -86,6 +88,8 @@ TAUGHT: dict[str, Callable[..., Any]] = {
     "HAT": lambda net, **settings: HAT(net, OUTPUTS["tuple"](), **settings),
     "RSLAD": lambda net, **settings: RSLAD(net, OUTPUTS["tuple"](), **settings),
     "ARD": lambda net, **settings: ARD(net, OUTPUTS["tuple"](), alpha=0.5, **settings),
+    "IAD": lambda net, **settings: IAD(net, OUTPUTS["tuple"](), begin=0, **settings),
+    "AdaAD": lambda net, **settings: AdaAD(net, OUTPUTS["tuple"](), alpha=0.5, **settings),
     "LBGAT": lambda net, **settings: LBGAT(net, OUTPUTS["tuple"](), **settings),
 }
 METHODS: dict[str, Callable[..., Any]] = {
