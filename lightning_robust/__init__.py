@@ -73,6 +73,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.defenses import MAIL as MAIL
     from lightning_robust.defenses import MART as MART
     from lightning_robust.defenses import MMA as MMA
+    from lightning_robust.defenses import MMC as MMC
     from lightning_robust.defenses import RSLAD as RSLAD
     from lightning_robust.defenses import SCORE as SCORE
     from lightning_robust.defenses import SCOREAT as SCOREAT
@@ -101,7 +102,7 @@ _NAMES = {
     "callbacks": "AdversarialInputs AttackStrength AveragedWeights BatchNormMomentum CatastrophicOverfitting "
     "CorruptionAccuracy Curves EffectiveMargins EpochLines PseudoLabels RadiusHistogram RobustEvaluation "
     "RobustProgressBar UnsoundEvaluation",
-    "defenses": "ALP ARD AT AVG AWP CFA CFAAT EAT EMR GAIRAT HAT IAAT IAD IAT IKL LBGAT MAIL MART MMA RSLAD "
+    "defenses": "ALP ARD AT AVG AWP CFA CFAAT EAT EMR GAIRAT HAT IAAT IAD IAT IKL LBGAT MAIL MART MMA MMC RSLAD "
     "SCORE SCOREAT ST TRADES AdaAD Defense Distillation FreeAT MarginDefense Standard",
     "metrics": "AttackSuccessRate CorruptionError EffectiveMargin PerturbationNorm RobustAccuracy",
     "models.by_name": "load_net",

@@ -41,6 +41,33 @@ def cross_entropy(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]
     return -(y.to(log_p) * log_p.masked_fill(y == 0, 0)).sum(1)  # a masked class counts only if the label has it
 
 
+def label_logit(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
+    """Return minus the label's logit, `-logits_y`, of each sample; of soft labels, `-sum_k y_k logits_k`.
+
+    It suits nets whose logits mean something one by one, such as minus the squared distances of `MaxMahalanobis`. Of
+    others it says little: a shift of all logits changes it, but no probability.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b] or [b k].
+
+    Returns:
+        Values [b].
+
+    Example:
+        >>> label_logit(torch.tensor([[-4.0, -1.0], [-4.0, -1.0]]), torch.tensor([0, 1]))
+        tensor([4., 1.])
+        >>> label_logit(torch.tensor([[-4.0, -1.0]]), torch.tensor([[0.5, 0.5]]))
+        tensor([2.5000])
+
+    Paper: Pang et al. 2020 (arXiv 1905.10626), "Rethinking softmax cross-entropy loss for adversarial robustness".
+    """
+    logits = at_least_fp32(logits)
+    if not is_soft(y):
+        return -logits.gather(1, y.long()[:, None])[:, 0]
+    return -(y.to(logits) * logits.masked_fill(y == 0, 0)).sum(1)  # a masked class counts only if the label has it
+
+
 def margin(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
     """Return the largest other logit minus the label's, `max_{j != y} logits_j - logits_y`, of each sample.
 

@@ -252,6 +252,7 @@ RATES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("cifar10/rst", "cifar10/st_rst"), (200,)),
     **dict.fromkeys(("mnist/emr_at", "mnist/emr_standard"), (30,)),
     **dict.fromkeys(("digits/rst", "digits/st_rst"), (80,)),
+    "cifar10/mmc": (200, 101, 151),
     "cifar10/llr": (128, 102, 113, 123),
     "cifar10/fat_trades": (85, 74),
     "cifar10/fat_mart": (85, 59),

@@ -46,7 +46,7 @@ class APGD(Attack):
     Args:
         threat: the perturbations allowed.
         steps: gradient steps of a run, >= 1.
-        loss: "ce", "dlr" or "margin". With `targets` it is the targeted DLR loss.
+        loss: "ce", "dlr", "margin" or "label_logit". With `targets` it is the targeted DLR loss.
         targets: the number of wrong classes to lead to in turn, the most probable first; all, where the net has fewer.
         restarts: random starts (for each target), >= 1.
         eot: forward passes averaged in each step, for nets that are random, >= 1.

@@ -9,6 +9,7 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.cw import CW
 from lightning_robust.attacks.deepfool import DeepFool
 from lightning_robust.attacks.fab import FAB
+from lightning_robust.attacks.objectives import LOSSES
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.square import Square
 from lightning_robust.utils.messages import did_you_mean
@@ -28,14 +29,15 @@ NAMES: dict[str, Callable[[], Attack]] = {
     "deepfool": DeepFool,
     "cw": CW,
 }
-"""How the attack of each name is made; `pgd<steps>`, such as `pgd50`, is made too."""
+"""How the attack of each name is made; `pgd<steps>`, such as `pgd50`, and `pgd<steps>-<loss>` are made too."""
 
 
 def named_attack(name: str) -> Attack:
     """Return an attack by its name, without a threat of its own.
 
     Args:
-        name: one of `NAMES`, or `pgd<steps>` for PGD with a random start and the default step size.
+        name: one of `NAMES`, or `pgd<steps>` for PGD with a random start and the default step size, or
+            `pgd<steps>-<loss>` for the same on another loss, such as `pgd50-margin`.
 
     Raises:
         ValueError: for an unknown name.
@@ -43,9 +45,11 @@ def named_attack(name: str) -> Attack:
     Example:
         >>> named_attack("pgd50").steps, type(named_attack("apgd-t")).__name__
         (50, 'APGD')
+        >>> named_attack("pgd50-label_logit").loss
+        'label_logit'
     """
-    if steps := re.fullmatch(r"pgd(\d+)", name):
-        return PGD(steps=int(steps[1]))
+    if pgd := re.fullmatch(rf"pgd(\d+)(?:-({'|'.join(LOSSES)}))?", name):
+        return PGD(steps=int(pgd[1]), loss=pgd[2] or "ce")  # type: ignore[arg-type]
     if name not in NAMES:
         raise ValueError(f"There is no attack {name!r}{did_you_mean(name, [*NAMES, 'pgd10', 'pgd50'])}")
     return NAMES[name]()

@@ -42,8 +42,8 @@ class PGD(Attack):
             target; it takes `targeted=True` (ImageNet training of Xie et al. 2019, arXiv 1812.03411, section 5).
         clean_start: probability, in [0, 1], that a call starts at the clean images instead, with all samples of the
             batch on all ranks (0.2 in that training).
-        loss: the objective where the caller passes none: "ce", "margin" (the CW attack of robustness evaluations) or
-            "dlr".
+        loss: the objective where the caller passes none: "ce", "margin" (the CW attack of robustness evaluations),
+            "dlr" or "label_logit" (minus the label's logit, for nets such as `MaxMahalanobis`).
 
     Raises:
         ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start or loss, a

@@ -24,6 +24,7 @@ from lightning_robust.defenses.mail import MAIL
 from lightning_robust.defenses.margin_defense import MarginDefense
 from lightning_robust.defenses.mart import MART
 from lightning_robust.defenses.mma import MMA
+from lightning_robust.defenses.mmc import MMC
 from lightning_robust.defenses.rslad import RSLAD
 from lightning_robust.defenses.score import SCORE
 from lightning_robust.defenses.score_at import SCOREAT
@@ -51,6 +52,7 @@ __all__ = [
     "MAIL",
     "MART",
     "MMA",
+    "MMC",
     "RSLAD",
     "SCORE",
     "SCOREAT",

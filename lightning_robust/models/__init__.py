@@ -5,6 +5,7 @@ from lightning_robust.models.feed_forward_net import FeedForwardNet
 from lightning_robust.models.huggingface_model import HuggingFaceModel
 from lightning_robust.models.hypersphere import Hypersphere
 from lightning_robust.models.iaat_wide_resnet import IAATWideResNet
+from lightning_robust.models.max_mahalanobis import MaxMahalanobis
 from lightning_robust.models.normalize import Normalize, normalized
 from lightning_robust.models.preact_resnet import PreActResNet
 from lightning_robust.models.pretrained import Pretrained, from_pretrained, load_weights
@@ -20,6 +21,7 @@ __all__ = [
     "HuggingFaceModel",
     "Hypersphere",
     "IAATWideResNet",
+    "MaxMahalanobis",
     "Normalize",
     "PreActResNet",
     "Pretrained",

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_robust.models.last_linear import last_linear
+
 
 class HypersphereLinear(nn.Linear):
     """Linear layer without bias whose outputs are `scale cos(x, w_k)`, the cosines of input and rows of the weight.
@@ -63,12 +65,7 @@ class Hypersphere(nn.Module):
 
     def __init__(self, net: nn.Module, scale: float = 10.0, in_place: bool = False) -> None:
         super().__init__()
-        heads = [(path, module) for path, module in net.named_modules() if isinstance(module, nn.Linear) and path]
-        if not heads:
-            raise ValueError(
-                f"Hypersphere replaces a net's last linear layer, but {type(net).__name__} has none: take another net."
-            )
-        path, head = heads[-1]
+        path, head = last_linear(net, type(self).__name__)
         net.set_submodule(path, HypersphereLinear(head.in_features, head.out_features, scale, in_place))
         self.net = net
 

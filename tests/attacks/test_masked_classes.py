@@ -22,6 +22,7 @@ AS_ABSENT: dict[str, Attack] = {
     for name, attack in {
         "pgd": PGD(threat, steps=5),
         "pgd dlr": PGD(threat, steps=5, loss="dlr"),
+        "pgd label_logit": PGD(threat, steps=5, loss="label_logit"),
         "pgd margin": PGD(threat, steps=5, loss="margin"),
         "apgd dlr": APGD(threat, steps=10, loss="dlr"),
         "apgd-t": APGD(threat, steps=10, targets=9, restarts=2),

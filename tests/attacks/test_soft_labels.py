@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from lightning_robust.attacks import APGD, PGD, Attack
 from lightning_robust.attacks.functional import squeeze
-from lightning_robust.losses import boosted_cross_entropy, cross_entropy, dlr, margin, targeted_dlr
+from lightning_robust.losses import boosted_cross_entropy, cross_entropy, dlr, label_logit, margin, targeted_dlr
 from lightning_robust.parts.reweighting import probability_margin
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
@@ -38,7 +38,7 @@ def test_one_hot_labels_give_the_examples_of_class_numbers(attack: Attack, dtype
         )
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, margin, dlr, boosted_cross_entropy, probability_margin])
+@pytest.mark.parametrize("loss", [cross_entropy, label_logit, margin, dlr, boosted_cross_entropy, probability_margin])
 def test_one_hot_labels_give_the_losses_and_gradients_of_class_numbers(loss: object) -> None:
     def both(logits: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         z = logits.clone().requires_grad_()

@@ -34,6 +34,7 @@ from lightning_robust.defenses import (
     MAIL,
     MART,
     MMA,
+    MMC,
     RSLAD,
     SCORE,
     SCOREAT,
@@ -49,7 +50,7 @@ from lightning_robust.parts.regularizers import InputGradient
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.threat import Threat
 from tests.helpers.ddp import quiet_trainer
-from tests.helpers.few import Few, norm_net
+from tests.helpers.few import Few, centred, norm_net
 
 WithHeads = namedtuple("WithHeads", ["logits", "aux_logits"])
 
@@ -97,6 +98,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "CFA": CFA,
     "CFAAT": CFAAT,
     "IKL": lambda net, **settings: IKL(net, gamma=0.5, ascend="loss", **settings),
+    "MMC": lambda net, **settings: MMC(centred(net), **settings),
     "MMA": lambda net, **settings: MMA(net, hinge=0.3, min_radius=0.1, **settings),
     **{
         method.__name__: method

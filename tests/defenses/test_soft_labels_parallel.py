@@ -20,6 +20,7 @@ from lightning_robust.defenses import (
     IAAT,
     MAIL,
     MART,
+    MMC,
     SCORE,
     SCOREAT,
     ST,
@@ -31,7 +32,7 @@ from lightning_robust.parts import ASAM, RobustWeightPerturbation
 from lightning_robust.threat import Threat
 from tests.defenses.test_parallel import weights
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.helpers.few import Few, plain_net
+from tests.helpers.few import Few, centred, plain_net
 
 THREAT = Threat(eps=0.2)
 NOISY, NORMAL = (PGD(THREAT, steps=2, step_size=0.05, start=start) for start in ("uniform", "normal"))
@@ -53,6 +54,9 @@ METHODS: dict[str, Callable[..., Defense]] = {
     "IAAT": lambda net, **given: IAAT(net, attack=NOISY, gamma=0.05, beta=0.5, warmup=0, **given),
     "MAIL": lambda net, **given: MAIL(net, attack=NOISY, start_epoch=0, **given),
     "MART": lambda net, **given: MART(net, attack=NORMAL, **given),
+    "MMC": lambda net, **given: MMC(
+        centred(net), attack=NOISY, **{**given, "optimizer": lambda p: torch.optim.SGD(p, lr=0.05)}
+    ),
     "RWP": lambda net, **given: AT(
         net, attack=NOISY, weight_perturbation=RobustWeightPerturbation(0.05, steps=2, threshold=5.0), **given
     ),

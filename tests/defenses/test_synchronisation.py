@@ -1,6 +1,6 @@
 """A training step never waits for the device: none of it asks for a tensor's values to know what comes next."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +31,7 @@ from lightning_robust.defenses import (
     MAIL,
     MART,
     MMA,
+    MMC,
     RSLAD,
     SCORE,
     SCOREAT,
@@ -47,12 +48,12 @@ from lightning_robust.parts import RobustWeightPerturbation as RWP
 from lightning_robust.parts.regularizers import InputGradient
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch
-from tests.helpers.few import norm_net
+from tests.helpers.few import centred, norm_net
 
 N = 8
 ATTACK = PGD(Threat(eps=0.1), steps=2)
 NORMS = {"linf": ATTACK, "l2": PGD(Threat("l2", 0.5), steps=2)}  # a projection in l1 waits until it has ended
-NEVER: dict[str, tuple[type[Defense], dict[str, Any]]] = {
+NEVER: dict[str, tuple[Callable[..., Defense], dict[str, Any]]] = {
     "Standard": (Standard, {}),
     "AT": (AT, {}),
     "AT in l2": (AT, {"attack": PGD(Threat("l2", 0.5), steps=2, momentum=0.5)}),
@@ -78,6 +79,10 @@ NEVER: dict[str, tuple[type[Defense], dict[str, Any]]] = {
     "SCOREAT": (SCOREAT, {"clip": 0.1}),
     "IAT": (IAT, {}),
     "FreeAT": (FreeAT, {}),
+    "MMC": (
+        lambda net, **given: MMC(centred(net), **given),
+        {"attack": PGD(Threat(eps=0.1), steps=2, targeted=True, random_targets=3, loss="label_logit")},
+    ),
     "CFA": (CFA, {}),
     "CFAAT": (CFAAT, {}),
     "IKL": (IKL, {"gamma": 0.5, "ascend": "loss"}),

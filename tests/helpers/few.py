@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_robust.data import RobustDataModule
+from lightning_robust.models import MaxMahalanobis
 from tests.helpers.foreign import images
 
 
@@ -59,3 +60,10 @@ class DigitsNet(nn.Sequential):
 def norm_net(seed: int = 0) -> nn.Sequential:
     """The same with a batch norm in front."""
     return nn.Sequential(nn.BatchNorm2d(1), *plain_net(seed))
+
+
+def centred(net: nn.Module, scale: float = 2.0, features: int = 4) -> MaxMahalanobis:
+    """The net with logits that are minus squared distances from fixed centres, its new layer always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return MaxMahalanobis(net, scale, features)
