@@ -29,7 +29,7 @@ NARROW = {
     "WideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
     "IAATWideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
     "PreActResNet": ["--model.init_args.net.init_args.width=4"],
-    "resnet50": options(width_per_group=4),
+    **dict.fromkeys(("resnet50", "resnet152"), options(width_per_group=4)),
     "convnext_tiny": options(dims=[8, 16, 16, 16], depths=[1, 1, 1, 1]),
     "convnext_base": options(dims=[8, 16, 16, 16], depths=[1, 1, 1, 1]),
     "swin_base_patch4_window7_224": options(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),

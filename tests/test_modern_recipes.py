@@ -241,6 +241,18 @@ CFA = {  # PKU-ML/CFA@071f333, and section 5.1 of the paper
     "trainer.max_epochs": 200,
     "data.batch_size": 128,
 }
+XIE = {  # facebookresearch/ImageNet-Adversarial-Training@1ad68f0
+    "model": "AT",
+    **prefixed(ATTACK, steps=30, step_size="1/255", targeted=True, random_targets=1000, clean_start=0.2),
+    **prefixed("model.attack.threat", norm="linf", eps="16/255"),
+    "model.label_smoothing": 0.1,
+    "model.base_batch_size": 256,
+    **prefixed("model.optimizer", lr=0.1, momentum=0.9, weight_decay=1e-4),
+    "model.parameter_groups.no_decay": "norm_and_bias",
+    **prefixed("model.scheduler", milestones=[35, 70, 95], gamma=0.1),
+    "trainer.max_epochs": 110,
+    "data.batch_size": 32,
+}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "cifar10/cfa": {**CFA, **prefixed("model", beta=6, lambda_1=0.3, lambda_2=0.5), "model.attack.start": "normal"},
     "cifar10/cfa_at": {**CFA, **prefixed("model", lambda_1=0.5, attack_bn="train"), "model.attack.start": None},
@@ -438,18 +450,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "data.augmentation.ColorJitter.brightness": 0.4,
         "data.mixing.mixup_alpha": None,
     },
-    "imagenet/at_targeted": {  # facebookresearch/ImageNet-Adversarial-Training@1ad68f0
-        "model": "AT",
-        "model.net.options.zero_init_residual": True,
-        **prefixed(ATTACK, steps=30, step_size="1/255", targeted=True, random_targets=1000, clean_start=0.2),
-        **prefixed("model.attack.threat", norm="linf", eps="16/255"),
-        "model.label_smoothing": 0.1,
-        "model.base_batch_size": 256,
-        **prefixed("model.optimizer", lr=0.1, momentum=0.9, weight_decay=1e-4),
-        "model.parameter_groups.no_decay": "norm_and_bias",
-        **prefixed("model.scheduler", milestones=[35, 70, 95], gamma=0.1),
-        "trainer.max_epochs": 110,
-        "data.batch_size": 32,
+    "imagenet/at_targeted": {**XIE, "model.net.options.zero_init_residual": True},
+    "imagenet/at_denoise": {
+        **XIE,
+        **prefixed("model.net", net="TorchvisionModel", stages=["layer1", "layer2", "layer3", "layer4"]),
+        **prefixed("model.net.net", name="resnet152"),
+        "model.net.net.options.zero_init_residual": True,
     },
     "imagenet/fast": {  # locuslab/fast_adversarial@54f7287
         "model": "AT",

@@ -264,7 +264,7 @@ RATES: dict[str, tuple[int, ...]] = {
     "cifar10/iaat_at": (200, 60, 120, 160),
     "cifar10/emr_at": (100, 60, 90),
     "cifar10/emr_trades": (130, 60, 120),
-    "imagenet/at_targeted": (110, 35, 70, 95),
+    **dict.fromkeys(("imagenet/at_targeted", "imagenet/at_denoise"), (110, 35, 70, 95)),
     "imagenet/free_at": (23, 8, 16),
 }
 """A recipe's epochs, and those before which its rate falls: with none, along a cosine. Others of digits: 40 epochs."""

@@ -1,6 +1,7 @@
 """Classification nets that take images in [0, 1] and return logits."""
 
 from lightning_robust.models.by_name import load_net
+from lightning_robust.models.feature_denoising import FeatureDenoising
 from lightning_robust.models.feed_forward_net import FeedForwardNet
 from lightning_robust.models.huggingface_model import HuggingFaceModel
 from lightning_robust.models.hypersphere import Hypersphere
@@ -17,6 +18,7 @@ from lightning_robust.models.torchvision_model import TorchvisionModel
 from lightning_robust.models.wide_resnet import WideResNet
 
 __all__ = [
+    "FeatureDenoising",
     "FeedForwardNet",
     "HuggingFaceModel",
     "Hypersphere",
