@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.callbacks import Curves as Curves
     from lightning_robust.callbacks import EffectiveMargins as EffectiveMargins
     from lightning_robust.callbacks import EpochLines as EpochLines
+    from lightning_robust.callbacks import FairAveragedWeights as FairAveragedWeights
     from lightning_robust.callbacks import PseudoLabels as PseudoLabels
     from lightning_robust.callbacks import RadiusHistogram as RadiusHistogram
     from lightning_robust.callbacks import RobustEvaluation as RobustEvaluation
@@ -100,8 +101,8 @@ _NAMES = {
     "OneOf SparsePGD Square TrainingAPGD Transfer WorstOf",
     "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
     "callbacks": "AdversarialInputs AttackStrength AveragedWeights BatchNormMomentum CatastrophicOverfitting "
-    "CorruptionAccuracy Curves EffectiveMargins EpochLines PseudoLabels RadiusHistogram RobustEvaluation "
-    "RobustProgressBar UnsoundEvaluation",
+    "CorruptionAccuracy Curves EffectiveMargins EpochLines FairAveragedWeights PseudoLabels RadiusHistogram "
+    "RobustEvaluation RobustProgressBar UnsoundEvaluation",
     "defenses": "ALP ARD AT AVG AWP CFA CFAAT EAT EMR GAIRAT HAT IAAT IAD IAT IKL LBGAT MAIL MART MMA MMC RSLAD "
     "SCORE SCOREAT ST TRADES AdaAD Defense Distillation FreeAT MarginDefense Standard",
     "metrics": "AttackSuccessRate CorruptionError EffectiveMargin PerturbationNorm RobustAccuracy",

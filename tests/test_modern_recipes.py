@@ -41,6 +41,7 @@ def prefixed(place: str, **settings: Any) -> dict[str, Any]:
 
 
 AVERAGED = "trainer.callbacks.AveragedWeights"
+FAIR = "trainer.callbacks.FairAveragedWeights"
 ATTACK = "model.attack"
 # wzekai99/DM-Improves-AT@b390f25; those of 20 million images: batch, epochs and share of the weights' publication
 ONE_MILLION = {"trainer.max_epochs": 400, "data.batch_size": 512, "data.fraction": 0.7}
@@ -236,7 +237,7 @@ CFA = {  # PKU-ML/CFA@071f333, and section 5.1 of the paper
     **prefixed("model.attack.threat", norm="linf", eps="8/255"),
     **prefixed("model.optimizer", lr=0.1, momentum=0.9, nesterov=None, weight_decay=5e-4),
     **prefixed("model.scheduler", milestones=[100, 150], gamma=0.1),
-    **prefixed(AVERAGED, decay=0.85, every="epoch", start_epoch=50),
+    **prefixed(FAIR, decay=0.85, start_epoch=50),
     "model.begin": 10,
     "trainer.max_epochs": 200,
     "data.batch_size": 128,
@@ -254,8 +255,18 @@ XIE = {  # facebookresearch/ImageNet-Adversarial-Training@1ad68f0
     "data.batch_size": 32,
 }
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "cifar10/cfa": {**CFA, **prefixed("model", beta=6, lambda_1=0.3, lambda_2=0.5), "model.attack.start": "normal"},
-    "cifar10/cfa_at": {**CFA, **prefixed("model", lambda_1=0.5, attack_bn="train"), "model.attack.start": None},
+    "cifar10/cfa": {
+        **CFA,
+        **prefixed("model", beta=6, lambda_1=0.3, lambda_2=0.5),
+        "model.attack.start": "normal",
+        f"{FAIR}.threshold": 0.24,
+    },
+    "cifar10/cfa_at": {
+        **CFA,
+        **prefixed("model", lambda_1=0.5, attack_bn="train"),
+        "model.attack.start": None,
+        f"{FAIR}.threshold": 0.2,
+    },
     "cifar10/ikl": {**DKL, **prefixed("model", temperature=4, gamma=None, ascend=None)},
     "cifar100/ikl": {**DKL, **prefixed("model", temperature=4, gamma=None, ascend="loss")},
     "cifar10/gkl": {**DKL, **prefixed("model", temperature=1, gamma=0.2, ascend=None)},

@@ -9,6 +9,7 @@ from lightning_robust.callbacks.corruption_accuracy import CorruptionAccuracy
 from lightning_robust.callbacks.curves import Curves
 from lightning_robust.callbacks.effective_margins import EffectiveMargins
 from lightning_robust.callbacks.epoch_lines import EpochLines
+from lightning_robust.callbacks.fair_averaged_weights import FairAveragedWeights
 from lightning_robust.callbacks.progress_bar import RobustProgressBar
 from lightning_robust.callbacks.pseudo_labels import PseudoLabels
 from lightning_robust.callbacks.radius_histogram import RadiusHistogram
@@ -25,6 +26,7 @@ __all__ = [
     "Curves",
     "EffectiveMargins",
     "EpochLines",
+    "FairAveragedWeights",
     "PseudoLabels",
     "RadiusHistogram",
     "RobustEvaluation",

@@ -17,8 +17,8 @@ class CFA(ClassCalibration, TRADES):
     beta are the same for all classes. Classes that are hard thus get smaller radii, and a larger weight on their clean
     images. The shares are exchanged between ranks and stand in checkpoints; see `ClassMemory`.
 
-    The paper also averages the weights over epochs, only of those whose worst class on held-out images is robust
-    enough; `AveragedWeights(decay=0.85, every="epoch", start_epoch=50)` averages those of all epochs.
+    The paper also averages the weights of those epochs after which the worst class on held-out images is robust enough:
+    the callback `FairAveragedWeights`.
 
     Args:
         net: images [b c h w] in [0, 1] to logits [b k].
