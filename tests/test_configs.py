@@ -29,14 +29,19 @@ NARROW = {
     "WideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
     "IAATWideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
     "PreActResNet": ["--model.init_args.net.init_args.width=4"],
-    **dict.fromkeys(("resnet50", "resnet152"), options(width_per_group=4)),
+    "resnet50": options(width_per_group=4),
+    "TimmModel resnet50": [
+        *options(base_width=16, act_layer="silu"),
+        "--model.init_args.net.init_args.resize=64",
+    ],
+    "resnet152": [f"--model.init_args.net.init_args.{word}" for word in ("name=resnet18", "resize=64")],
     "convnext_tiny": options(dims=[8, 16, 16, 16], depths=[1, 1, 1, 1]),
     "convnext_base": options(dims=[8, 16, 16, 16], depths=[1, 1, 1, 1]),
     "swin_base_patch4_window7_224": options(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
     "vit_small_patch16_224": options(embed_dim=48, depth=1, num_heads=3),
     "xcit_small_12_p16_224": options(embed_dim=32, depth=1, num_heads=2),
 }
-"""Nets of a smaller width."""
+"""Nets of a smaller width, or a shallower one."""
 
 
 def prepare(config: Path, folder: Path) -> list[str]:
@@ -52,7 +57,8 @@ def prepare(config: Path, folder: Path) -> list[str]:
         write(labelled, folder, **(sizes if labelled == "ImageNet" else {}))
         args += ["--data.init_args.batch_size=4", f"--data.init_args.val_size={20 if labelled != 'CIFAR100' else 100}"]
         args += ["--data.init_args.num_workers=0"]  # more than the machine has cores would be warned of
-        narrow = NARROW.get(net.get("init_args", {}).get("name", kind), [])
+        name = net.get("init_args", {}).get("name", kind)
+        narrow = NARROW.get(f"{kind} {name}", NARROW.get(name, []))
         args += [word.replace("init_args.net.", f"init_args.{where}.", 1) for word in narrow]
     if recipe["model"]["init_args"].get("teacher", {}).get("class_path") in ("Pretrained", "RobustBenchModel"):
         args.append('--model.init_args.teacher={"class_path": "SmallConvNet"}')

@@ -253,6 +253,8 @@ RATES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("mnist/emr_at", "mnist/emr_standard"), (30,)),
     **dict.fromkeys(("digits/rst", "digits/st_rst"), (80,)),
     "cifar10/mmc": (200, 101, 151),
+    **dict.fromkeys(("cifar10/smooth_at", "cifar10/at_early_stopping"), (200, 100, 150)),
+    "imagenet/smooth_at": (90, 30, 60, 80),
     "cifar10/llr": (128, 102, 113, 123),
     "cifar10/fat_trades": (85, 74),
     "cifar10/fat_mart": (85, 59),

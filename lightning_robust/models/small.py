@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lightning_robust.models.activation import Activation, activation_layer
 from lightning_robust.models.normalize import make_normalize
 
 
 class SmallConvNet(nn.Module):
-    """Small convolutional net: three 3x3 convolutions with batch norm and ReLU, average pooling, a linear layer.
+    """Small convolutional net: three 3x3 convolutions with batch norm and activation, average pooling, a linear layer.
 
     The second and the third convolution have stride 2.
 
@@ -19,9 +20,10 @@ class SmallConvNet(nn.Module):
         mean: mean of each channel, in pixels in [0, 1], for the normalisation inside the net; 0.5 if neither mean nor
             std is given.
         std: standard deviation of each channel, > 0; 0.5 if neither mean nor std is given.
+        activation: "relu", "silu", "softplus" or "leaky_relu" (slope 0.1).
 
     Raises:
-        ValueError: for statistics that do not fit the channels.
+        ValueError: for an unknown activation, or statistics that do not fit the channels.
 
     Example:
         >>> import torch
@@ -37,6 +39,7 @@ class SmallConvNet(nn.Module):
         width: int = 32,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         num_classes = 10 if num_classes is None else num_classes
@@ -45,16 +48,16 @@ class SmallConvNet(nn.Module):
             mean = std = [0.5] * in_channels
         self.normalize = make_normalize(in_channels, mean, std)
         self.features = nn.Sequential(
-            *self._block(in_channels, width, stride=1),
-            *self._block(width, 2 * width, stride=2),
-            *self._block(2 * width, 4 * width, stride=2),
+            *self._block(in_channels, width, 1, activation),
+            *self._block(width, 2 * width, 2, activation),
+            *self._block(2 * width, 4 * width, 2, activation),
         )
         self.head = nn.Linear(4 * width, num_classes)
 
     @staticmethod
-    def _block(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
+    def _block(c_in: int, c_out: int, stride: int, activation: str) -> list[nn.Module]:
         conv = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
-        return [conv, nn.BatchNorm2d(c_out), nn.ReLU()]
+        return [conv, nn.BatchNorm2d(c_out), activation_layer(activation)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [b k] for images [b c h w] in [0, 1]."""

@@ -16,6 +16,14 @@ def test_normalize_equals_torchvision():
     torch.testing.assert_close(Normalize(MEAN, STD)(X), normalize(X, MEAN, STD))
 
 
+@pytest.mark.parametrize(("name", "layer"), [("relu", nn.ReLU), ("silu", nn.SiLU), ("softplus", nn.Softplus)])
+def test_the_small_net_takes_an_activation(name, layer):
+    net = SmallConvNet(activation=name)
+    assert sum(isinstance(part, layer) for part in net.modules()) == 3
+    with pytest.raises(ValueError, match="Unknown activation 'rellu'"):
+        SmallConvNet(activation="rellu")
+
+
 def test_normalisation_is_no_state():
     """Weight files of a net do not depend on which pixels' statistics it was built with."""
     layer = Normalize(MEAN, STD)
