@@ -25,12 +25,12 @@ CORE = ["standard", "at", "trades", "mart", "mail_at", "awp", "emr_standard", "e
 EMR = ["standard", "emr_standard", "at", "emr_at"]
 PLAN: list[tuple[str, float, list[str]]] = [
     ("StridedConvNet", 0.1, [*CORE, "emr_mart", "emr_mail_at"]),
-    ("FeedForwardNet", 0.1, EMR),
-    ("StridedConvNet", 0.2, [recipe for recipe in CORE if "standard" not in recipe]),
-    ("StridedConvNet", 0.02, ["standard", "emr_standard"]),
-    ("FeedForwardNet", 0.02, ["standard", "emr_standard"]),
     ("StridedConvNet", 0.1, ["st_awp", "st_rst", "rst", "rwp", "st_rwp"]),
     ("SmallConvNet", 0.1, ["at", "emr_at", "iaat", "st"]),
+    ("FeedForwardNet", 0.1, EMR),
+    ("StridedConvNet", 0.02, ["standard", "emr_standard"]),
+    ("FeedForwardNet", 0.02, ["standard", "emr_standard"]),
+    ("StridedConvNet", 0.2, [recipe for recipe in CORE if "standard" not in recipe]),
 ]
 """Nets, linf radii and recipes, in the order in which they are measured, each part with all seeds."""
 ORDER = [*dict.fromkeys(recipe for _, _, part in PLAN for recipe in part)]

@@ -22,7 +22,7 @@ NETS: dict[str, dict[str, Any]] = {
     "StridedConvNet": {},
     "FeedForwardNet": {"net": {"class_path": "FeedForwardNet"}},
     "SmallConvNet": {
-        "net": {"class_path": "SmallConvNet", "init_args": {"width": 16}},
+        "net": {"class_path": "SmallConvNet", "init_args": {"width": 8}},
         "attack_precision": "bf16",
     },
 }
