@@ -14,6 +14,7 @@ from benchmarks.common.claims import ON_DIGITS, ON_FASHION, Claim, claims
 from benchmarks.common.clones import from_clone
 from benchmarks.common.recipes import adapted
 from benchmarks.common.timing import Spread, interleave, ratio
+from benchmarks.methods import passes
 from tests.helpers.files import write_mnist
 
 ROOT = Path(__file__).parents[1]
@@ -148,3 +149,12 @@ def test_several_norms_are_scaled_alike() -> None:
     attacks = adapted("max", 0.3)["model"]["init_args"]["attack"]["init_args"]["attacks"]
     radii = {name: attack["init_args"]["threat"]["eps"] for name, attack in attacks.items()}
     assert radii == pytest.approx({"linf": 0.3, "l2": 1.5, "l1": 6.0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "counted"), [("standard", "1 / 1"), ("at", "11 / 11"), ("trades", "13 / 12"), ("emr_at", "12 / 13")]
+)
+def test_passes_are_those_of_the_definition(recipe: str, counted: str) -> None:
+    """TRADES: the attack's reference, ten steps, clean and adversarial images. EMR: the gradient of a gradient."""
+    assert passes(recipe) == counted

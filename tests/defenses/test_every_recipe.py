@@ -5,53 +5,24 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
-import lightning_robust.attacks
-import lightning_robust.models  # noqa: F401  (short names)
+from benchmarks.common.combinations import prepared
 from lightning_robust.cli.devices import fitting_ddp
-from lightning_robust.data import RobustDataModule
-from lightning_robust.defenses import Defense
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
-from tests.helpers.few import DigitsNet
 
 RECIPES = sorted(Path(__file__).parents[2].glob("configs/digits/*.yaml"))
 # each part once, and accumulated batches; the rest only in the full suite
 QUICK = {("emr_iaat", 2), ("st_awp", 1), ("st_rst", 1), ("mail_mart", 1)}
 EPOCHS, BATCHES, BATCH = 2, 2, 8
-
-
-def sooner(value: Any) -> Any:
-    """The recipe with every warm-up ending after one epoch, and attacks of three steps."""
-    if isinstance(value, list):
-        return [sooner(part) for part in value]
-    if not isinstance(value, dict):
-        return value
-    now = {"start_epoch": 1, "begin": 1, "warmup": 1, "milestones": [1], "steps": 3}
-    return {key: now[key] if key in now else sooner(part) for key, part in value.items()}
-
-
-def built(recipe: Path, batch_size: int) -> tuple[Defense, RobustDataModule]:
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Defense, "model")
-    parser.add_subclass_arguments(RobustDataModule, "data")
-    config = yaml.safe_load(recipe.read_text())
-    config["data"].setdefault("init_args", {}).update(batch_size=batch_size, seed=3)
-    if "teacher" in config["model"]["init_args"]:
-        config["model"]["init_args"]["teacher"] = {
-            "class_path": "tests.helpers.few.DigitsNet",
-            "init_args": {"seed": 2, "factor": 20.0},
-        }
-    built = parser.instantiate_classes(parser.parse_object({"model": sooner(config["model"]), "data": config["data"]}))
-    built.model.net = DigitsNet()  # without batch norm, whose statistics are each rank's own
-    return built.model, built.data
+# without batch norm, whose statistics are each rank's own
+NET = {"class_path": "tests.helpers.few.DigitsNet"}
+TEACHER = {**NET, "init_args": {"seed": 2, "factor": 20.0}}
 
 
 def trained(recipe: Path, ranks: int, accumulate: int) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
     """Final weights, what was logged of the last epoch, and radii; in double precision."""
-    defense, data = built(recipe, BATCH // ranks)
+    defense, data, _ = prepared(recipe.stem, None, NET, TEACHER, BATCH // ranks)
     settings: dict[str, Any] = {
         "max_epochs": EPOCHS,
         "limit_train_batches": BATCHES,
@@ -92,5 +63,6 @@ def test_two_ranks_equal_one_process_on_the_joined_batch(recipe: Path, accumulat
         assert set(own_logged) == set(logged) >= {"train/loss", "train/adv_acc"}
         for name, value in logged.items():
             torch.testing.assert_close(own_logged[name], value, rtol=1e-5, atol=1e-7, msg=name)
-    untrained = built(recipe, BATCH)[0].net[0].weight
+    defense, _, _ = prepared(recipe.stem, None, NET, TEACHER)
+    untrained = next(iter(defense.net.state_dict().values()))
     assert not torch.allclose(weights[0], untrained.double(), atol=1e-3)
