@@ -163,7 +163,7 @@ def described(method: Method) -> dict[str, str]:
     return {
         "method": f"[{title}](https://arxiv.org/abs/{paper[1]})" if paper else title,
         "name here": f"`{method.kind.__name__}`",
-        "what it does": summary[0].upper() + summary[1:],
+        "what it does": (summary[0].upper() + summary[1:]).replace("|", r"\|"),  # else it would end the cell
         "recipes": "; ".join(f"`{name}` ({', '.join(datasets(name))})" for name in method.recipes),
         "reference": source[1] if source else "-",
     }
