@@ -12,7 +12,7 @@ from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.types import Radius, to_float
 from lightning_robust.utils.radii import check_fits_box
 
-Norm: TypeAlias = Literal["linf", "l2", "l1"]
+Norm: TypeAlias = Literal["linf", "l2", "l1", "l0"]
 
 L1_SPARSITY = 0.01
 """Share of the coordinates that one l1 step moves (Tramèr & Boneh 2019, arXiv 1904.13000, SLIDE with q = 0.99)."""
@@ -36,15 +36,16 @@ class Threat:
     sample [b].
 
     Args:
-        norm: "linf", "l2" or "l1".
-        eps: radius in units of pixels in [0, 1]; a fraction such as "8/255" is read as such.
+        norm: "linf", "l2", "l1" or "l0".
+        eps: radius in units of pixels in [0, 1]; a fraction such as "8/255" is read as such. In l0 how many values of
+            an image may change, a whole number: each channel of a pixel is a value.
         lower: least pixel value; -inf for no lower bound (in YAML `-.inf`).
         upper: greatest pixel value; inf for no upper bound (in YAML `.inf`).
         box_first: l2 only: clamp into the box before scaling into the ball, as TRADES does, not after.
 
     Raises:
-        ValueError: for an unknown norm; for a radius that is negative, not finite or, in linf, larger than the box; or
-            if lower is not below upper.
+        ValueError: for an unknown norm; for a radius that is negative, not finite, in linf larger than the box, or in
+            l0 not whole; or if lower is not below upper.
 
     Example:
         >>> import torch
@@ -115,7 +116,7 @@ class Threat:
         return Threat(self.norm, self.eps, -math.inf, math.inf)
 
     def random(self, x: Float[Tensor, "b ..."], rng: SampleRNG, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
-        """Return a point drawn uniformly from the ball around x, clamped into the box.
+        """Return a point drawn uniformly from the ball around x, clamped into the box; in l0 with as many new values.
 
         Args:
             x: clean images [b ...].
@@ -125,6 +126,8 @@ class Threat:
         radius = self._radius(eps, x)
         if self.norm == "linf":
             return self._clamp(x + (2 * rng.uniform(x) - 1) * radius)
+        if self.norm == "l0":
+            return self._some_values(x, rng, radius)
         d = x[0].numel()
         if self.norm == "l2":  # a uniform direction, and a distance whose d-th power is uniform
             direction = rng.normal(x)
@@ -135,6 +138,13 @@ class Threat:
         length = rng.uniform(x.flatten(1)[:, :1]) ** (1 / d)
         return self._clamp(x + unit * per_image(length[:, 0], x) * radius)
 
+    def _some_values(self, x: Tensor, rng: SampleRNG, radius: Tensor) -> Tensor:
+        """Replace as many values as the radius allows, chosen at random, by values drawn uniformly from the box."""
+        if not math.isfinite(self.upper - self.lower):
+            raise ValueError("A random point in l0 takes its values from the box, which must be finite.")
+        values = self.lower + (self.upper - self.lower) * rng.uniform(x)
+        return x + _largest(values - x, rng.uniform(x), radius)
+
     def steepest(
         self, grad: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."] | None = None
     ) -> Float[Tensor, "b ..."]:
@@ -143,7 +153,12 @@ class Threat:
         For l1 that is a single pixel, too slow on large images: the step is shared by the `L1_SPARSITY` largest, and
         pixels of `x_adv` that already stand at the box's wall, or all but, are passed over. A zero gradient gives a
         zero direction.
+
+        Raises:
+            ValueError: in l0, in which no direction is the steepest: a step may be of any length.
         """
+        if self.norm == "l0":
+            raise ValueError("There is no steepest direction in l0: take FMN, whose steps are those of l2.")
         if self.norm == "linf":
             return grad.sign()
         flat = grad.flatten(1)
@@ -163,8 +178,9 @@ class Threat:
     ) -> Float[Tensor, "b ..."]:
         """Return the points `x_adv` moved back into the ball around x and into the box.
 
-        linf and l1 give the nearest point of the intersection (for l1 see Croce & Hein 2021, arXiv 2103.01208, on why
-        ball first and box second is not enough); l2 scales into the ball and then clamps, as all common l2 attacks do.
+        linf, l1 and l0 give the nearest point of the intersection (for l1 see Croce & Hein 2021, arXiv 2103.01208, on
+        why ball first and box second is not enough; for l0 Croce & Hein 2019, arXiv 1909.05040, section 2); l2 scales
+        into the ball and then clamps, as all common l2 attacks do.
         """
         radius = self._radius(eps, x)
         if self.norm == "linf":
@@ -173,6 +189,9 @@ class Threat:
         if self.norm == "l2":
             length = per_image(delta.flatten(1).norm(dim=1), x).clamp_min(torch.finfo(x.dtype).tiny)
             return self._clamp(x + delta * (radius / length).clamp_max(1))
+        if self.norm == "l0":  # of equal values the first ones, so that no more than the radius are left
+            inside = self._clamp(x_adv) - x
+            return x + _largest(inside, delta.square() - (delta - inside).square(), radius)
         return self._clamp(x + _project_l1(delta, radius, self.lower - x, self.upper - x))
 
     def distance(self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
@@ -190,6 +209,8 @@ def norms(delta: Float[Tensor, "... d"], norm: Norm) -> Float[Tensor, "..."]:
     """Return the norms of vectors; `vector_norm` takes ten times as long for linf, five for l1 (CPU, torch 2.15)."""
     if norm == "linf":
         return delta.abs().amax(-1)
+    if norm == "l0":
+        return delta.count_nonzero(-1).to(delta)
     return delta.abs().sum(-1) if norm == "l1" else torch.linalg.vector_norm(delta, dim=-1)
 
 
@@ -211,6 +232,13 @@ def per_image(value: Radius, x: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         return torch.full((), value, dtype=x.dtype, device=x.device)  # a copy from the host would wait for a GPU
     return value.to(x).view(-1, *[1] * (x.dim() - 1)) if value.dim() else value.to(x)
+
+
+def _largest(delta: Tensor, gain: Tensor, number: Tensor) -> Tensor:
+    """Return the shifts delta [b ...] with all but as many values of each set to 0: those with the greatest gain."""
+    order = gain.flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(1)
+    return torch.where((rank < number.view(-1, 1)).view_as(delta), delta, 0)
 
 
 def _project_l1(delta: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import ClassVar, TypeVar, get_args
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Attack(ABC):
     within_radius: bool = True
     """Whether its examples stay within the radius; those of an attack that leaves it serve training alone."""
 
-    norms: ClassVar[Sequence[Norm]] = get_args(Norm)
+    norms: ClassVar[Sequence[Norm]] = ("linf", "l2", "l1")
     """The norms that the attack works in."""
 
     default_threat: ClassVar[Threat] = Threat()

@@ -10,7 +10,7 @@ from lightning_robust.runtime.precision import full_precision
 from lightning_robust.threat import Norm, norms
 from lightning_robust.types import Net
 
-_DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
+DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 _ROUNDINGS = 8
 """How many roundings of a pixel a step across the boundary is at least long."""
@@ -41,7 +41,7 @@ def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm:
         return grad.flatten(1), -value
     grads, values = input_gradients(leads, x)
     grads = grads.flatten(2)
-    slopes = norms(grads, _DUAL[norm]).clamp_min(torch.finfo(x.dtype).tiny)
+    slopes = norms(grads, DUAL[norm]).clamp_min(torch.finfo(x.dtype).tiny)
     each, nearest = torch.arange(len(x), device=x.device), (values.abs() / slopes).argmin(1)
     return grads[each, nearest], -values[each, nearest]
 
@@ -54,7 +54,7 @@ def least_gap(w: Tensor, x: Tensor, norm: Norm) -> Tensor:
         x: images [b c h w].
         norm: "linf", "l2" or "l1".
     """
-    return _ROUNDINGS * torch.finfo(x.dtype).eps * norms(w, _DUAL[norm]) * norms(x.flatten(1), norm).clamp_min(1)
+    return _ROUNDINGS * torch.finfo(x.dtype).eps * norms(w, DUAL[norm]) * norms(x.flatten(1), norm).clamp_min(1)
 
 
 def smallest_shift(w: Tensor, gap: Tensor, x: Tensor, norm: Norm, lower: float, upper: float) -> Tensor:

@@ -9,11 +9,12 @@ from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.call import Call, one_per_sample
 from lightning_robust.attacks.entrance import entered
 from lightning_robust.attacks.success import misclassified
+from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.runtime.modes import AttackBN
 from lightning_robust.runtime.precision import full_precision
 from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.threat import Threat, per_image
-from lightning_robust.types import Net, Radius
+from lightning_robust.threat import Threat, norms, per_image
+from lightning_robust.types import Net, Objective, Radius
 
 
 class Nearest:
@@ -118,6 +119,31 @@ class MinimumNorm(Attack):
             found = Nearest(self.threat, x, misclassified(net, x, logits, y), enough)
             self.search(net, y, logits, found, rng)
         return found
+
+
+def slope_at(net: Net, x_adv: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    """Return an objective's gradient at points [b c h w], its values [b], and where the net errs [b]: one pass each way.
+
+    Args:
+        net: images to logits.
+        x_adv: the points.
+        y: labels [b].
+        objective: from logits [b k] and labels to values [b].
+    """
+    logits = torch.empty(0)
+
+    def values(z: Tensor) -> Tensor:
+        nonlocal logits
+        logits = net(z)
+        return objective(logits, y)
+
+    slope, value = input_gradient(values, x_adv)
+    return slope, value, misclassified(net, x_adv, logits, y)
+
+
+def farthest(x: Tensor, threat: Threat) -> Tensor:
+    """Return the distance [b] from each image to the farthest corner of the box."""
+    return norms(torch.maximum(x - threat.lower, threat.upper - x).flatten(1), threat.norm)
 
 
 def minimum_norms(attack: MinimumNorm, net: Net, x: Tensor, y: Tensor, rng: SampleRNG | None = None) -> Tensor:

@@ -14,7 +14,7 @@ STEPS = 20
 MORE_STEPS = 50
 """Steps per target if the result is close, and on samples that an attack without gradients broke."""
 
-TOLERANCE: dict[Norm, float] = {"linf": 0.1, "l2": 0.1, "l1": 0.15}
+TOLERANCE: dict[Norm, float] = {"linf": 0.1, "l2": 0.1, "l1": 0.15, "l0": 0.15}
 """Largest tolerated share of samples, by norm."""
 
 TOO_HIGH = 0.25

@@ -46,7 +46,7 @@ def check_radius(name: str, value: float | Tensor, count: int, read: bool = True
 
 
 def check_fits_box(norm: str, eps: float, lower: float, upper: float) -> None:
-    """Raise if a radius in linf is larger than the box, as one in levels of 255 is.
+    """Raise if a radius in linf is larger than the box, as one in levels of 255 is, or one in l0 is not whole.
 
     Args:
         norm: the norm; in l2 and l1, larger radii have a meaning.
@@ -69,3 +69,5 @@ def check_fits_box(norm: str, eps: float, lower: float, upper: float) -> None:
             f"An eps of {eps:g} in linf is larger than the box [{lower:g}, {upper:g}]: write '{eps:g}/255' if you mean "
             "levels of 255."
         )
+    if norm == "l0" and eps != round(eps):
+        raise ValueError(f"In l0 the radius is how many values may change, a whole number; got {eps:g}.")
