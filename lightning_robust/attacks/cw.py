@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks import progress
+from lightning_robust.attacks.adam import AdamRows
 from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
-from lightning_robust.attacks.rows import Rows
 from lightning_robust.attacks.success import misclassified
 from lightning_robust.losses import margin
 from lightning_robust.runtime.gradients import input_gradient
@@ -23,23 +23,14 @@ _STALL_RATIO = 0.9999  # a sample stops where its cost is above this share of th
 
 
 @dataclass
-class _Descent(Rows):
-    """The state of each sample's descent: position in the batch, label, weight c, variable, Adam's means, last cost."""
+class _Descent(AdamRows):
+    """The state of each sample's descent: position in the batch, label, weight c, variable, last cost."""
 
     row: Tensor
     y: Tensor
     c: Tensor
     u: Tensor
-    mean: Tensor
-    square: Tensor
     cost: Tensor
-
-    def adam(self, grad: Tensor, lr: float, k: int) -> None:
-        """Take the k-th step, counted from 1."""
-        self.mean = torch.lerp(self.mean, grad, 1 - 0.9)
-        self.square = torch.lerp(self.square, grad.square(), 1 - 0.999)
-        size = (self.square / (1 - 0.999**k)).sqrt() + 1e-8
-        self.u = self.u - lr * self.mean / (1 - 0.9**k) / size
 
 
 class CW(MinimumNorm):
@@ -135,7 +126,7 @@ class CW(MinimumNorm):
             found.take(run.row, x_adv, wrong)
             fooled[run.row[wrong]] = True
             through = self._half * (1 - torch.tanh(run.u).square())
-            run.adam((2 * (x_adv - x) + per_image(run.c, x) * slope) * through, self.lr, k + 1)
+            run.u = run.u - self.lr * run.direction((2 * (x_adv - x) + per_image(run.c, x) * slope) * through, k + 1)
             leave = found.done[run.row]
             if k % max(self.steps // _STALL_CHECKS, 1) == 0:
                 cost = self.threat.distance(x_adv, x).square() + run.c * lack
@@ -149,7 +140,7 @@ class CW(MinimumNorm):
         row = found.left
         u = torch.atanh(((found.x[row] - self._middle) / self._half).clamp(-_NEAR_WALL, _NEAR_WALL))
         still = torch.zeros_like(u)
-        return _Descent(row, y[row], c[row], u, still, still, torch.full_like(c[row], torch.inf))
+        return _Descent(row, y[row], c[row], u, torch.full_like(c[row], torch.inf), mean=still, square=still)
 
     def _image(self, u: Tensor) -> Tensor:
         return self._middle + self._half * torch.tanh(u)
