@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same names
     from lightning_robust.attacks import APGD as APGD
     from lightning_robust.attacks import CW as CW
+    from lightning_robust.attacks import DDN as DDN
     from lightning_robust.attacks import FAB as FAB
+    from lightning_robust.attacks import FMN as FMN
     from lightning_robust.attacks import MSD as MSD
     from lightning_robust.attacks import NFGSM as NFGSM
+    from lightning_robust.attacks import PDPGD as PDPGD
     from lightning_robust.attacks import PGD as PGD
     from lightning_robust.attacks import Attack as Attack
     from lightning_robust.attacks import AutoAttack as AutoAttack
@@ -26,8 +29,10 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.attacks import FriendlyPGD as FriendlyPGD
     from lightning_robust.attacks import MinimumNorm as MinimumNorm
     from lightning_robust.attacks import OneOf as OneOf
+    from lightning_robust.attacks import SigmaZero as SigmaZero
     from lightning_robust.attacks import SparsePGD as SparsePGD
     from lightning_robust.attacks import Square as Square
+    from lightning_robust.attacks import SuperDeepFool as SuperDeepFool
     from lightning_robust.attacks import TrainingAPGD as TrainingAPGD
     from lightning_robust.attacks import Transfer as Transfer
     from lightning_robust.attacks import WorstOf as WorstOf
@@ -97,8 +102,8 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.threat import Threat as Threat
 
 _NAMES = {
-    "attacks": "APGD CW FAB NFGSM PGD Attack AutoAttack Collaborative DeepFool Ensemble FriendlyPGD MSD MinimumNorm "
-    "OneOf SparsePGD Square TrainingAPGD Transfer WorstOf",
+    "attacks": "APGD CW DDN FAB FMN NFGSM PDPGD PGD Attack AutoAttack Collaborative DeepFool Ensemble FriendlyPGD MSD "
+    "MinimumNorm OneOf SigmaZero SparsePGD Square SuperDeepFool TrainingAPGD Transfer WorstOf",
     "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
     "callbacks": "AdversarialInputs AttackStrength AveragedWeights BatchNormMomentum CatastrophicOverfitting "
     "CorruptionAccuracy Curves EffectiveMargins EpochLines FairAveragedWeights PseudoLabels RadiusHistogram "

@@ -1,4 +1,5 @@
 import inspect
+import itertools
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.optimize import minimize
 from scipy.stats import beta, kstest, uniform
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_robust.attacks import PGD
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import L1_SPARSITY, Threat, _project_l1
 
@@ -255,3 +257,32 @@ def test_fractions_defaults_and_identity():
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(Threat.__init__)(object.__new__(Threat), **arguments)  # beneath the tests' own type checker
+
+
+def test_l0_counts_values_and_keeps_the_best_ones():
+    """The nearest point with two changed values: those whose change, cut to the box, brings it nearest."""
+    threat = Threat("l0", 2)
+    x = torch.tensor([[[[0.5, 0.5, 0.5, 0.9]]]])
+    moved = torch.tensor([[[[0.9, 0.45, 0.2, 1.7]]]])  # cut to 1, the last one comes nearer by 0.64 - 0.49
+    torch.testing.assert_close(threat.project(moved, x), torch.tensor([[[[0.9, 0.5, 0.5, 1.0]]]]))
+    best = min(
+        ((kept - moved).square().sum().item(), kept)
+        for some in itertools.combinations(range(4), 2)
+        for kept in [torch.stack([moved.clamp(0, 1)[..., i] if i in some else x[..., i] for i in range(4)], -1)]
+    )[1]
+    torch.testing.assert_close(threat.project(moved, x), best)
+    assert threat.distance(moved, x).item() == 4
+    drawn = threat.random(x.expand(50, 1, 1, 4), SampleRNG(0, torch.arange(50)))
+    assert (threat.distance(drawn, x) == 2).all()
+    assert ((drawn >= 0) & (drawn <= 1)).all()
+
+
+def test_l0_takes_whole_numbers_alone_and_has_no_steepest_direction():
+    with pytest.raises(ValueError, match="how many values may change, a whole number; got 2.5"):
+        Threat("l0", 2.5)
+    with pytest.raises(ValueError, match="no steepest direction in l0"):
+        Threat("l0", 2).steepest(torch.ones(1, 3))
+    with pytest.raises(ValueError, match="box, which must be finite"):
+        Threat("l0", 2, -math.inf).random(torch.ones(1, 3), SampleRNG(0, torch.arange(1)))
+    with pytest.raises(ValueError, match="got a threat in l0"):
+        PGD(Threat("l0", 2))

@@ -30,7 +30,7 @@ class _Search(Rows):
 
 
 class DDN(MinimumNorm):
-    """Takes gradient steps and sets the perturbation's length apart: shorter while the net errs, longer while it does not.
+    """Takes gradient steps to a length set apart from them: shorter while the net errs, longer while it does not.
 
         d <- e (d + a g / ||g||) / ||d + a g / ||g|| ||,   x + d clamped into the box
 

@@ -122,7 +122,7 @@ class MinimumNorm(Attack):
 
 
 def slope_at(net: Net, x_adv: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """Return an objective's gradient at points [b c h w], its values [b], and where the net errs [b]: one pass each way.
+    """Return an objective's gradient at points [b c h w], its values [b], and where the net errs [b].
 
     Args:
         net: images to logits.

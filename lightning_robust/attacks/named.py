@@ -7,11 +7,16 @@ from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.autoattack import AutoAttack
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.cw import CW
+from lightning_robust.attacks.ddn import DDN
 from lightning_robust.attacks.deepfool import DeepFool
 from lightning_robust.attacks.fab import FAB
+from lightning_robust.attacks.fmn import FMN
 from lightning_robust.attacks.objectives import LOSSES
+from lightning_robust.attacks.pdpgd import PDPGD
 from lightning_robust.attacks.pgd import PGD
+from lightning_robust.attacks.sigma_zero import SigmaZero
 from lightning_robust.attacks.square import Square
+from lightning_robust.attacks.superdeepfool import SuperDeepFool
 from lightning_robust.utils.messages import did_you_mean
 
 NAMES: dict[str, Callable[[], Attack]] = {
@@ -27,6 +32,11 @@ NAMES: dict[str, Callable[[], Attack]] = {
     "fab-t": lambda: FAB(targets=9),
     "square": Square,
     "deepfool": DeepFool,
+    "fmn": FMN,
+    "ddn": DDN,
+    "pdpgd": PDPGD,
+    "sdf": SuperDeepFool,
+    "sigma-zero": SigmaZero,
     "cw": CW,
 }
 """How the attack of each name is made; `pgd<steps>`, such as `pgd50`, and `pgd<steps>-<loss>` are made too."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from lightning_robust.attacks import progress
 from lightning_robust.attacks.adam import AdamRows
@@ -91,9 +90,7 @@ class PDPGD(MinimumNorm):
     def _refuse_other_norms(self) -> None:
         super()._refuse_other_norms()
         if not getattr(self, "proximal", True) and self.threat.norm != "l2":
-            raise ValueError(
-                f"Without its proximal operator PDPGD works in l2 alone, got a threat in {self.threat.norm}."
-            )
+            raise ValueError(f"PDPGD with proximal=False works in l2 alone, got a threat in {self.threat.norm}.")
 
     def search(self, net: Net, y: Tensor, logits: Tensor, found: Nearest, rng: SampleRNG) -> None:
         """Descend and change the weights until the steps end; see `MinimumNorm.search`."""

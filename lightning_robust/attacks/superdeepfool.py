@@ -59,8 +59,8 @@ class SuperDeepFool(MinimumNorm):
     Paper: Abdolahpourrostam et al. 2024 (arXiv 2303.12481), SDF(inf, 1).
     Reference: jeromerony/adversarial-library@9dec220, superdeepfool.py, whose distances these are to rounding. Like it,
     and unlike alirezaabdollahpour/SuperDeepFool@20f75b2, the points stay in the box.
-    Deviates: where DeepFool ends without an example, w is the normal of the most probable other class's boundary, in the
-    reference that of its last step's.
+    Deviates: where DeepFool ends without an example, w belongs to the most probable other class, in the reference to
+    the class of its last step.
     """
 
     norms = ("l2",)

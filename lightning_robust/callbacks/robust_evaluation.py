@@ -66,7 +66,7 @@ class RobustEvaluation(SampleCollector):
         attacks: the attacks, by the name under which they are reported. One without a threat takes that of the module's
             `attack`, as every defense has one, or of `AdversarialInputs`; where that attack has several, such as
             `WorstOf`, it runs at each, as `pgd-linf`, `pgd-l2` and so on. One that looks for the nearest example
-            (`FAB`, `DeepFool`, `CW`) also gives a figure of accuracy against radius.
+            (`FAB`, `FMN` and the like) also gives a figure of accuracy against radius.
         fit_attacks: cheaper attacks for the validation inside fit; by default the same.
         fit_samples: in the validation inside fit, evaluate only this many samples of the loader; by default all.
         samples: in `validate` and `test`, evaluate only this many samples of each loader, the first ones; by default

@@ -46,7 +46,7 @@ def evaluate(
 
     The evaluation is that of `RobustEvaluation`, exact and checked. With `state_dir` or `out`, the same call resumes an
     evaluation that was killed before it wrote its first results. If every attack looks for the nearest adversarial
-    example (`FAB`, `DeepFool`, `CW`), one run gives the results at all radii of a norm.
+    example (`FAB`, `FMN` and the like), one run gives the results at all radii of a norm.
 
     Args:
         net: maps images [b c h w] in [0, 1] to logits [b k]; it may return a tuple, a dictionary or an object that

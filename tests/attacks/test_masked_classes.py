@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_robust.attacks import APGD, CW, FAB, PGD, Attack, DeepFool, Ensemble, Square
+from lightning_robust.attacks import (
+    APGD,
+    CW,
+    DDN,
+    FAB,
+    FMN,
+    PDPGD,
+    PGD,
+    Attack,
+    DeepFool,
+    Ensemble,
+    Square,
+    SuperDeepFool,
+)
 from lightning_robust.attacks.functional import minimum_norms
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
@@ -30,6 +43,10 @@ AS_ABSENT: dict[str, Attack] = {
         "fab": FAB(threat, steps=5),
         "fab-t": FAB(threat, steps=5, targets=9, restarts=2),
         "deepfool": DeepFool(threat, steps=5) if norm != "l1" else None,
+        "fmn": FMN(threat, steps=10),
+        "pdpgd": PDPGD(threat, steps=20, step_size=0.02),
+        "ddn": DDN(threat, steps=20, first=0.1) if norm == "l2" else None,
+        "sdf": SuperDeepFool(threat, steps=3) if norm == "l2" else None,
         "cw": CW(threat, steps=20, search_steps=3, lr=0.05) if norm == "l2" else None,
         "ensemble": Ensemble(
             {"ce": APGD(threat, steps=5), "t": APGD(threat, steps=5, targets=9), "fab-t": FAB(threat, 3)}

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_robust.attacks.ddn import DDN
 from lightning_robust.attacks.fmn import FMN
@@ -13,19 +14,20 @@ from lightning_robust.attacks.pdpgd import PDPGD
 from lightning_robust.attacks.sigma_zero import SigmaZero
 from lightning_robust.attacks.superdeepfool import SuperDeepFool
 from lightning_robust.evaluation.toward_class import TowardClass
-from lightning_robust.threat import Norm, Threat
+from lightning_robust.threat import Norm, Threat, per_image
 from tests.defenses.test_golden import GOLDEN
 from tests.defenses.test_golden_modern import MODERN, recorded_net
+from tests.helpers.toys import linear_distance, linear_net
 
 X, Y = (MODERN.get(name, GOLDEN[name]) for name in "xy")
 FIRST = float(torch.tensor(1.05, dtype=torch.float32)) / 1.05
 """DDN's first length in the authors' runs in float64: it grows in float32 once, and is float64 from then on."""
+NORMS = get_args(Norm)
 ATTACKS: dict[str, Callable[[dict[str, Any], int], MinimumNorm]] = {
-    **{f"fmn_{norm}": lambda record, steps: FMN(Threat(record["norm"]), steps) for norm in ("linf", "l2", "l1")},
-    "fmn_l0": lambda record, steps: FMN(Threat("l0", 1), steps),
+    **{f"fmn_{norm}": lambda record, steps: FMN(Threat(record["norm"], 1), steps, overshoot=0) for norm in NORMS},
     "sigma_zero": lambda record, steps: SigmaZero(steps=steps),
     "pdgd": lambda record, steps: PDPGD(Threat("l2", 1.0), steps, proximal=False),
-    **{f"pdpgd_{norm}": lambda record, steps: PDPGD(Threat(record["norm"], 1), steps) for norm in get_args(Norm)},
+    **{f"pdpgd_{norm}": lambda record, steps: PDPGD(Threat(record["norm"], 1), steps) for norm in NORMS},
     # whose last step is not looked at
     "sdf": lambda record, steps: SuperDeepFool(steps=steps - 1, inner_steps=100, candidates=100),
     "ddn": lambda record, steps: DDN(steps=steps, first=FIRST),
@@ -55,10 +57,49 @@ def test_examples_are_the_authors(name: str) -> None:
     torch.testing.assert_close(found, record["x_adv_20_steps_f64"], rtol=0, atol=ROUNDING.get(name, 1e-9))
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *(FMN(Threat(norm), steps=300) for norm in ("linf", "l2", "l1")),  # type: ignore[arg-type]
+        *(PDPGD(Threat(norm), steps=1000) for norm in ("linf", "l2", "l1")),  # type: ignore[arg-type]
+        PDPGD(Threat("l2"), steps=1000, proximal=False),
+        DDN(steps=1000),
+        SuperDeepFool(),
+    ],
+    ids=lambda attack: f"{type(attack).__name__} {attack.threat.norm}",
+)
+def test_distances_of_a_linear_net(attack: MinimumNorm) -> None:
+    """Of two classes; the boundary lies 0.1 to 0.2 away in linf, without the box."""
+    weight = torch.randn(1, 12, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(2))
+    net = linear_net(torch.cat([weight, -weight]), torch.zeros(2))
+    x = x + per_image(0.15 * torch.ones(8), x) * weight.sign().view(3, 2, 2) - _onto_boundary(x, weight)
+    y = net(x).argmax(1)
+    boxless = attack.with_threat(attack.threat.without_box())
+    found, best = minimum_norms(boxless, net, x, y), linear_distance(net, x, y, attack.threat.norm)
+    tolerance = 0.015 if isinstance(attack, PDPGD) else 0.01  # whose weights swing about the best ones
+    torch.testing.assert_close(found, best, rtol=tolerance, atol=0)
+
+
+def _onto_boundary(x: Tensor, weight: Tensor) -> Tensor:
+    """What leads the images onto the boundary where weight.x = 0."""
+    return ((x.flatten(1) @ weight.T) / weight.square().sum() * weight).view_as(x)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fmn_leaves_a_point_where_two_logits_are_equal(norm: Any) -> None:
+    """The label's is the first: argmax takes it, and the margin there is 0."""
+    weight = torch.ones(1, 12)
+    net = linear_net(torch.cat([weight, -weight]), torch.tensor([-6.0, 6.0]))
+    x = torch.full((1, 3, 2, 2), 0.5)
+    assert net(x).argmax(1).item() == 0
+    assert minimum_norms(FMN(Threat(norm)), net, x, torch.tensor([0])).item() < 0.01
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_distances_toward_a_class_are_the_authors(norm: Any) -> None:
     record, net = MODERN[f"fmn_{norm}_targeted"], recorded_net(0.1).eval()
     for x, target, theirs in zip(X.double(), record["targets"].tolist(), record["distance_f64"], strict=True):
-        attack, toward = FMN(Threat(norm), record["steps"]), TowardClass(net, target)
+        attack, toward = FMN(Threat(norm), record["steps"], overshoot=0), TowardClass(net, target)
         found = minimum_norms(attack, toward, x[None], torch.zeros(1, dtype=torch.long))
         torch.testing.assert_close(found[0], theirs, rtol=1e-9, atol=1e-12)

@@ -2,7 +2,21 @@
 
 import pytest
 
-from lightning_robust.attacks import APGD, CW, FAB, PGD, Attack, AutoAttack, DeepFool, Ensemble, Square
+from lightning_robust.attacks import (
+    APGD,
+    CW,
+    DDN,
+    FAB,
+    FMN,
+    PDPGD,
+    PGD,
+    Attack,
+    AutoAttack,
+    DeepFool,
+    Ensemble,
+    Square,
+    SuperDeepFool,
+)
 
 EACH: dict[str, Attack] = {
     "pgd": PGD(steps=2),
@@ -11,6 +25,10 @@ EACH: dict[str, Attack] = {
     "square": Square(queries=5),
     "fab": FAB(steps=2),
     "deepfool": DeepFool(steps=2),
+    "fmn": FMN(steps=2),
+    "ddn": DDN(steps=2),
+    "pdpgd": PDPGD(steps=2),
+    "sdf": SuperDeepFool(steps=2),
     "cw": CW(steps=2, search_steps=1),
     "ensemble": Ensemble({"a": PGD(steps=1), "b": APGD(steps=2)}),
     "autoattack": AutoAttack(version="rapid"),
