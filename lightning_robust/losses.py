@@ -90,6 +90,28 @@ def margin(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
     return others.amax(1) - logits.gather(1, label)[:, 0]
 
 
+def probability_margin(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
+    """Return the largest other probability minus the label's, `max_{j != y} p_j - p_y`, of each sample.
+
+    Args:
+        logits: logits [b k]; half precision is computed in fp32.
+        y: labels [b], or [b k], of which the most probable class counts.
+
+    Returns:
+        Values [b] in [-1, 1], positive where the sample is misclassified.
+
+    Example:
+        >>> probability_margin(torch.tensor([[0.0, 0.0], [0.0, 99.0]]), torch.tensor([0, 0]))
+        tensor([0., 1.])
+
+    Paper: Liu et al. 2021 (arXiv 2106.07904), section 3.2, for weights of samples.
+    Reference: xieyong0/PMA@c386acd, as an attack's objective.
+    """
+    p = torch.softmax(at_least_fp32(logits), dim=1)
+    label = hard_labels(y)[:, None]
+    return p.scatter(1, label, -1.0).amax(1) - p.gather(1, label)[:, 0]
+
+
 def soft_margin(logits: Float[Tensor, "b k"], y: Labels) -> Float[Tensor, "b"]:
     """Return the soft margin `log sum_{j != y} exp(logits_j) - logits_y` of each sample.
 

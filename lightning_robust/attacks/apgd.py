@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from lightning_robust.attacks import progress
 from lightning_robust.attacks.apgd_ascent import Ascent, Given, Momentum, Sparse
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.call import Call
+from lightning_robust.attacks.hyperplane import nearest_classes
 from lightning_robust.attacks.objectives import LOSSES, Loss
 from lightning_robust.attacks.runs import Runs
 from lightning_robust.attacks.success import misclassified
@@ -23,6 +24,9 @@ from lightning_robust.types import Net, Objective
 from lightning_robust.utils.labels import hard_labels
 
 A = TypeVar("A", bound="APGD")
+
+CANDIDATES = 100
+"""Among how many of the most probable classes the nearest are looked for."""
 
 L1_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 """For l1 the climb begins in a larger ball: (multiple of the radius, share of the steps) (arXiv 2103.01208, s. 3.4)."""
@@ -46,8 +50,10 @@ class APGD(Attack):
     Args:
         threat: the perturbations allowed.
         steps: gradient steps of a run, >= 1.
-        loss: "ce", "dlr", "margin" or "label_logit". With `targets` it is the targeted DLR loss.
-        targets: the number of wrong classes to lead to in turn, the most probable first; all, where the net has fewer.
+        loss: "ce", "dlr", "margin", "label_logit" or "probability_margin". With `targets` it is the targeted DLR loss.
+        targets: the number of wrong classes to lead to in turn; all, where the net has fewer.
+        order: which of them come first: the most probable ("logits"), or those whose boundary is nearest for the net
+            linearised at the image ("distance"), which takes up to 100 backward passes more.
         restarts: random starts (for each target), >= 1.
         eot: forward passes averaged in each step, for nets that are random, >= 1.
         rho: share of the steps that must raise the objective, in (0, 1).
@@ -63,8 +69,9 @@ class APGD(Attack):
         >>> bool((x_adv - x).abs().max() <= 8 / 255 + 1e-6)
         True
 
-    Paper: Croce & Hein 2020 (arXiv 2003.01690), algorithm 1; for l1 Croce & Hein 2021 (arXiv 2103.01208).
-    Reference: fra31/auto-attack@a392200.
+    Paper: Croce & Hein 2020 (arXiv 2003.01690), algorithm 1; for l1 Croce & Hein 2021 (arXiv 2103.01208); the order by
+    distance Melamed et al. 2024 (MALT).
+    Reference: fra31/auto-attack@a392200; odeliamel/MALT@2e7d57b.
     Deviates: the authors compare the objective after the first step with 0, here with the start's. Their samples stay
         in the batch until a run ends, and runs follow one another, which changes no verdict of a net that is not
         random. With `eot` they judge by the last pass, here by the mean of all. For l1 the larger balls are always
@@ -83,11 +90,13 @@ class APGD(Attack):
         restarts: int = 1,
         eot: int = 1,
         rho: float = 0.75,
+        order: Literal["logits", "distance"] = "logits",
     ) -> None:
         super().__init__(threat)
         self.steps = steps
         self.loss = loss
         self.targets = targets
+        self.order = order
         self.restarts = restarts
         self.eot = eot
         self.rho = rho
@@ -99,6 +108,8 @@ class APGD(Attack):
             raise ValueError(f"rho must lie between 0 and 1, got {rho}.")
         if loss not in LOSSES:
             raise ValueError(f"Unknown loss {loss!r}: choose one of {', '.join(LOSSES)}.")
+        if order not in ("logits", "distance"):
+            raise ValueError(f"Unknown order {order!r} of targets: choose logits or distance.")
 
     def with_steps(self: A, steps: int) -> A:
         """Return the same attack with another number of steps."""
@@ -108,7 +119,7 @@ class APGD(Attack):
         """Run every restart towards every target; what is misclassified from the start is returned as it is."""
         with torch.no_grad():
             logits = torch.stack([net(x) for _ in range(self.eot)]).mean(0)
-        wanted = self._targets(logits, target)
+        wanted = self._targets(net, x, logits, target)
         each = Runs(~misclassified(net, x, logits, target), distinct(wanted) * self.restarts)
         wanted = wanted.repeat_interleave(self.restarts, 1)
         found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf), each)
@@ -121,9 +132,13 @@ class APGD(Attack):
             self._run(net, given, begin, call.objective, found)
         return found.x_adv
 
-    def _targets(self, logits: Tensor, y: Tensor) -> Tensor:
+    def _targets(self, net: Net, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         """Return the classes [b m] that runs lead to; the label itself, in runs that are not targeted."""
-        return hard_labels(y)[:, None] if self.targets is None else runners_up(logits, y, self.targets)
+        if self.targets is None:
+            return hard_labels(y)[:, None]
+        if self.order == "logits":
+            return runners_up(logits, y, self.targets)
+        return nearest_classes(net, x, hard_labels(y), CANDIDATES, self.threat.norm)[:, : self.targets]
 
     def _start(self, x: Tensor, eps: Tensor, rng: SampleRNG) -> Tensor:
         """Return a random point of the ball's surface (for l1, of the largest ball's), clamped into the box."""

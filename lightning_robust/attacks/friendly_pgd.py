@@ -31,7 +31,8 @@ class FriendlyPGD(PGD):
         tau: how many points on which the net errs a sample goes on from, >= 0.
         noise: standard deviation of the normal noise that is added in each step, before the projection, >= 0 (the
             authors' omega).
-        loss: the objective where the caller passes none: "ce", "margin", "dlr" or "label_logit".
+        loss: the objective where the caller passes none: "ce", "margin", "dlr", "label_logit" or
+            "probability_margin".
 
     Raises:
         ValueError: for a negative tau or noise, or as `PGD` does; when called, for nets whose samples depend on each

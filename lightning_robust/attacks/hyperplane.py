@@ -46,6 +46,34 @@ def nearest_boundary(net: Net, x: Tensor, y: Tensor, wanted: Tensor | int, norm:
     return grads[each, nearest], -values[each, nearest]
 
 
+def nearest_classes(net: Net, x: Tensor, y: Tensor, candidates: int, norm: Norm) -> Tensor:
+    """Return classes [b m] other than the label, that whose boundary is nearest for the linearised net first.
+
+    Args:
+        net: images to logits.
+        x: images [b c h w].
+        y: labels [b].
+        candidates: how many of the most probable classes to order; each takes one backward pass.
+        norm: in which the distances are measured.
+    """
+    classes = torch.empty(0)
+
+    def leads(z: Tensor) -> Tensor:
+        nonlocal classes
+        logits = at_least_fp32(net(z))
+        classes = runners_up(logits, y, candidates)
+        return logits.gather(1, classes) - logits.gather(1, y[:, None])
+
+    grads, values = input_gradients(leads, x)
+    slopes = norms(grads.flatten(2), DUAL[norm]).clamp_min(torch.finfo(x.dtype).tiny)
+    repeated = classes[:, 1:] == classes[:, :1]  # in place of masked classes
+    distance = -values / slopes
+    distance[:, 1:][repeated] = torch.inf
+    order = distance.argsort(1)
+    found = classes.gather(1, order)
+    return torch.where(distance.gather(1, order) < torch.inf, found, found[:, :1])
+
+
 def least_gap(w: Tensor, x: Tensor, norm: Norm) -> Tensor:
     """Return the gaps [b] that rounding hides: a shift across less of them may leave x and the logits as they are.
 

@@ -26,7 +26,8 @@ class NFGSM(PGD):
         noise: radius of the noise in units of the threat's, >= 0 (the paper's k; 4 for WRN-28-10 at 16/255).
         step_size: in the units of the radius, > 0; a fraction such as "8/255" is read as such. By default the radius.
             With a radius of 0 there is no step.
-        loss: the objective where the caller passes none: "ce", "margin", "dlr" or "label_logit".
+        loss: the objective where the caller passes none: "ce", "margin", "dlr", "label_logit" or
+            "probability_margin".
 
     Raises:
         ValueError: for negative noise, a step size that is not > 0, or an unknown loss.

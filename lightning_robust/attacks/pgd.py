@@ -43,7 +43,7 @@ class PGD(Attack):
         clean_start: probability, in [0, 1], that a call starts at the clean images instead, with all samples of the
             batch on all ranks (0.2 in that training).
         loss: the objective where the caller passes none: "ce", "margin" (the CW attack of robustness evaluations),
-            "dlr" or "label_logit" (minus the label's logit, for nets such as `MaxMahalanobis`).
+            "dlr", "label_logit" (minus the label's logit, for nets such as `MaxMahalanobis`) or "probability_margin".
 
     Raises:
         ValueError: for negative steps, a step size that is not > 0, no restarts, an unknown start or loss, a

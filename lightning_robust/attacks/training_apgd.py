@@ -28,7 +28,8 @@ class TrainingAPGD(APGD):
         threat: the perturbations allowed.
         steps: gradient steps, >= 1.
         start: "none" begins at the image, "uniform" in the ball, "normal" at 0.001 N(0, 1) around the image.
-        loss: the objective where the caller passes none: "ce", "margin", "dlr" or "label_logit".
+        loss: the objective where the caller passes none: "ce", "margin", "dlr", "label_logit" or
+            "probability_margin".
         rho: share of the steps that must raise the objective, in (0, 1).
 
     Raises:

@@ -15,6 +15,7 @@ SPOKEN: dict[Loss, str] = {
     "margin": "margin",
     "dlr": "difference of logits ratio",
     "label_logit": "negative logit of the label",
+    "probability_margin": "margin of the probabilities",
 }
 """What the losses are called in sentences."""
 

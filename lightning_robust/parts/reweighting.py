@@ -5,9 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from lightning_robust.losses import at_least_fp32
+from lightning_robust.losses import probability_margin
 from lightning_robust.types import Watch
-from lightning_robust.utils.labels import hard_labels
 
 
 class Reweighting(ABC):
@@ -71,25 +70,4 @@ class MarginWeights(Reweighting):
         """Return weights [b] in (0, 3), or ones before `start_epoch`."""
         if epoch < self.start_epoch:
             return torch.ones(len(y), device=y.device)
-        return 3 * torch.sigmoid(self.slope * (probability_margin(logits_adv, y) + self.bias))
-
-
-@torch.no_grad()
-def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the largest other probability minus the label's, `max_{k != y} p_k - p_y`, of each sample.
-
-    Args:
-        logits: logits [b k]; half precision is computed in fp32.
-        y: labels [b], or [b k], of which the most probable class counts.
-
-    Returns:
-        Values [b] in [-1, 1], positive where the sample is misclassified.
-
-    Example:
-        >>> probability_margin(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
-        tensor([0.])
-    """
-    p = torch.softmax(at_least_fp32(logits), dim=1)
-    label = hard_labels(y)[:, None]
-    own = p.gather(1, label)
-    return (p.scatter(1, label, -1.0).amax(1, keepdim=True) - own)[:, 0]
+        return 3 * torch.sigmoid(self.slope * (probability_margin(logits_adv.detach(), y) + self.bias))

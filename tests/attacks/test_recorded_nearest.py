@@ -9,11 +9,14 @@ from torch import Tensor
 
 from lightning_robust.attacks.ddn import DDN
 from lightning_robust.attacks.fmn import FMN
+from lightning_robust.attacks.hyperplane import nearest_classes
 from lightning_robust.attacks.minimum_norm import MinimumNorm, minimum_norms
 from lightning_robust.attacks.pdpgd import PDPGD
 from lightning_robust.attacks.sigma_zero import SigmaZero
 from lightning_robust.attacks.superdeepfool import SuperDeepFool
 from lightning_robust.evaluation.toward_class import TowardClass
+from lightning_robust.losses import probability_margin
+from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.threat import Norm, Threat, per_image
 from tests.defenses.test_golden import GOLDEN
 from tests.defenses.test_golden_modern import MODERN, recorded_net
@@ -103,3 +106,20 @@ def test_distances_toward_a_class_are_the_authors(norm: Any) -> None:
         attack, toward = FMN(Threat(norm), record["steps"], overshoot=0), TowardClass(net, target)
         found = minimum_norms(attack, toward, x[None], torch.zeros(1, dtype=torch.long))
         torch.testing.assert_close(found[0], theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_targets_by_distance_are_in_the_authors_order(norm: Any) -> None:
+    """Of the images that are classified correctly: the authors measure from the predicted class, not the label."""
+    record, net = MODERN[f"malt_{norm}"], recorded_net(0.1).eval()
+    right = net(X.double()).argmax(1) == Y
+    found = nearest_classes(net, X[right].double(), Y[right], record["testk"], norm)[:, : record["topk"]]
+    assert right.any()
+    assert torch.equal(found, record["targets"][right])
+
+
+def test_the_margin_of_probabilities_is_the_authors() -> None:
+    record, net = MODERN["pma_loss"], recorded_net(0.1).eval()
+    slope, value = input_gradient(lambda z: probability_margin(net(z), Y), X.double())
+    torch.testing.assert_close(value, record["per_sample_f64"], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(slope[:2], record["grad_first_two_f64"], rtol=1e-9, atol=1e-12)

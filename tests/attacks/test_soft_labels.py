@@ -8,8 +8,15 @@ import torch.nn.functional as F
 
 from lightning_robust.attacks import APGD, PGD, Attack
 from lightning_robust.attacks.functional import squeeze
-from lightning_robust.losses import boosted_cross_entropy, cross_entropy, dlr, label_logit, margin, targeted_dlr
-from lightning_robust.parts.reweighting import probability_margin
+from lightning_robust.losses import (
+    boosted_cross_entropy,
+    cross_entropy,
+    dlr,
+    label_logit,
+    margin,
+    probability_margin,
+    targeted_dlr,
+)
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 from tests.helpers.each_attack import EACH

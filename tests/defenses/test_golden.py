@@ -12,9 +12,10 @@ import lightning_robust.defenses
 from lightning_robust.attacks import PGD
 from lightning_robust.attacks.squeeze import Extremes, squeeze
 from lightning_robust.defenses import AT, IAAT, MAIL, MART, ST, TRADES, Defense
+from lightning_robust.losses import probability_margin
 from lightning_robust.parts import AdversarialWeightPerturbation as AWP
 from lightning_robust.parts.regularizers import EffectiveWeightNorm
-from lightning_robust.parts.reweighting import MarginWeights, probability_margin
+from lightning_robust.parts.reweighting import MarginWeights
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Losses, Views
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_robust.parts.reweighting import MarginWeights, probability_margin
+from lightning_robust.losses import probability_margin
+from lightning_robust.parts.reweighting import MarginWeights
 
 LOGITS = 3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.cat([LOGITS[:3].argmax(1), LOGITS[3:].argmin(1)])  # three right, three wrong
