@@ -110,6 +110,8 @@ def _net(net: Mapping[str, Any] | None) -> str:
     if net is None:
         return ""
     settings = net.get("init_args", {})
+    if isinstance(settings.get("net"), Mapping):  # around another net
+        return _net(settings["net"])
     if "name" in settings:
         return str(settings["name"])
     sizes = [str(settings[key]) for key in ("depth", "widen_factor") if key in settings]

@@ -15,7 +15,8 @@ from benchmarks.methods import REFUSES, methods
 from lightning_robust.cli.devices import fitting_ddp
 from tests.helpers.ddp import ddp_trainer, quiet_trainer, run_ddp
 
-ROWS = {row["name here"].strip("`"): row for row in csv.DictReader((RESULTS / "methods.csv").open(newline=""))}
+TABLE = (RESULTS / "methods.csv").read_text().splitlines()
+ROWS = {row["name here"].strip("`"): row for row in csv.DictReader(TABLE)}
 METHODS = {method.kind.__name__: method.recipes[0] for method in methods()}
 REFUSED = {name: row[REFUSES].split(", ") for name, row in ROWS.items()}
 """What the table says of each method."""

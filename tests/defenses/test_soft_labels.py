@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common.combinations import prepared
 from lightning_robust.attacks import APGD, PGD
 from lightning_robust.callbacks import AdversarialInputs, EffectiveMargins, RobustEvaluation
 from lightning_robust.defenses import AT, MART, TRADES, Defense
@@ -16,7 +17,7 @@ from lightning_robust.losses import kl_divergence
 from lightning_robust.threat import Threat
 from lightning_robust.types import Batch, Views
 from lightning_robust.utils.batch_reader import BatchReader, as_batch
-from tests.defenses.test_every_recipe import RECIPES, built
+from tests.defenses.test_every_recipe import NET, RECIPES, TEACHER
 from tests.helpers.ddp import quiet_trainer
 from tests.helpers.few import plain_net
 
@@ -32,7 +33,7 @@ def one_hot(batch: Any) -> Batch:
 
 
 def fitted(recipe: Path, soft: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    defense, data = built(recipe, 8)
+    defense, data, _ = prepared(recipe.stem, None, NET, TEACHER)
     if soft:
         defense.reader = BatchReader(read=one_hot)
     trainer = quiet_trainer(max_epochs=2, limit_train_batches=2, limit_val_batches=1)
