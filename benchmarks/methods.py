@@ -157,16 +157,22 @@ def described(method: Method) -> dict[str, str]:
     text = inspect.getdoc(method.kind) or ""
     summary = " ".join(text.split("\n\n")[0].split()).removeprefix("Trains on ").rstrip(".")
     comment = (CONFIGS / f"{method.recipes[0]}.yaml").read_text().splitlines()[0]
-    title = re.split(r",? on scikit|:|, arXiv", comment.removeprefix("# "))[0]
+    title = re.split(r",? on scikit|:", re.sub(r", arXiv [\d.]+", "", comment.removeprefix("# ")))[0]
     paper = re.search(r"arXiv (\d+\.\d+)", text)
-    source = re.search(r"^Reference:\s+([\w.-]+/[\w.-]+@\w+)", text, re.MULTILINE)
+    source = re.search(r"^Reference:\s+([\w.-]+/([\w.-]+))@(\w+)", text, re.MULTILINE)
     return {
         "method": f"[{title}](https://arxiv.org/abs/{paper[1]})" if paper else title,
         "name here": f"`{method.kind.__name__}`",
         "what it does": (summary[0].upper() + summary[1:]).replace("|", r"\|"),  # else it would end the cell
         "recipes": "; ".join(f"`{name}` ({', '.join(datasets(name))})" for name in method.recipes),
-        "reference": source[1] if source else "-",
+        "reference": f"[{source[2]}](https://github.com/{source[1]}/tree/{source[3]})" if source else "-",
     }
+
+
+def row(text: dict[str, str], price: str, outcome: dict[str, str]) -> Row:
+    """What is said of a method, and what was measured, in the order of the columns."""
+    last = {name: text.pop(name) for name in ("recipes", "reference")}
+    return {**text, "price": price, **outcome, **last}
 
 
 def datasets(recipe: str) -> list[str]:
@@ -176,7 +182,7 @@ def datasets(recipe: str) -> list[str]:
 
 CAPTION = (
     "Passes: how many times each image of a batch passes the net forward / backward in a step of the digits recipe, "
-    f"counted in epoch {SETTLED + 1}; a teacher's are not counted. Price: a step on digits over one of AT. "
+    f"counted in epoch {SETTLED + 1}; a teacher's are not counted. Price: a step on digits over one of AT (-: not measured). "
     f"Needs: beside images and labels. {REFUSES.capitalize()}: what of {', '.join(PARTS)} it refuses, with a sentence "
     "that says why; with all others it trains. Reference: the code that it was written after."
 )
@@ -195,8 +201,7 @@ def main(jobs: int = os.cpu_count() or 1, results: Path = RESULTS) -> None:
         outcomes = [*pool.map(measured, [method.recipes[0] for method in found])]
     rows: list[Row] = []
     for method, outcome in zip(found, outcomes, strict=True):
-        text = described(method)
-        rows.append({**text, "price": price.get(method.recipes[0], "-"), **outcome})
+        rows.append(row(described(method), price.get(method.recipes[0], "-"), outcome))
     print(write("methods", "Every method", rows, CAPTION, results))
 
 
