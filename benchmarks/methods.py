@@ -183,8 +183,8 @@ def datasets(recipe: str) -> list[str]:
 CAPTION = (
     "Passes: how many times each image of a batch passes the net forward / backward in a step of the digits recipe, "
     f"counted in epoch {SETTLED + 1}; a teacher's are not counted. Price: a step on digits over one of AT (-: not "
-    f"measured). Needs: beside images and labels. {REFUSES.capitalize()}: what of {', '.join(PARTS)} it refuses, with a "
-    "sentence that says why; with all others it trains. Reference: the code that it was written after."
+    f"measured). Needs: beside images and labels. {REFUSES.capitalize()}: what of {', '.join(PARTS)} it refuses, with "
+    "a sentence that says why; with all others it trains. Reference: the code that it was written after."
 )
 
 
