@@ -58,6 +58,8 @@ PARTS: dict[str, Config] = {
     "compile": {"model": {"compile": True}},
 }
 """What each part adds to a recipe: settings of the model, the data and the trainer, or data around its data."""
+ALIKE: Config = {"data": {"mixing": {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.1}}}
+"""Soft labels that do not depend on the device: MixUp takes an image's partner from its own device."""
 SAME = ("compile",)
 """Parts that must not change the result."""
 
@@ -91,10 +93,10 @@ def tried(recipe: str, part: str | None = None) -> Outcome:
 
 
 def prepared(
-    recipe: str, part: str | None = None, net: Config = NET, teacher: Config = NET, batch_size: int = BATCH
+    recipe: str, part: str | Config | None = None, net: Config = NET, teacher: Config = NET, batch_size: int = BATCH
 ) -> Prepared:
     """The defense, the data and the trainer's settings of a recipe whose parts begin soon and whose nets are small."""
-    added = PARTS[part] if part else {}
+    added = PARTS[part] if isinstance(part, str) else part or {}
     config = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
     model = small(sooner(config["model"]), net)
     own = model["init_args"]
