@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common.combinations import ALONE, PARTS, Config, prepared, recipes, tried
 from benchmarks.common.processes import quiet, workers
-from benchmarks.common.recipes import CONFIGS, adapted, fitted, hasten
+from benchmarks.common.recipes import CONFIGS, adapted, fitted, hasten, unvalidated
 from benchmarks.common.tables import RESULTS, Row, write
 from lightning_robust.attacks import PGD
 from lightning_robust.data import SemiSupervised
@@ -104,8 +104,7 @@ class Passes(Callback):
 def passes(recipe: str) -> str:
     """Forward and backward passes of the net for each image, when all parts of the recipe are at work."""
     config, counts = adapted(recipe, 0.15, SETTLED + 1), Passes()
-    config["trainer"]["limit_val_batches"] = 0
-    config["checkpoint"] = {"monitor": None, "save_top_k": 0}
+    unvalidated(config)
     if config["model"]["init_args"].get("teacher", {}).get("class_path") == "Pretrained":
         config["model"]["init_args"]["teacher"] = {"class_path": "SmallConvNet"}
     hasten(config, SETTLED)

@@ -154,8 +154,7 @@ class Steps(Callback):
     def __init__(self, config: dict[str, Any], folder: str) -> None:
         self.config, self.folder = config, tempfile.mkdtemp(dir=folder)
         self.config["trainer"]["max_epochs"] = SETTLED
-        self.config["trainer"]["limit_val_batches"] = 0
-        self.config["checkpoint"] = {"monitor": None, "save_top_k": 0}
+        unvalidated(self.config)
         hasten(self.config, WARMUP)
         self.cli: QuietCLI | None = None
         self.ends: list[float] = []
@@ -172,6 +171,14 @@ class Steps(Callback):
         trainer.fit_loop.max_epochs = trainer.current_epoch + 1
         trainer.fit(self.cli.model, self.cli.datamodule)
         return statistics.median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
+
+
+def unvalidated(config: dict[str, Any]) -> None:
+    """Leave out validation, and what waits for its results: the choice of checkpoints, and early stopping."""
+    trainer = config["trainer"]
+    kept = [callback for callback in trainer.get("callbacks") or () if callback["class_path"] != "EarlyStopping"]
+    trainer.update(limit_val_batches=0, callbacks=kept or None)
+    config["checkpoint"] = {"monitor": None, "save_top_k": 0}
 
 
 def hasten(node: Any, epochs: int) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.common.cases import RADII, NetName, dataset, trained
 from benchmarks.common.processes import workers
-from benchmarks.common.recipes import CONFIGS, adapted, fitted, hasten
+from benchmarks.common.recipes import CONFIGS, adapted, fitted, hasten, unvalidated
 from benchmarks.common.training import Fit, defended
 from benchmarks.common.workloads import Workload
 from benchmarks.gpu.lines import Setup
@@ -62,8 +62,8 @@ def cases(setup: Setup, done: Collection[str], until: float) -> Cases:
 def two_steps(recipe: str, device: str) -> dict[str, Any]:
     """Two steps of a recipe in which all of its parts are at work, after which all must be finite."""
     config = adapted(recipe, 0.15, epochs=1)
-    config["trainer"].update(accelerator=device, limit_train_batches=2, limit_val_batches=0)
-    config["checkpoint"] = {"monitor": None, "save_top_k": 0}
+    unvalidated(config)
+    config["trainer"].update(accelerator=device, limit_train_batches=2)
     if config["model"]["init_args"].get("teacher", {}).get("class_path") == "Pretrained":
         config["model"]["init_args"]["teacher"] = {"class_path": "SmallConvNet"}  # there is no trained one
     hasten(config, 0)
