@@ -60,9 +60,9 @@ def order(toy: bool) -> list[tuple[str, str, str]]:
     """Settings, nets and methods by their worth: fp32 and what is compiled take longest."""
     bf16, middle, fp32, compiled = SETTINGS
     if toy:  # each net with each method, and each setting but the compiled one, which takes minutes on two cores
-        return [(bf16, net, method) for net in FULL for method in METHODS] + [
-            (s, "ResNet-18", "AT") for s in (middle, fp32)
-        ]
+        # on a CPU torch 2.14 breaks down in EMR's gradient of a gradient in bf16 with channels_last
+        cases = [(fp32 if method == "EMR" else bf16, net, method) for net in FULL for method in METHODS]
+        return cases + [(setting, "ResNet-18", "AT") for setting in (middle, fp32)]
     cases = [(setting, net, method) for setting in (bf16, middle) for net in FULL for method in METHODS]
     cases += [(setting, net, "AT") for setting in (fp32, compiled) for net in FULL]
     return [*cases, *((setting, net, m) for setting in (fp32, compiled) for net in FULL for m in METHODS if m != "AT")]
