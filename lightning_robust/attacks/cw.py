@@ -9,10 +9,8 @@ from torch import Tensor
 
 from lightning_robust.attacks import progress
 from lightning_robust.attacks.adam import AdamRows
-from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest
-from lightning_robust.attacks.success import misclassified
+from lightning_robust.attacks.minimum_norm import MinimumNorm, Nearest, slope_at
 from lightning_robust.losses import margin
-from lightning_robust.runtime.gradients import input_gradient
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat, per_image
 from lightning_robust.types import Net
@@ -147,16 +145,13 @@ class CW(MinimumNorm):
 
     def _lack(self, net: Net, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the margins lack [b], its gradient with respect to the images, and which images are examples."""
-        logits = torch.empty(0)
 
-        def lack(z: Tensor) -> Tensor:
-            nonlocal logits
-            logits = net(z)
+        def lack(logits: Tensor, y: Tensor) -> Tensor:
             short = self.confidence - margin(logits, y)
             return short * (short >= 0)  # clamped, it would have no slope at 0, where two logits may be equal
 
-        slope, value = input_gradient(lack, x_adv)
-        return slope, value, misclassified(net, x_adv, logits, y) & (value == 0)
+        slope, value, wrong = slope_at(net, x_adv, y, lack)
+        return slope, value, wrong & (value == 0)
 
 
 def cw(net: Net, x: Tensor, y: Tensor, eps: float | str = "1/2", **settings: Any) -> Tensor:
