@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common.combinations import ALONE, PARTS, Config, prepared, recipes, tried
 from benchmarks.common.processes import quiet, workers
-from benchmarks.common.recipes import CONFIGS, adapted, fitted, hasten, unvalidated
+from benchmarks.common.recipes import CONFIGS, SETTLED, WARMUP, adapted, fitted, hasten, untaught, unvalidated
 from benchmarks.common.tables import RESULTS, Row, write
 from lightning_robust.attacks import PGD
 from lightning_robust.data import SemiSupervised
@@ -31,8 +31,6 @@ from lightning_robust.parts import ClassMeans, PerSample
 COMMON = (Standard, AT, TRADES, MART, ALP, ST, PGD, SmallConvNet)
 """What a recipe may have beside the one class that makes it a method; alone, a defense of these is one itself."""
 REFUSES = "does not go with"
-SETTLED = 5
-"""Epochs after which every part of a recipe is at work; the passes of the next one are counted."""
 
 
 class Method(NamedTuple):
@@ -103,11 +101,10 @@ class Passes(Callback):
 
 def passes(recipe: str) -> str:
     """Forward and backward passes of the net for each image, when all parts of the recipe are at work."""
-    config, counts = adapted(recipe, 0.15, SETTLED + 1), Passes()
+    config, counts = adapted(recipe, 0.15, SETTLED), Passes()
     unvalidated(config)
-    if config["model"]["init_args"].get("teacher", {}).get("class_path") == "Pretrained":
-        config["model"]["init_args"]["teacher"] = {"class_path": "SmallConvNet"}
-    hasten(config, SETTLED)
+    untaught(config["model"]["init_args"], {"class_path": "SmallConvNet"})
+    hasten(config, WARMUP)
     with tempfile.TemporaryDirectory() as folder:
         fitted(config, 0, folder, [counts])
     return str(counts)
@@ -181,7 +178,7 @@ def datasets(recipe: str) -> list[str]:
 
 CAPTION = (
     "Passes: how many times each image of a batch passes the net forward / backward in a step of the digits recipe, "
-    f"counted in epoch {SETTLED + 1}; a teacher's are not counted. Price: a step on digits over one of AT (-: not "
+    f"counted in epoch {SETTLED}; a teacher's are not counted. Price: a step on digits over one of AT (-: not "
     f"measured). Needs: beside images and labels. {REFUSES.capitalize()}: what of {', '.join(PARTS)} it refuses, with "
     "a sentence that says why; with all others it trains. Reference: the code that it was written after."
 )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (short names)
-from benchmarks.common.recipes import CONFIGS
+from benchmarks.common.recipes import CONFIGS, untaught
 from lightning_robust.callbacks import AveragedWeights
 from lightning_robust.data import RobustDataModule
 from lightning_robust.defenses import Defense
@@ -100,8 +100,7 @@ def prepared(
     config = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
     model = small(sooner(config["model"]), net)
     own = model["init_args"]
-    if own.get("teacher", {}).get("class_path") == "Pretrained":
-        own["teacher"] = teacher
+    untaught(own, teacher)
     for name, value in added.get("model", {}).items():
         own[name] = [*listed(own.get(name)), value] if isinstance(value, dict) else value
     data = added.get("around", lambda given: given)(config["data"])

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.common.cases import RADII, NetName, dataset, trained
 from benchmarks.common.processes import workers
-from benchmarks.common.recipes import CONFIGS, adapted, fitted, hasten, unvalidated
+from benchmarks.common.recipes import CONFIGS, adapted, fitted, hasten, untaught, unvalidated
 from benchmarks.common.training import Fit, defended
 from benchmarks.common.workloads import Workload
 from benchmarks.gpu.lines import Setup
@@ -64,8 +64,7 @@ def two_steps(recipe: str, device: str) -> dict[str, Any]:
     config = adapted(recipe, 0.15, epochs=1)
     unvalidated(config)
     config["trainer"].update(accelerator=device, limit_train_batches=2)
-    if config["model"]["init_args"].get("teacher", {}).get("class_path") == "Pretrained":
-        config["model"]["init_args"]["teacher"] = {"class_path": "SmallConvNet"}  # there is no trained one
+    untaught(config["model"]["init_args"], {"class_path": "SmallConvNet"})
     hasten(config, 0)
     with tempfile.TemporaryDirectory() as folder:
         cli = fitted(config, 0, folder)
