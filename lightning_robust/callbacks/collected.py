@@ -1,5 +1,6 @@
 """The samples that the evaluation of one data loader collects, and the report on them."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from lightning_robust.data import CorruptionSuite
 from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.evaluation.corruption_rows import corruption_rows
+from lightning_robust.evaluation.image_store import ImageStore
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.positions import Positions, are_shares, by_content, refuse_overlap, refuse_repeats
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.scores import scores
@@ -24,15 +27,21 @@ class Collected:
         positions: counts through the loader; None on a rank that saw none of its batches.
         shown: how many samples, the first ones, will be drawn.
         suite: the corrupted images that the loader runs over, if it does.
+        store: where the images wait; by default in main memory.
     """
 
     samples: Samples
     """All ranks' samples without their images, once they are evaluated."""
 
     def __init__(
-        self, positions: Positions | None = None, shown: int = 0, suite: CorruptionSuite | None = None
+        self,
+        positions: Positions | None = None,
+        shown: int = 0,
+        suite: CorruptionSuite | None = None,
+        store: ImageStore | None = None,
     ) -> None:
         self.positions, self.shown, self.suite = positions, shown, suite
+        self.store = ImageStore() if store is None else store
         self.batches: list[Samples] = []
         self.seconds = 0.0  # of the clean predictions
         self.largest = 1  # batch
@@ -74,7 +83,7 @@ class Collected:
             scores=scores(logits[keep], y),
             checksum=content,
             shown=position < self.shown,
-            x=x if images else x.flatten(1)[:, :0],
+            x=Images.of(x, self.store) if images else Images.none(len(x)),
             # so that a sample has the same numbers whatever the order and the rank in which a loader gives it
             key=index if self.explicit else content,
         )
@@ -113,6 +122,7 @@ class Collected:
         )
         most = None if self.suite is not None else most  # of each corruption, when they were collected
         samples = Samples.collect(self.batches)
+        samples.x.store = self.store  # also where this rank had no batch
         self.classes = max(gather_objects(self.classes))
         known = self.positions is None or self.positions.known
         facts = gather_objects((known, self.explicit, self.indexed))
@@ -153,6 +163,24 @@ class Collected:
         else:
             keep = torch.full_like(place, rank() == 0, dtype=torch.bool)
         return samples[keep]
+
+
+def expected_bytes(loader: Collected, batches: float, most: int | None, ranks: int) -> float:
+    """Return how many bytes the images of a loader are going to take on a rank; 0 where that is not known.
+
+    Args:
+        loader: after its first batch.
+        batches: how many it will have.
+        most: how many samples of all ranks are evaluated; None for all.
+        ranks: how many there are.
+    """
+    first = loader.batches[0]
+    if not len(first) or math.isinf(batches):
+        return 0
+    n = batches * loader.largest
+    if most is not None and loader.suite is None:
+        n = min(n, math.ceil(most / ranks))
+    return n * first.x.nbytes / len(first)
 
 
 def _refuse_sizes(shapes: list[Any]) -> None:

@@ -22,6 +22,7 @@ from lightning_robust.data.corruption_suite import suite_in
 from lightning_robust.evaluation.aims import refuse_beyond_radius, refuse_targeted
 from lightning_robust.evaluation.calibration import calibration_report
 from lightning_robust.evaluation.evaluate import Evaluation, Precision
+from lightning_robust.evaluation.probed import indices, probed
 from lightning_robust.evaluation.provenance import evaluated_in
 from lightning_robust.evaluation.report import logged_values, robustness
 from lightning_robust.evaluation.report_table import print_doubts
@@ -52,8 +53,10 @@ class RobustEvaluation(SampleCollector):
     position in the dataset, or where that is not known on its content, so the result depends neither on the batch size
     nor on the order or the number of devices.
 
-    Until then the images wait in main memory: 4 bytes a value, each rank its share. Modules whose weights are sharded
-    over the ranks (FSDP) cannot be evaluated: the ranks' forward passes differ in number.
+    Until then the images wait, each rank's share in its main memory: images of 8 bits as one byte a value, others as
+    they are, and those beyond `image_memory` in a temporary file. An image is let go when no attack or check needs it.
+    Modules whose weights are sharded over the ranks (FSDP) cannot be evaluated: the ranks' forward passes differ in
+    number.
 
     A `validate` or `test` that is killed goes on where it was when it is started again with the same weights, attacks
     and seed.
@@ -79,6 +82,9 @@ class RobustEvaluation(SampleCollector):
         check_samples: in `validate` and `test`, samples on which the evaluation itself is checked; 0 for no checks.
         strict: end with an error where a check does not pass; the command line then ends with status 3.
         state_dir: where an unfinished evaluation is kept; by default `unfinished` in the trainer's root directory.
+        image_memory: GiB of main memory in which the images of each loader may wait on each rank; what is beyond waits
+            in a temporary file in `state_dir`, by default in the trainer's root directory, which vanishes with the
+            process.
         figure_samples: samples shown in the figure of examples, the most telling of the first ones: those broken by the
             smallest change come first; 0 for no figures.
         figure_every_n_epochs: how often the validation inside fit draws it, from epoch 0 on, and after the last one.
@@ -113,6 +119,7 @@ class RobustEvaluation(SampleCollector):
         check_samples: int = 64,
         strict: bool = False,
         state_dir: str | None = None,
+        image_memory: float = 8.0,
         figure_samples: int = 8,
         figure_every_n_epochs: int = 10,
         calibration: bool = False,
@@ -122,7 +129,7 @@ class RobustEvaluation(SampleCollector):
         verbose: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, loaders, fit_samples, samples, figure_samples, **kwargs)
+        super().__init__(name, loaders, fit_samples, samples, figure_samples, image_memory, state_dir, **kwargs)
         if check_samples < 0:
             raise ValueError(f"check_samples must be at least 0, got {check_samples}.")
         if batch_size is not None and batch_size < 1:
@@ -136,7 +143,7 @@ class RobustEvaluation(SampleCollector):
         self.attacks, self.threat, self.targets = attacks, threat, targets
         self.fit_attacks = attacks if fit_attacks is None else fit_attacks
         self.seed, self.batch_size, self.precision = seed, batch_size, precision
-        self.check_samples, self.strict, self.state_dir = check_samples, strict, state_dir
+        self.check_samples, self.strict = check_samples, strict
         self.figure_every_n_epochs, self.calibration = figure_every_n_epochs, calibration
         for these in (self.attacks, self.fit_attacks):
             RobustAccuracy(list(these))  # refuses names that clash
@@ -220,7 +227,8 @@ class RobustEvaluation(SampleCollector):
         """Attack the samples that were collected, and gather the results on all ranks."""
         self._evaluated = True
         for i in sorted({i for part in gather_objects(list(self._loaders)) for i in part}):
-            none = Collected(suite=suite_in(evaluation_loaders(trainer)[i]))  # this rank saw none of its batches
+            # for a rank that saw none of its batches
+            none = Collected(suite=suite_in(evaluation_loaders(trainer)[i]), store=self.image_store(trainer))
             with ends_on_sigterm(trainer):
                 self._evaluate_loader(trainer, module, i, self._loaders.setdefault(i, none))
 
@@ -238,12 +246,13 @@ class RobustEvaluation(SampleCollector):
             state = go_on(trainer, net, samples, run, loader.classes, i, self.state_dir, about)
             loader.states.append(state)
             save = partial(state.save, samples, run.seconds)
-        run.run(net, samples, device, save, evaluation_progress(trainer))
+        n = self.check_samples if attacks and not fitting else 0
+        wanted = indices(samples) if self.targets is not None and not fitting else probed(indices(samples), n)
+        run.run(net, samples, device, save, evaluation_progress(trainer), wanted)
         targeted = None if fitting else self._move(trainer, net, device, samples, run, i, loader)
         loader.samples = samples.gather()
         told = gather_objects({"clean": loader.seconds, **run.seconds})
         seconds = {stage: max(part[stage] for part in told) for stage in told[0]}
-        n = self.check_samples if attacks and not fitting else 0
         checks = examine_run(trainer, net, device, samples, loader.samples, run, n) if n else []
         about = self._about(trainer) if fitting else {**self._about(trainer), "images_sha256": loader.samples.sha256()}
         loader.report = robustness(loader.samples, attacks, seconds, checks, about)

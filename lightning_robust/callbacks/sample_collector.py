@@ -2,6 +2,7 @@
 
 import time
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -10,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_robust.attacks.base import Attack
 from lightning_robust.callbacks.any_module import select
 from lightning_robust.callbacks.best_report import BestReport
-from lightning_robust.callbacks.collected import Collected
+from lightning_robust.callbacks.collected import Collected, expected_bytes
 from lightning_robust.callbacks.telling_examples import candidates
 from lightning_robust.data.corruption_suite import suite_in
+from lightning_robust.evaluation.image_store import ImageStore
 from lightning_robust.evaluation.positions import Positions
 from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.precision import full_precision
@@ -31,11 +33,14 @@ class SampleCollector(BestReport):
         samples: in `validate` and `test`, keep only this many samples of each; by default all. Of corrupted images they
             are as many of each corruption and severity.
         figure_samples: how many will be drawn.
+        image_memory: GiB of main memory in which the images of each loader may wait on each rank.
+        state_dir: where further images wait; by default in the trainer's root directory.
         kwargs: see `AnyModule`.
 
     Raises:
-        ValueError: for `fit_samples` below 1 or `figure_samples` below 0; in the loop, for bad input, or a loader that
-            is not there.
+        ValueError: for `fit_samples` below 1, `figure_samples` or `image_memory` below 0; in the loop, for bad input,
+            or a loader that is not there.
+        OSError: in the loop, for images that `state_dir` has no room for.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class SampleCollector(BestReport):
         fit_samples: int | None = None,
         samples: int | None = None,
         figure_samples: int = 8,
+        image_memory: float = 8.0,
+        state_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, **kwargs)
@@ -53,15 +60,22 @@ class SampleCollector(BestReport):
                 raise ValueError(f"{name_} must be at least 1, got {most}.")
         if figure_samples < 0:
             raise ValueError(f"figure_samples must be at least 0, got {figure_samples}.")
+        if not image_memory >= 0:
+            raise ValueError(f"image_memory must be at least 0 GiB, got {image_memory}.")
         self.loaders, self.figure_samples = loaders, figure_samples
+        self.image_memory, self.state_dir = image_memory, state_dir
         self.fit_samples, self.samples = fit_samples, samples
         self._loaders: dict[int, Collected] = {}
         self._running: dict[str, Attack] = {}  # the attacks of this run, under their threats
-        self._evaluated = self._told_of_order = False
+        self._evaluated = self._told_of_order = self._told_of_memory = False
 
     def most(self, trainer: Trainer) -> int | None:
         """Return how many samples of a loader are evaluated in this run, the first ones; None for all."""
         return self.fit_samples if trainer.state.fn == "fit" else self.samples
+
+    def image_store(self, trainer: Trainer) -> ImageStore:
+        """Return what keeps the images of a loader."""
+        return ImageStore(self.image_memory * 2**30, Path(self.state_dir or trainer.default_root_dir))
 
     @abstractmethod
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
@@ -102,7 +116,7 @@ class SampleCollector(BestReport):
         if number not in self._loaders:
             shown = candidates(self.figure_samples, batch.x.shape[1:])
             suite = suite_in(evaluation_loaders(trainer)[number])
-            self._loaders[number] = Collected(Positions(trainer, number), shown, suite)
+            self._loaders[number] = Collected(Positions(trainer, number), shown, suite, self.image_store(trainer))
         loader = self._loaders[number]
         assert loader.positions is not None
         position, keep = loader.positions.next(len(batch.x), batch.x.device)
@@ -132,6 +146,11 @@ class SampleCollector(BestReport):
         images, identify = bool(self._running), trainer.state.fn != "fit"
         loader.collect(batch, position, logits, keep, images, identify)
         loader.seconds += time.perf_counter() - start
+        if not self._told_of_memory:
+            self._told_of_memory = True
+            batches = evaluation_loop(trainer).max_batches[number]
+            if told := loader.store.announcement(expected_bytes(loader, batches, most, trainer.world_size)):
+                rank_zero_info(told)
         if not (loader.indexed or self._told_of_order):
             self._told_of_order = True
             rank_zero_info(

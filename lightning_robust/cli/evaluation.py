@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning import seed_everything
 from rich.console import Console
 from torch import nn
@@ -73,6 +73,7 @@ def evaluation(args: Sequence[str]) -> RobustnessReport:
             calibration=asked.calibration,
             targets=asked.targets,
             check_samples=asked.check_samples,
+            image_memory=asked.image_memory,
             accelerator=asked.trainer.accelerator,
             devices=asked.trainer.devices,
             strategy=asked.trainer.strategy,
@@ -170,6 +171,9 @@ def evaluation_parser() -> Parser:
         help="Targeted attacks too: 3, random, least_likely.",
     )
     parser.add_argument("--check_samples", type=NonNegativeInt, default=64, help="Images for the checks; 0: none.")
+    parser.add_argument(
+        "--image_memory", type=NonNegativeFloat, default=8.0, help="GiB for waiting images; more go to a file."
+    )
     parser.add_argument("--trainer.accelerator", type=str, default="auto", help="As Lightning's Trainer takes it.")
     parser.add_argument("--trainer.devices", type=int | str, default=1, help="How many devices, or which ones.")
     parser.add_argument("--trainer.strategy", type=str, default="auto", help="As Lightning's Trainer takes it.")

@@ -85,6 +85,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting("--calibration", "true", "also report ECE, NLL and Brier score"),
         Setting("--targets", "random", "targeted attacks too: a class, random, least_likely"),
         Setting("--check_samples", "0", "images for the checks, by default 64; 0: none"),
+        Setting("--image_memory", "16", "GiB for waiting images, by default 8.0; then a file"),
         Setting("--trainer.accelerator", "cpu", "cpu, gpu or auto; by default auto"),
         Setting("--trainer.devices", "2", "how many devices, or which ones; by default 1"),
         Setting("--trainer.strategy", "ddp", "as Lightning's Trainer takes it; by default auto"),

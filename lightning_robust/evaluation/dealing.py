@@ -1,14 +1,18 @@
 """Load balancing: deals the samples that still have to be attacked out evenly over the ranks."""
 
+import math
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.runtime.ranks import gather_objects, world_size
+
+_PIECE = 2**26
+"""Bytes of images, as floats, that are on their way at a time: the rest is held once, by the rank that has it."""
 
 
 def deal(samples: Samples, which: Tensor, device: torch.device) -> None:
@@ -33,9 +37,10 @@ def deal(samples: Samples, which: Tensor, device: torch.device) -> None:
             stay = torch.ones(len(samples), dtype=torch.bool)
             stay[rows] = False
             which = which[stay]
-            changed = samples.map(partial(_send, rows=rows, stay=stay, target=target, device=device))
+            _send(samples, rows, target, device)
+            changed = samples[stay]
         elif rank == target:
-            changed = samples.map(partial(_receive, number=number, source=source, device=device))
+            changed = Samples.join([samples, _receive(samples, number, source, device)])
         else:
             continue
         vars(samples).update(vars(changed))
@@ -81,16 +86,36 @@ def _deal_examples(samples: Samples) -> None:
             samples.examples[name].update({i: pair for i, pair in pairs.items() if i in here})
 
 
-def _send(column: Tensor, rows: Tensor, stay: Tensor, target: int, device: torch.device) -> Tensor:
-    torch.distributed.send(_bytes(column[rows]).to(device), target)
-    return column[stay]
+def _send(samples: Samples, rows: Tensor, target: int, device: torch.device) -> None:
+    """Send the samples at these rows to a rank, the images piece by piece."""
+    for column in samples.tensors():
+        torch.distributed.send(_bytes(column[rows]).to(device), target)
+    for some in _pieces(samples.x, rows):
+        torch.distributed.send(_bytes(samples.x.read(some, device)), target)
 
 
-def _receive(column: Tensor, number: int, source: int, device: torch.device) -> Tensor:
-    space = column.new_empty(number, *column.shape[1:])
-    arrived = torch.empty_like(_bytes(space), device=device)
+def _receive(samples: Samples, number: int, source: int, device: torch.device) -> Samples:
+    """Return as many samples, of the kind of these, that a rank sends."""
+    arrived, images = samples.empty(number), []
+    for column in arrived.tensors():
+        column.copy_(_received(column, source, device))
+    for some in _pieces(arrived.x, torch.arange(number)):
+        space = torch.empty(len(some), *arrived.x.size, dtype=arrived.x.dtype)
+        images.append(Images.of(_received(space, source, device), samples.x.store))
+    arrived.x = Images.join(images)
+    return arrived
+
+
+def _pieces(images: Images, rows: Tensor) -> tuple[Tensor, ...]:
+    """Split rows so that the images of each part take about `_PIECE` bytes."""
+    return torch.split(rows, max(1, _PIECE // max(1, math.prod(images.size) * images.dtype.itemsize)))
+
+
+def _received(like: Tensor, source: int, device: torch.device) -> Tensor:
+    """Return a tensor of this type and shape that a rank sends."""
+    arrived = torch.empty_like(_bytes(like), device=device)
     torch.distributed.recv(arrived, source)
-    return torch.cat([column, arrived.cpu().view(column.dtype).view_as(space)])
+    return arrived.view(like.dtype).view_as(like)
 
 
 def _bytes(value: Tensor) -> Tensor:

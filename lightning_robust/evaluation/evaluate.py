@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.pad_small_batches import PadSmallBatches
 from lightning_robust.attacks.progress import room_for
+from lightning_robust.evaluation.black_box_checks import black_box_stages
 from lightning_robust.evaluation.dealing import deal
 from lightning_robust.evaluation.random_nets import is_random, share_right
 from lightning_robust.evaluation.samples import Samples
@@ -78,12 +79,13 @@ class Evaluation:
         >>> import torch
         >>> from lightning_robust.attacks import PGD
         >>> from lightning_robust.evaluation.checksums import checksums
+        >>> from lightning_robust.evaluation.images import Images
         >>> from lightning_robust.evaluation.samples import Samples
         >>> from lightning_robust.threat import Threat
         >>> net = lambda x: (x.mean((1, 2, 3))[:, None] - 0.5) * torch.tensor([1, -1])
         >>> x = torch.tensor([0.9, 0.6]).view(2, 1, 1, 1).repeat(1, 1, 4, 4)
         >>> y, index = torch.zeros(2, dtype=torch.int64), torch.arange(2)
-        >>> samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index, index < 0, x)
+        >>> samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index, index < 0, Images.of(x))
         >>> evaluation = Evaluation({"pgd": PGD(Threat("linf", 0.2), steps=3)})
         >>> evaluation.prepare(samples)
         >>> evaluation.run(net, samples, x.device)
@@ -117,6 +119,7 @@ class Evaluation:
         device: torch.device,
         save: Callable[[], None] = lambda: None,
         watch: Watch = lambda stage, n, batch_size: nullcontext(lambda done, bound: None),
+        wanted: Tensor | None = None,
     ) -> None:
         """Run every attack on this rank's samples; all ranks call it together.
 
@@ -126,17 +129,22 @@ class Evaluation:
             device: the device of the net.
             save: called after each batch.
             watch: follows the progress of the stages.
+            wanted: the index of each sample whose image is needed afterwards. The others' are let go once no attack,
+                nor a check, needs them. By default all are needed.
 
         Raises:
             ValueError: if an attack's example lies outside its threat model, or the net's logits on it are NaN.
         """
         if self.attacks:
-            with full_precision(samples.x):
-                self.random = any(gather_objects(is_random(net, samples.x[:8].to(device))))
+            few = samples.x[:8].to(device)
+            with full_precision(few):
+                self.random = any(gather_objects(is_random(net, few)))
         for name, attack in self.attacks.items():
             for number, stage in enumerate(named_stages(name, attack)):
                 size = stage.attack.fitting(self.batch_size)
                 deal(samples, self._open(samples, name, number), device)
+                if wanted is not None:
+                    samples.x.keep_only(torch.isin(samples.index, wanted) | self._needed(samples, name))
                 todo = torch.nonzero(self._open(samples, name, number))[:, 0]
                 n, begun = sum(gather_objects(len(samples))), time.perf_counter()
                 batches = torch.split(todo, size)
@@ -160,13 +168,23 @@ class Evaluation:
         verdicts = samples.verdicts[name]
         return (samples.right | self.random) & verdicts.standing & (verdicts.done <= number)
 
+    def _needed(self, samples: Samples, name: str) -> Tensor:
+        """Mark the samples whose images this attack, a later one, or the check of black-box attacks needs."""
+        needed = samples.right | self.random
+        if name == list(self.attacks)[-1]:
+            needed &= samples.verdicts[name].standing
+        for attack, stages in black_box_stages(self.attacks).items():
+            broken = samples.verdicts[attack].broken
+            needed |= torch.isin(broken, broken.new_tensor(stages))
+        return needed
+
     def _attack(
         self, net: Net, samples: Samples, rows: Tensor, name: str, number: int, stage: Stage, device: torch.device
     ) -> None:
         """Run one stage on the samples at these rows, and write down what it found."""
         net = PadSmallBatches(net, self.batch_size)
         threat = stage.attack.threat
-        x, y, key = (column[rows].to(device) for column in (samples.x, samples.y, samples.key))
+        x, y, key = samples.x.read(rows, device), samples.y[rows].to(device), samples.key[rows].to(device)
         index = samples.index[rows]
         rng = SampleRNG(self.seed, key)
         if self.attacks[name].stages:

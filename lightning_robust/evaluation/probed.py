@@ -19,6 +19,16 @@ def evenly_spaced(n: int, count: int) -> Tensor:
     return torch.linspace(0, n - 1, min(n, count), dtype=torch.float64).round().long()
 
 
+def indices(samples: Samples) -> Tensor:
+    """Gather the indices [n] of all ranks' samples, sorted; all ranks call it together."""
+    return torch.cat(gather_objects(samples.index)).sort().values
+
+
+def probed(index: Tensor, count: int) -> Tensor:
+    """Return the indices of the samples that are probed: `count` at most, spaced evenly over the sorted indices [n]."""
+    return index[evenly_spaced(len(index), count)]
+
+
 def gathered(samples: Samples, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Gather the images of the samples with these indices from all ranks, in the order of their index, on each.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.scores import unknown_scores
 from lightning_robust.evaluation.verdicts import Verdicts
 from lightning_robust.runtime.ranks import gather_objects
@@ -23,7 +24,7 @@ class Samples:
         checksum: identifies image and label [n], see `checksums`.
         key: selects each sample's random numbers [n]: its index, or its checksum where the index is not known.
         shown: whether the sample is drawn in the figure of examples [n].
-        x: clean images [n c h w]; [n 0] where they are not needed any more.
+        x: clean images [n c h w], those that are still needed.
         verdicts: what each attack has found, by the attack's name.
         examples: by the attack's name, the images (x, x_adv) [2 c h w] of the samples that are drawn, by their index.
         scores: of the clean images [n 3], see `lightning_robust.evaluation.scores`; NaN where they are not known.
@@ -32,7 +33,8 @@ class Samples:
         >>> import torch
         >>> from lightning_robust.evaluation.verdicts import Verdicts
         >>> index, y, clean = torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0])
-        >>> samples = Samples(index, y, clean, checksum=index, key=index, shown=index < 0, x=torch.rand(3, 1, 8, 8))
+        >>> x = Images.of(torch.rand(3, 1, 8, 8))
+        >>> samples = Samples(index, y, clean, checksum=index, key=index, shown=index < 0, x=x)
         >>> samples.verdicts["pgd"] = Verdicts.initial(clean)
         >>> samples.verdicts["pgd"].broken[0] = 0
         >>> samples.right.tolist(), samples.robust().tolist()
@@ -45,7 +47,7 @@ class Samples:
     checksum: Tensor
     key: Tensor
     shown: Tensor
-    x: Tensor
+    x: Images
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
     examples: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     scores: Tensor = field(default_factory=lambda: unknown_scores(0))
@@ -57,11 +59,12 @@ class Samples:
 
     @classmethod
     def join(cls, batches: list["Samples"]) -> "Samples":
-        """Concatenate batches and empty the list on the way, so that the images are never held twice."""
+        """Concatenate batches, and empty the list, so that it does not hold images that are let go later."""
         n = sum(map(len, batches))
         done = 0
-        joined = batches[0].map(lambda column: column.new_empty(n, *column.shape[1:]))
+        joined = batches[0].empty(n)
         joined.examples = {name: {} for name in joined.examples}
+        joined.x = Images.join([batch.x for batch in batches])
         while batches:
             batch = batches.pop(0)
             for whole, part in zip(joined.tensors(), batch.tensors(), strict=True):
@@ -78,9 +81,7 @@ class Samples:
         Args:
             batches: this rank's batches; the list is emptied.
         """
-        # A slice would be sent to the other ranks with the whole storage that it is a view of.
-        shapes = [batch.map(lambda column: column.new_empty(0, *column.shape[1:])) for batch in batches[:1]]
-        known = [empty for part in gather_objects(shapes) for empty in part]
+        known = [empty for part in gather_objects([batch.empty() for batch in batches[:1]]) for empty in part]
         return cls.join(batches or known[:1])
 
     def __len__(self) -> int:
@@ -88,13 +89,19 @@ class Samples:
 
     def __getitem__(self, rows: Tensor) -> "Samples":
         """Select samples by a mask or by positions."""
-        return self.map(lambda column: column[rows])
+        return replace(self.map(lambda column: column[rows]), x=self.x.select(rows))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Samples":
-        """Apply a function to every column, the verdicts' included; the examples stay."""
+        """Apply a function to every column, the verdicts' included; the images and examples stay."""
         columns = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         verdicts = {name: found.map(change) for name, found in self.verdicts.items()}
-        return Samples(**columns, verdicts=verdicts, examples=self.examples)
+        return Samples(**columns, x=self.x, verdicts=verdicts, examples=self.examples)
+
+    def empty(self, n: int = 0) -> "Samples":
+        """Return n samples of the same kind, of which nothing is known yet."""
+        # not slices: these would be sent to other ranks with the whole storage that they are a view of
+        columns = self.map(lambda column: column.new_empty(n, *column.shape[1:]))
+        return replace(columns, x=Images.none(n, self.x.size, self.x.dtype))
 
     def tensors(self) -> list[Tensor]:
         """List all columns, the verdicts' last, in the same order on every rank."""
@@ -113,7 +120,7 @@ class Samples:
 
     def light(self) -> "Samples":
         """Return the samples without their images."""
-        return replace(self, x=self.x.new_empty(len(self), 0))
+        return replace(self, x=Images.none(len(self)))
 
     def sha256(self) -> str:
         """Return a digest of all images with their labels, in the order of their index."""

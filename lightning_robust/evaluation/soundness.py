@@ -24,7 +24,7 @@ from lightning_robust.evaluation.net_checks import (
     random_outputs,
 )
 from lightning_robust.evaluation.probe import Probe
-from lightning_robust.evaluation.probed import evenly_spaced, gathered
+from lightning_robust.evaluation.probed import evenly_spaced, gathered, probed
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.strength import MORE_STEPS, is_close, reference, strength
 from lightning_robust.evaluation.with_gradient import WithGradient
@@ -128,9 +128,9 @@ def examine_all(
     Returns:
         The checks, on that rank; nothing on the others.
     """
-    probed = found.index[evenly_spaced(len(found), count)]
+    chosen = probed(found.index, count)
     by_square = found.index[broken_alone(found, black_box_stages(attacks))]
-    x, y, index = gathered(samples, probed, device)
+    x, y, index = gathered(samples, chosen, device)
     alone = gathered(samples, by_square[evenly_spaced(len(by_square), RETRIED)], device)[:2]
     if not here:
         return []

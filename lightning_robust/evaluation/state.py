@@ -30,9 +30,11 @@ class State:
     Example:
         >>> import tempfile, torch
         >>> from lightning_robust.attacks import PGD
+        >>> from lightning_robust.evaluation.images import Images
         >>> from lightning_robust.evaluation.verdicts import Verdicts
         >>> index, label = torch.arange(2), torch.tensor([3, 1])
-        >>> samples = Samples(index, label, label, index, index, index < 0, torch.rand(2, 1, 8, 8))
+        >>> images = Images.of(torch.rand(2, 1, 8, 8))
+        >>> samples = Samples(index, label, label, index, index, index < 0, images)
         >>> samples.verdicts["pgd"], samples.examples["pgd"] = Verdicts.initial(label), {}
         >>> folder = Path(tempfile.mkdtemp(), "unfinished")
         >>> samples.verdicts["pgd"].done[0] = 1

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.scores import possible
 from lightning_robust.evaluation.stages import Stage, named_stages
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
 from lightning_robust.utils.images import check_examples
 
-FORMAT = 4
+FORMAT = 5
 """Version of the file format; files of another version are not read."""
 
 
@@ -27,9 +28,10 @@ def content(samples: Samples, seconds: Mapping[str, float]) -> dict[str, Any]:
         seconds: the time that each stage took there, by the stage's name.
     """
     verdicts = {name: vars(found) for name, found in samples.verdicts.items()}
+    columns = {name: value for name, value in vars(samples).items() if name != "x"}
     return {
         "format": FORMAT,
-        "samples": {**vars(samples.light()), "verdicts": verdicts},
+        "samples": {**columns, "verdicts": verdicts},
         "seconds": dict(seconds),
     }
 
@@ -56,7 +58,7 @@ def read(
     found = torch.load(path, map_location="cpu", weights_only=True)
     if found["format"] != FORMAT:
         raise ValueError("another format")
-    saved = Samples(**{**found["samples"], "verdicts": {}})
+    saved = Samples(**{**found["samples"], "x": Images.none(len(found["samples"]["index"])), "verdicts": {}})
     saved.verdicts = {name: Verdicts(**found["samples"]["verdicts"][name]) for name in attacks}
     saved.examples = {name: dict(saved.examples[name]) for name in attacks}
     _check_columns(saved, samples)
@@ -78,8 +80,8 @@ def read(
 
 def _check_columns(saved: Samples, samples: Samples) -> None:
     """Raise unless each column has one value for each sample, of the type that it should have."""
-    for theirs, ours in zip(saved.light().tensors(), samples.light().tensors(), strict=True):
-        if not _is_alike(theirs, ours) or theirs.shape[:1] != saved.index.shape or theirs.dim() != ours.dim():
+    for theirs, ours in zip(saved.tensors(), samples.tensors(), strict=True):
+        if not _is_alike(theirs, ours.dtype) or theirs.shape[:1] != saved.index.shape or theirs.dim() != ours.dim():
             raise ValueError("a column of another type or length")
 
 
@@ -101,20 +103,20 @@ def _check_verdicts(verdicts: Verdicts, y: Tensor, stages: Sequence[Stage]) -> N
         raise ValueError("verdicts that the attack cannot have led to")
 
 
-def _check_example(index: Any, pair: Any, saved: Samples, x: Tensor, attack: Attack) -> None:
+def _check_example(index: Any, pair: Any, saved: Samples, x: Images, attack: Attack) -> None:
     """Raise unless it is a pair of images, in the threat's box, of a sample that the file holds."""
     if type(index) is not int or not bool((saved.index == index).any()):
         raise ValueError("an example of no sample")
-    if not _is_alike(pair, x) or pair.shape != (2, *x.shape[1:]):
+    if not _is_alike(pair, x.dtype) or pair.shape != (2, *x.size):
         raise ValueError("an example of another type or size")
     check_examples(pair, "saved", attack.threat.lower, attack.threat.upper)
 
 
-def _is_alike(theirs: Any, ours: Tensor) -> bool:
-    """Whether it is a plain tensor of the same type, as far as operations on it go."""
+def _is_alike(theirs: Any, dtype: torch.dtype) -> bool:
+    """Whether it is a plain tensor of this type, as far as operations on it go."""
     return (
         type(theirs) is Tensor
-        and (theirs.dtype, theirs.layout, theirs.device.type) == (ours.dtype, torch.strided, "cpu")
+        and (theirs.dtype, theirs.layout, theirs.device.type) == (dtype, torch.strided, "cpu")
         and not theirs.requires_grad
     )
 

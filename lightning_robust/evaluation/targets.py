@@ -69,9 +69,10 @@ def wanted_classes(
         return {"random": other_classes(samples.y, classes, SampleRNG(seed, samples.key).fork(TARGETS))}
     if targets == "least_likely":
         lowest = [samples.y[:0]]
-        for x in torch.split(samples.x, batch_size):
+        for rows in torch.split(torch.arange(len(samples)), batch_size):
+            x = samples.x.read(rows, device)
             with full_precision(x):
-                logits = logits_no_grad(net, x.to(device))
+                logits = logits_no_grad(net, x)
             lowest.append(logits.masked_fill(logits.isneginf(), torch.inf).argmin(1).cpu())
         return {"least_likely": torch.cat(lowest)}
     numbers: Sequence[Any] = [targets] if isinstance(targets, int) else targets

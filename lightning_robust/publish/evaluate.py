@@ -39,6 +39,7 @@ def evaluate(
     strategy: Any = "auto",
     out: str | Path | None = None,
     state_dir: str | Path | None = None,
+    image_memory: float = 8.0,
     progress: bool = False,
     **reading: Any,
 ) -> RobustnessReport:
@@ -73,6 +74,9 @@ def evaluate(
         out: a folder for `robustness.json`, `samples.csv` and figures, which `lightning-robust report` and `compare`
             read; by default nothing is kept.
         state_dir: where an unfinished evaluation is kept; by default `unfinished` in `out`.
+        image_memory: GiB of main memory in which the images may wait until they are attacked, in each process; those
+            beyond wait in a temporary file in `state_dir`, which vanishes with the process. Images of 8 bits take one
+            byte a value, others 4.
         progress: whether to show a progress bar.
         reading: how batches are read, and which normalisation they come with: see
             `lightning_robust.callbacks.any_module.AnyModule`.
@@ -112,6 +116,7 @@ def evaluate(
                 calibration=calibration,
                 targets=targets,
                 check_samples=check_samples,
+                image_memory=image_memory,
                 figure_samples=8 if out is not None else 0,
                 state_dir=str(state_dir or inner_folder(folder, "unfinished")),
                 verbose=False,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import lightning_robust.attacks
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
 from lightning_robust.threat import Threat
@@ -150,7 +151,7 @@ class RecordedEvaluation:
         if n != self.report["n"]:
             raise ValueError(f"{n} lines for {self.report['n']} samples")
         index = integers("index") if all(columns["index"]) else torch.arange(n)
-        samples = Samples(index, y, integers("clean"), index, index, index < 0, torch.empty(n, 0))
+        samples = Samples(index, y, integers("clean"), index, index, index < 0, Images.none(n))
         for name, attack in self.attacks.items():
             number = {stage: i for i, stage in enumerate(attack.stages)} | {"": STANDING}
             broken = torch.tensor([number[stage] for stage in columns[f"{name}/broken_by"]], dtype=torch.int64)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_robust.callbacks.telling_examples import drawn, save_telling, telling
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.verdicts import STANDING, Verdicts
 
@@ -20,7 +21,7 @@ def evaluated(channels: int = 3) -> Samples:
     index = torch.tensor([12, 10, 14, 11, 13])
     y, clean = torch.zeros(5, dtype=torch.int64), torch.tensor([1, 0, 0, 0, 0])
     x = torch.rand(5, channels, 4, 4, generator=torch.Generator().manual_seed(0))
-    samples = Samples(index, y, clean, checksum=index, key=index, shown=index > 0, x=x)
+    samples = Samples(index, y, clean, checksum=index, key=index, shown=index > 0, x=Images.of(x))
     broken = {"pgd": {10: 0.3, 13: 0.2}, "fab": {13: 0.05, 14: 0.1}}
     for name, sizes in broken.items():
         verdicts = samples.verdicts[name] = Verdicts.initial(clean)

@@ -17,6 +17,8 @@ from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.evaluation.dealing import deal, moves
 from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.fingerprint import fingerprint
+from lightning_robust.evaluation.image_store import ImageStore
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.stages import named_stages
 from lightning_robust.evaluation.state import State
@@ -53,7 +55,8 @@ def collect(rows):
     x, y = held_out(N)
     for some in torch.split(rows, 7) if len(rows) else ():
         clean = net(x[some]).argmax(1)
-        batches.append(Samples(some, y[some], clean, checksums(x[some], y[some]), some, some < 2, x[some].detach()))
+        images = Images.of(x[some].detach())
+        batches.append(Samples(some, y[some], clean, checksums(x[some], y[some]), some, some < 2, images))
     return Samples.collect(batches)
 
 
@@ -192,7 +195,7 @@ def test_survivors_are_dealt_out_evenly():
             samples.verdicts["pgd"] = Verdicts.initial(-samples.index)
             deal(samples, samples.index % 3 == 0, CPU)
             marked = int((samples.index % 3 == 0).sum())
-            whole = torch.equal(samples.x, held_out(N)[0][samples.index])
+            whole = torch.equal(samples.x[:], held_out(N)[0][samples.index])
             known = torch.equal(samples.verdicts["pgd"].predicted, -samples.index)
             return marked, whole and known, samples.gather().index
 
@@ -200,6 +203,39 @@ def test_survivors_are_dealt_out_evenly():
         assert marked in (6, 7)
         assert whole
         assert torch.equal(index, torch.arange(N))
+
+
+def test_images_are_let_go_when_nobody_needs_them():
+    """Of two ranks, and from a file; those wanted at the end stay, and those that only Square broke, for the checks."""
+    stages = attacks()["auto"].stages
+    shuffled = {"auto": Ensemble({name: stages[name] for name in ("square", "apgd-ce", "apgd-t", "fab-t")})}
+    wanted = torch.tensor([3, 40, 41, 59])
+
+    def run(rows, store, wanted=None):
+        samples, evaluation = collect(rows), Evaluation(shuffled, batch_size=16)
+        samples.x = Images.of(samples.x[:], store)
+        evaluation.prepare(samples)
+        evaluation.run(trained_net(), samples, CPU, wanted=wanted)
+        return samples
+
+    def on(rank):
+        torch.set_num_threads(1)
+        with process_group():
+            samples = run(torch.arange(40) if rank == 0 else torch.arange(40, N), ImageStore(memory=1000), wanted)
+            kept = samples.x.place[:, 0] >= 0
+            assert torch.equal(samples.x[kept], held_out(N)[0][samples.index[kept]])
+            return samples.gather().verdicts["auto"].broken, samples.index[kept]
+
+    alone = run(torch.arange(N), ImageStore())
+    right, broken = alone.right, alone.verdicts["auto"].broken
+    assert {int(number) for number in broken} >= {-1, 0, 1}  # also by Square and by APGD
+    assert torch.equal(alone.x[:], held_out(N)[0])
+    told = run_ddp(on)
+    assert all(torch.equal(there, broken) for there, _ in told)
+    kept = torch.isin(torch.arange(N), torch.cat([index for _, index in told]))
+    needed = torch.isin(alone.index, wanted) | (right & ((broken < 0) | (broken == 0)))
+    last = broken == 3  # after it none is let go
+    assert torch.equal(kept & ~last, needed & ~last)
 
 
 @pytest.mark.parametrize("marked", [[0], [5], [9, 0], [0, 0, 7], [3, 3, 3], [10, 2, 0, 1], [1, 0, 0, 0]])

@@ -48,7 +48,8 @@ def evaluate(run: str) -> None:
     torch.set_num_threads(1)
     stages = {"apgd": APGD(LINF, steps=8), "fab": FAB(LINF, steps=8, targets=2), "square": Square(LINF, queries=60)}
     attacks = {"ensemble": Ensemble(stages), "noise": PGD(Threat("l2", 0.3), steps=5), "fab": FAB(Threat("l2", 0.5), 8)}
-    evaluation = RobustEvaluation(attacks, batch_size=2, state_dir="state", check_samples=0, figure_samples=0)
+    held = {"state_dir": "state", "image_memory": 5e-6}  # half of the images wait in a file
+    evaluation = RobustEvaluation(attacks, batch_size=2, check_samples=0, figure_samples=0, **held)
     distributed = {"strategy": "ddp", "num_nodes": len(RANKS)} if "RANK" in os.environ else {}
     trainer = quiet_trainer(default_root_dir=run, callbacks=[Begun(), evaluation], **distributed)
     trainer.test(ForeignModule(), DataLoader(Indexed(images(N)), 4), verbose=False)

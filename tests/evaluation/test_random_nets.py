@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_robust.attacks import APGD, FAB, PGD, Attack, AutoAttack, Ensemble
 from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.evaluation.evaluate import Evaluation
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.random_nets import PASSES
 from lightning_robust.evaluation.report import robustness
 from lightning_robust.evaluation.report_table import table
@@ -42,7 +43,7 @@ def evaluated(net: nn.Module, attacks: dict[str, Attack]) -> tuple[Evaluation, S
     torch.manual_seed(0)
     x = torch.linspace(0.45, 0.65, N).view(N, 1, 1, 1).repeat(1, 1, 4, 4)
     y, index = torch.zeros(N, dtype=torch.int64), torch.arange(N)
-    samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index, index >= 0, x)
+    samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index, index >= 0, Images.of(x))
     evaluation = Evaluation(attacks, batch_size=40)
     evaluation.prepare(samples)
     evaluation.run(net, samples, x.device)
@@ -72,7 +73,7 @@ def test_the_mean_over_new_passes_is_reported(name: str) -> None:
         assert low < row["accuracy"] < high
         assert row["passes"] == told["worst"]["passes"] == PASSES
         # every image moves by 0.04, or 0.2 / 4, in the mean, whatever its first pass said
-        best = float(Noisy.right(samples.x - (0.05 if name == "pgd" else 0.04)).mean())
+        best = float(Noisy.right(samples.x[:] - (0.05 if name == "pgd" else 0.04)).mean())
         assert row["accuracy"] > best - 4 * deviation
         assert row["accuracy"] < best + (0.05 if attack == "pgd" else 0.15)  # APGD stops at the first error it sees
     assert told["worst"]["accuracy"] <= min(row["accuracy"] for row in told["attacks"].values()) + 4 * deviation
@@ -82,18 +83,18 @@ def test_the_mean_over_new_passes_is_reported(name: str) -> None:
 def test_one_pass_for_each_stage_would_tell_less() -> None:
     """The measure that it replaces: a sample counts as broken by the first pass of several that errs."""
     _, samples, examples = evaluated(Noisy(), RUNS["rand"])
-    once = (Noisy()(samples.x).argmax(1) == 0) & (Noisy()(examples["aa"]).argmax(1) == 0)
+    once = (Noisy()(samples.x[:]).argmax(1) == 0) & (Noisy()(examples["aa"]).argmax(1) == 0)
     once &= Noisy()(examples["aa"]).argmax(1) == 0
     assert float(once.float().mean()) < float(Noisy.right(examples["aa"]).mean()) - 0.1
 
 
 def test_a_search_for_the_nearest_counts_within_the_radius() -> None:
     run, samples, examples = evaluated(Noisy(), {"fab": FAB(Threat("linf", 0.04), steps=5)})
-    inside = (examples["fab"] - samples.x).flatten(1).abs().amax(1) <= 0.04
+    inside = (examples["fab"] - samples.x[:]).flatten(1).abs().amax(1) <= 0.04
     judged = torch.where(
         inside[:, None, None, None] & samples.verdicts["fab"].size.isfinite()[:, None, None, None],
         examples["fab"],
-        samples.x,
+        samples.x[:],
     )
     told = robustness(samples, run.attacks, {**run.seconds, "clean": 0.0}, [], {})
     assert told["attacks"]["fab"]["accuracy"] == pytest.approx(float(Noisy.right(judged).mean()), abs=0.05)
@@ -106,7 +107,7 @@ def test_a_net_that_is_not_random_is_counted_as_ever() -> None:
     assert samples.verdicts["pgd"].accuracy.isnan().all()
     for row in (*told["attacks"].values(), told["worst"]):
         assert "passes" not in row
-        assert row["correct"] == int((samples.x[:, 0, 0, 0] > 0.54 + 1e-6).sum())
+        assert row["correct"] == int((samples.x[:][:, 0, 0, 0] > 0.54 + 1e-6).sum())
 
 
 def test_the_plain_function_judges_by_as_many_passes_as_it_averages() -> None:
@@ -136,7 +137,7 @@ def test_nan_on_an_example_is_an_error(attack: Attack, monkeypatch: pytest.Monke
         stages = attack.stages or {"": attack}
         for stage in stages.values():
             stage._checked = True
-        samples = Samples(index, y, y, checksums(x, y), index, index < 0, x)
+        samples = Samples(index, y, y, checksums(x, y), index, index < 0, Images.of(x))
         run = Evaluation({"a": attack})
         run.prepare(samples)
         with pytest.raises(ValueError, match=r"NaN .*\(rows 0\)" if free else r"'a' made of 1 samples \(index 7\)"):

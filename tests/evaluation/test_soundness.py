@@ -17,6 +17,7 @@ from lightning_robust.evaluation import gradient_checks, soundness, strength
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.gradient_checks import STEPS, more_steps, zero_gradients
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.probe import Probe
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.soundness import examine, examine_all
@@ -340,7 +341,7 @@ def evaluated_by(net: nn.Module, attacks: dict[str, Attack]) -> dict[str, str]:
     """What is said of a real evaluation of 32 samples."""
     x, y = held_out(32)
     index, clean = torch.arange(32), net(x).argmax(1)
-    samples = Samples(index, y, clean, index, index, index < 0, x)
+    samples = Samples(index, y, clean, index, index, index < 0, Images.of(x))
     run = Evaluation(attacks)
     run.prepare(samples)
     run.run(net, samples, x.device)
@@ -437,7 +438,7 @@ def test_the_samples_probed_are_spread_over_the_data_set(monkeypatch: pytest.Mon
     probed = []
     monkeypatch.setattr(soundness, "examine", lambda net, x, *_: probed.append(x[:, 0].tolist()))
     index = torch.arange(100).flip(0)
-    samples = Samples(index, index, index, index, index, index < 0, index[:, None].float())
+    samples = Samples(index, index, index, index, index, index < 0, Images.of(index[:, None].float()))
     found = samples[index]
     attacks: dict[str, Attack] = {"pgd": PGD(THREAT)}
     for whole in (samples, found):

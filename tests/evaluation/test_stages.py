@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_robust.attacks import Attack, Ensemble
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_radius
 from lightning_robust.evaluation.evaluate import Evaluation
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.threat import Threat
 
@@ -34,7 +35,7 @@ class Darker(Attack):
 
 def evaluated(attack: Attack) -> Samples:
     index, y = torch.arange(3), torch.zeros(3, dtype=torch.int64)
-    samples = Samples(index, y, y, index, index, index < 0, X)
+    samples = Samples(index, y, y, index, index, index < 0, Images.of(X))
     evaluation = Evaluation({"darker": attack})
     evaluation.prepare(samples)
     evaluation.run(net, samples, X.device)

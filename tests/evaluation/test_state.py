@@ -16,6 +16,7 @@ from torch import nn
 from lightning_robust.attacks import PGD
 from lightning_robust.evaluation import fingerprint as module
 from lightning_robust.evaluation.fingerprint import fingerprint
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.state import State
 from lightning_robust.evaluation.verdicts import Verdicts
@@ -29,7 +30,7 @@ CLASSES = 3
 
 def samples(n: int = 4) -> Samples:
     index = torch.arange(n)
-    found = Samples(index, index % 2, index % 2, index * 7, index, index < 1, torch.rand(n, 1, 4, 4))
+    found = Samples(index, index % 2, index % 2, index * 7, index, index < 1, Images.of(torch.rand(n, 1, 4, 4)))
     found.verdicts["pgd"] = Verdicts.initial(found.clean)
     found.examples["pgd"] = {0: torch.stack([found.x[0]] * 2)}
     return found

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_robust.evaluation.images import Images
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.verdicts import Verdicts
 
@@ -18,4 +19,4 @@ def verdicts(broken: Tensor, size: Tensor | None = None, predicted: Tensor | Non
 def evaluated(y: Tensor, clean: Tensor, found: Mapping[str, Verdicts]) -> Samples:
     """All ranks' samples, without images."""
     index = torch.arange(len(y))
-    return Samples(index, y, clean, index, index, index < 0, torch.empty(len(y), 0), dict(found))
+    return Samples(index, y, clean, index, index, index < 0, Images.none(len(y)), dict(found))
