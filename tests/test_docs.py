@@ -70,7 +70,16 @@ def stand_ins() -> dict[str, Any]:
     net.train()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     foreign = {"module": Foreign(), "images": (x - mean) / std}
-    return {"net": net, "my_net": net, "x": x, "y": y, "train_loader": loader, "val_loader": loader, **foreign}
+    return {
+        "net": net,
+        "my_net": net,
+        "surrogate": net,
+        "x": x,
+        "y": y,
+        "train_loader": loader,
+        "val_loader": loader,
+        **foreign,
+    }
 
 
 class Foreign(nn.Module):

@@ -12,7 +12,8 @@ class Transfer(Attack):
     """Crafts examples on a surrogate net and hands them to the net under attack, of which it sees nothing.
 
     Args:
-        attack: crafts the examples; one that looks for the nearest example gives those within the radius.
+        attack: crafts the examples, such as `PGD`. AutoAttack and attacks that look for the nearest example stop where
+            the surrogate errs, and leave what it misclassifies as it is, so their examples transfer less.
         surrogate: the net that they are crafted on, images to logits; it moves to the images' device.
 
     Example:

@@ -1,7 +1,7 @@
 """`lightning-robust evaluate`: any net on any data, without a training configuration."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 import lightning_robust.attacks
 import lightning_robust.models  # noqa: F401  (imported, so that short class names resolve)
-from lightning_robust.attacks import Transfer
+from lightning_robust.attacks import Attack, Transfer
 from lightning_robust.attacks.named import named_attacks
 from lightning_robust.callbacks import UnsoundEvaluation
 from lightning_robust.cli.config_file import ConfigFile
@@ -54,6 +54,7 @@ def evaluation(args: Sequence[str]) -> RobustnessReport:
             fill_net(asked.surrogate, data)
             _tell_untrained("surrogate", asked.surrogate)
             surrogate = build(nn.Module, asked.surrogate)
+            _tell_stopping(attacks)
             attacks = {f"transfer-{name}": Transfer(attack, surrogate) for name, attack in attacks.items()}
         threats = threat_list(asked.threat)
     except (ImportError, TypeError, ValueError) as error:
@@ -107,6 +108,17 @@ def _tell_untrained(what: str, net: Any) -> None:
         print(
             f"warning: The {what} {kind} has no trained weights: name a checkpoint or an exported folder, or set "
             f"--{what}.pretrained true (timm, hf) or --{what}.weights DEFAULT (torchvision).",
+            file=sys.stderr,
+        )
+
+
+def _tell_stopping(attacks: Mapping[str, Attack]) -> None:
+    """Warn of attacks whose examples on a surrogate go no further than its error."""
+    stopping = [name for name, attack in attacks.items() if attack.stages or attack.minimizes]
+    if stopping and not launched_rank():
+        print(
+            f"warning: {', '.join(stopping)} stops where the surrogate errs, and such examples transfer less: "
+            "give --attacks pgd50 too.",
             file=sys.stderr,
         )
 

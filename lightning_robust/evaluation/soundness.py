@@ -12,7 +12,13 @@ from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.square import Square
-from lightning_robust.evaluation.black_box_checks import QUERIES, black_box, black_box_stages, broken_alone
+from lightning_robust.evaluation.black_box_checks import (
+    QUERIES,
+    black_box,
+    black_box_classes,
+    black_box_stages,
+    broken_alone,
+)
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.gradient_checks import first_passing, huge_radius, more_steps, zero_gradients
 from lightning_robust.evaluation.losses_used import ALL, losses_used
@@ -129,9 +135,9 @@ def examine_all(
         The checks, on that rank; nothing on the others.
     """
     chosen = probed(found.index, count)
-    by_square = found.index[broken_alone(found, black_box_stages(attacks))]
+    by_black = found.index[broken_alone(found, black_box_stages(attacks))]
     x, y, index = gathered(samples, chosen, device)
-    alone = gathered(samples, by_square[evenly_spaced(len(by_square), RETRIED)], device)[:2]
+    alone = gathered(samples, by_black[evenly_spaced(len(by_black), RETRIED)], device)[:2]
     if not here:
         return []
     standing = torch.isin(index, found.index[found.robust(attacks)].to(device))
@@ -169,7 +175,7 @@ def _of_attacks(
         if alone is not None:
             rng = SampleRNG(0, torch.arange(len(alone[0]), device=alone[0].device))
             beaten = round(beaten * masked_share(replace(probe, x=alone[0], y=alone[1], rng=rng)))
-        masked = black_box(beaten, len(samples), short=False)
+        masked = black_box(beaten, len(samples), short=False, by=black_box_classes(attacks))
     else:
         by_square = withstood[~withstood.standing(Square(threat, queries=QUERIES))]
         beaten = round(len(by_square) * masked_share(by_square))

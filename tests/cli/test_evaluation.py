@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_robust.cli.evaluation import threat_list
+from lightning_robust.attacks.named import named_attacks
+from lightning_robust.cli.evaluation import _tell_stopping, listed, threat_list
 from lightning_robust.cli.main import main
 from lightning_robust.data import Arrays, Digits
 from lightning_robust.models import load_net
@@ -127,6 +128,15 @@ def test_several_threats_and_a_surrogate(folder: Path, capsys: pytest.CaptureFix
     assert list(told["threats"]) == ["linf 0.05", "linf 0.1"]
     assert list(told["threats"]["linf 0.1"]["attacks"]) == ["transfer-pgd10"]
     assert "all of them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("names", "told"), [("pgd10, apgd-ce", ""), ("autoattack, pgd5, fab", "autoattack, fab")])
+def test_attacks_that_stop_where_the_surrogate_errs_are_told(
+    names: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _tell_stopping(named_attacks(listed(names)))
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"warning: {told} stops where the surrogate errs") if told else not printed
 
 
 def test_strict_ends_with_status_3_for_a_net_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
