@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.attacks import Ensemble as Ensemble
     from lightning_robust.attacks import FriendlyPGD as FriendlyPGD
     from lightning_robust.attacks import MinimumNorm as MinimumNorm
+    from lightning_robust.attacks import NearestExamples as NearestExamples
     from lightning_robust.attacks import OneOf as OneOf
     from lightning_robust.attacks import SigmaZero as SigmaZero
     from lightning_robust.attacks import SparsePGD as SparsePGD
@@ -103,7 +104,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
 
 _NAMES = {
     "attacks": "APGD CW DDN FAB FMN NFGSM PDPGD PGD Attack AutoAttack Collaborative DeepFool Ensemble FriendlyPGD MSD "
-    "MinimumNorm OneOf SigmaZero SparsePGD Square SuperDeepFool TrainingAPGD Transfer WorstOf",
+    "MinimumNorm NearestExamples OneOf SigmaZero SparsePGD Square SuperDeepFool TrainingAPGD Transfer WorstOf",
     "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
     "callbacks": "AdversarialInputs AttackStrength AveragedWeights BatchNormMomentum CatastrophicOverfitting "
     "CorruptionAccuracy Curves EffectiveMargins EpochLines FairAveragedWeights PseudoLabels RadiusHistogram "

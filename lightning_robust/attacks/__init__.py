@@ -17,6 +17,7 @@ from lightning_robust.attacks.fmn import FMN
 from lightning_robust.attacks.friendly_pgd import FriendlyPGD
 from lightning_robust.attacks.minimum_norm import MinimumNorm
 from lightning_robust.attacks.msd import MSD
+from lightning_robust.attacks.nearest_examples import NearestExamples
 from lightning_robust.attacks.nfgsm import NFGSM
 from lightning_robust.attacks.one_of import OneOf
 from lightning_robust.attacks.pdpgd import PDPGD
@@ -46,6 +47,7 @@ __all__ = [
     "Ensemble",
     "FriendlyPGD",
     "MinimumNorm",
+    "NearestExamples",
     "OneOf",
     "SigmaZero",
     "SparsePGD",

@@ -44,6 +44,10 @@ class Nearest:
         """The positions of the samples that are not done."""
         return torch.nonzero(~self.done)[:, 0]
 
+    def anew(self, rows: Tensor) -> "Nearest":
+        """Begin once more for the samples at positions `rows`, on each of which the net is right."""
+        return Nearest(self.threat, self.x[rows], torch.zeros_like(rows, dtype=torch.bool), self.enough[rows])
+
     def take(self, rows: Tensor, x_adv: Tensor, wrong: Tensor) -> None:
         """Keep those candidates, for the samples at positions `rows`, that are `wrong` and nearer than any before."""
         size = self.threat.distance(x_adv, self.x[rows])

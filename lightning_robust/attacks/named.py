@@ -11,6 +11,7 @@ from lightning_robust.attacks.ddn import DDN
 from lightning_robust.attacks.deepfool import DeepFool
 from lightning_robust.attacks.fab import FAB
 from lightning_robust.attacks.fmn import FMN
+from lightning_robust.attacks.nearest_examples import NearestExamples
 from lightning_robust.attacks.objectives import LOSSES
 from lightning_robust.attacks.pdpgd import PDPGD
 from lightning_robust.attacks.pgd import PGD
@@ -32,6 +33,7 @@ NAMES: dict[str, Callable[[], Attack]] = {
     "fab-t": lambda: FAB(targets=9),
     "square": Square,
     "deepfool": DeepFool,
+    "nearest": NearestExamples,
     "fmn": FMN,
     "ddn": DDN,
     "pdpgd": PDPGD,

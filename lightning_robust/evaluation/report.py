@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from lightning_robust.attacks.base import Attack
-from lightning_robust.evaluation.accuracy_rows import accuracy, mean_accuracy
+from lightning_robust.evaluation.accuracy_rows import accuracy, finite, mean_accuracy
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.description import describe
+from lightning_robust.evaluation.optimality import optimalities
 from lightning_robust.evaluation.provenance import versions
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.stages import named_stages
@@ -33,13 +34,20 @@ def robustness(
             training as text, where the attacks have another one.
     """
     n = len(samples)
+    nearest = {} if any(map(_is_random, samples.verdicts.values())) else optimalities(samples, attacks)
     threats = list(dict.fromkeys(attack.threat for attack in attacks.values()))
     return {
         **about,
         "n": n,
         "threat": vars(threats[0]) if len(threats) == 1 else [vars(threat) for threat in threats],
         "clean": {**accuracy(int(samples.right.sum()), n), "seconds": seconds["clean"]},
-        "attacks": {name: _attack(samples, name, attack, seconds) for name, attack in attacks.items()},
+        "attacks": {
+            name: {
+                **_attack(samples, name, attack, seconds),
+                **({"optimality": finite(nearest[name])} if name in nearest else {}),
+            }
+            for name, attack in attacks.items()
+        },
         "worst": _worst(samples),
         "checks": [check._asdict() for check in checks],
         "versions": versions(),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lightning_robust.evaluation.calibration_table import calibration_table
 from lightning_robust.evaluation.corruption_rows import corruption_attack_table
+from lightning_robust.evaluation.optimality import in_words
 from lightning_robust.evaluation.targets_table import targets_table
 from lightning_robust.threat import Threat
 
@@ -39,6 +40,8 @@ def print_table(report: Mapping[str, Any], title: str) -> None:
     """Print the table of a report, and below it a training at another threat and each check that did not pass."""
     console = get_console()  # where a Rich progress bar draws: printed above it, not into it
     console.print(table(report, title))
+    if nearest := in_words(report["attacks"]):
+        console.print(nearest, highlight=False)
     if "calibration" in report:
         names = {"clean": "clean", "worst": "worst case"}
         console.print(calibration_table((names[key], told) for key, told in report["calibration"].items()))

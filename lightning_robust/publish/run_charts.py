@@ -7,6 +7,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lightning_robust.evaluation.accuracy_figures import accuracy_by_class, accuracy_by_radius
+from lightning_robust.evaluation.optimality import in_words
 from lightning_robust.publish.charts import curves_chart, radii_chart
 from lightning_robust.publish.evaluations import RecordedEvaluation
 from lightning_robust.publish.run_files import Run
@@ -65,7 +66,7 @@ def robustness_charts(evaluation: RecordedEvaluation) -> Iterator[Chart]:
     drawn = accuracy_by_radius(samples, attacks)
     if drawn is not None:
         caption = "Accuracy by radius, from the nearest example found for each image; bands are 95 % intervals."
-        yield Chart("radius", drawn, caption)
+        yield Chart("radius", drawn, " ".join(filter(None, [caption, in_words(evaluation.report["attacks"])])))
     if attacks:
         yield Chart(
             "classes",

@@ -14,6 +14,7 @@ from lightning_robust.attacks import (
     AutoAttack,
     DeepFool,
     Ensemble,
+    NearestExamples,
     Square,
     SuperDeepFool,
 )
@@ -29,6 +30,7 @@ EACH: dict[str, Attack] = {
     "ddn": DDN(steps=2),
     "pdpgd": PDPGD(steps=2),
     "sdf": SuperDeepFool(steps=2),
+    "nearest": NearestExamples(attacks={"fmn": FMN(steps=2), "fab": FAB(steps=2)}),
     "cw": CW(steps=2, search_steps=1),
     "ensemble": Ensemble({"a": PGD(steps=1), "b": APGD(steps=2)}),
     "autoattack": AutoAttack(version="rapid"),
