@@ -26,7 +26,7 @@ class NearestExamples(MinimumNorm):
     Args:
         threat: any norm, and the box; called as an attack, also the radius.
         attacks: the attacks by name, all in the threat's norm; by default FMN, PDPGD and FAB-T in linf and l1, in l2
-            also DDN and SuperDeepFool, and in l0 sigma-zero and FMN.
+            also DDN and SuperDeepFool, and in l0 sigma-zero, FMN and PDPGD.
 
     Raises:
         TypeError: for an attack that does not look for the nearest example.
@@ -81,6 +81,6 @@ class NearestExamples(MinimumNorm):
 def _attacks(norm: Norm) -> dict[str, MinimumNorm]:
     """The attacks that together find the nearest examples in a norm."""
     if norm == "l0":
-        return {"sigma-zero": SigmaZero(), "fmn": FMN(Threat("l0", 1))}
+        return {"sigma-zero": SigmaZero(), "fmn": FMN(Threat("l0", 1)), "pdpgd": PDPGD(Threat("l0", 1))}
     common = {"fmn": FMN(), "pdpgd": PDPGD(), "fab-t": FAB(targets=9)}
     return {**common, "ddn": DDN(), "sdf": SuperDeepFool()} if norm == "l2" else common

@@ -17,12 +17,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Example:
         >>> did_you_mean("resnet19", ["resnet18", "vgg11"])
         "; did you mean 'resnet18'?"
+        >>> did_you_mean("PDG", ["PDPGD", "PGD"])
+        "; did you mean 'PGD'?"
         >>> did_you_mean("mobile", ["resnet18", "vgg11"])
         '; there are resnet18, vgg11.'
     """
     known = sorted(set(known) - {name})  # it was typed, so it is not what was meant
     begun = [other for other in known if len(name) > 2 and other.startswith(name)]  # an abbreviation
-    if close := begun or difflib.get_close_matches(name, known, n=1):
+    swapped = [other for other in known if sorted(other) == sorted(name)]  # the right letters in another order
+    if close := begun or swapped or difflib.get_close_matches(name, known, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; there are {', '.join(known) or 'none'}." if len(known) <= 150 else "."
 

@@ -76,7 +76,7 @@ def test_other_threats_mean_other_attacks_unless_they_were_given() -> None:
     attack = named_attack("nearest")
     assert isinstance(attack, NearestExamples)
     assert not attack.threat_given
-    assert list(attack.with_threat(Threat("l0", 3)).attacks) == ["sigma-zero", "fmn"]
+    assert list(attack.with_threat(Threat("l0", 3)).attacks) == ["sigma-zero", "fmn", "pdpgd"]
     assert {part.threat for part in attack.with_threat(Threat("l1", 3)).attacks.values()} == {Threat("l1", 3)}
     given = NearestExamples(Threat("l2", 1), {"cw": CW()}).with_threat(Threat("l2", 3))
     assert (list(given.attacks), given.attacks["cw"].threat) == (["cw"], Threat("l2", 3))

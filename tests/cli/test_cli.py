@@ -244,7 +244,7 @@ def test_a_checkpoint_of_another_method_is_refused(folder: Path, capsys: pytest.
     ("args", "told"),
     [
         (["--model.attack.stepz=3"], "model.attack: PGD has no setting 'stepz'; did you mean 'steps'?"),
-        (["--model.attack.threat.norm=l3"], "model.attack.threat.norm: expected linf, l2 or l1, got 'l3'."),
+        (["--model.attack.threat.norm=l3"], "model.attack.threat.norm: expected linf, l2, l1 or l0, got 'l3'."),
         (["--model.attack.threat.eps=-1"], "The radius eps must be a finite number >= 0, got -1.0."),
         (["--model.attack.threat.eps=8/x"], "'8/x' is neither a number nor a fraction such as '8/255'."),
         (["--model.attack.steps=-3"], "steps must be >= 0, got -3."),
