@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.attacks import OneOf as OneOf
     from lightning_robust.attacks import SigmaZero as SigmaZero
     from lightning_robust.attacks import SparsePGD as SparsePGD
+    from lightning_robust.attacks import SparseRS as SparseRS
     from lightning_robust.attacks import Square as Square
     from lightning_robust.attacks import SuperDeepFool as SuperDeepFool
     from lightning_robust.attacks import TrainingAPGD as TrainingAPGD
@@ -104,7 +105,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
 
 _NAMES = {
     "attacks": "APGD CW DDN FAB FMN NFGSM PDPGD PGD Attack AutoAttack Collaborative DeepFool Ensemble FriendlyPGD MSD "
-    "MinimumNorm NearestExamples OneOf SigmaZero SparsePGD Square SuperDeepFool TrainingAPGD Transfer WorstOf",
+    "MinimumNorm NearestExamples OneOf SigmaZero SparsePGD SparseRS Square SuperDeepFool TrainingAPGD Transfer WorstOf",
     "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
     "callbacks": "AdversarialInputs AttackStrength AveragedWeights BatchNormMomentum CatastrophicOverfitting "
     "CorruptionAccuracy Curves EffectiveMargins EpochLines FairAveragedWeights PseudoLabels RadiusHistogram "

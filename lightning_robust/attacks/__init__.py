@@ -24,6 +24,7 @@ from lightning_robust.attacks.pdpgd import PDPGD
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.sigma_zero import SigmaZero
 from lightning_robust.attacks.sparse_pgd import SparsePGD
+from lightning_robust.attacks.sparse_rs import SparseRS
 from lightning_robust.attacks.square import Square
 from lightning_robust.attacks.superdeepfool import SuperDeepFool
 from lightning_robust.attacks.training_apgd import TrainingAPGD
@@ -51,6 +52,7 @@ __all__ = [
     "OneOf",
     "SigmaZero",
     "SparsePGD",
+    "SparseRS",
     "Square",
     "SuperDeepFool",
     "TrainingAPGD",

@@ -16,6 +16,7 @@ from lightning_robust.attacks.objectives import LOSSES
 from lightning_robust.attacks.pdpgd import PDPGD
 from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.sigma_zero import SigmaZero
+from lightning_robust.attacks.sparse_rs import SparseRS
 from lightning_robust.attacks.square import Square
 from lightning_robust.attacks.superdeepfool import SuperDeepFool
 from lightning_robust.utils.messages import did_you_mean
@@ -38,6 +39,7 @@ NAMES: dict[str, Callable[[], Attack]] = {
     "ddn": DDN,
     "pdpgd": PDPGD,
     "sdf": SuperDeepFool,
+    "sparse-rs": SparseRS,
     "sigma-zero": SigmaZero,
     "cw": CW,
 }
