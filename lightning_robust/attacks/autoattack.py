@@ -39,6 +39,8 @@ class AutoAttack(Ensemble):
     Deviates: random numbers belong to the sample, not to the batch; see `APGD`, `FAB` and `Square`.
     """
 
+    norms = ("linf", "l2", "l1")
+
     def __init__(
         self, threat: Threat | None = None, version: Version = "standard", batch_size: int | None = None
     ) -> None:

@@ -200,7 +200,9 @@ class Attack(ABC):
 
     def _refuse_other_norms(self) -> None:
         if self.threat.norm not in self.norms:
+            *some, last = self.norms
+            norms = f"{', '.join(some)} and {last}" if some else last
             raise ValueError(
-                f"{type(self).__name__} works in {' and '.join(self.norms)} alone, got a threat in "
-                f"{self.threat.norm}: use FAB, which works in all."
+                f"{type(self).__name__} works in {norms} alone, got a threat in "
+                f"{self.threat.norm}: use FMN, which works in all."
             )

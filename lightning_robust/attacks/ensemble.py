@@ -1,7 +1,8 @@
 """Several attacks in turn, each on the samples that the ones before it did not break."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from lightning_robust.attacks.pad_small_batches import PadSmallBatches
 from lightning_robust.attacks.progress import room_for
 from lightning_robust.attacks.success import misclassified
 from lightning_robust.runtime.precision import full_precision
-from lightning_robust.threat import Threat
+from lightning_robust.threat import Norm, Threat
 from lightning_robust.types import Net
 
 
@@ -34,6 +35,8 @@ class Ensemble(Attack):
         >>> [str(attack.threat) for attack in ensemble.stages.values()]
         ['linf 0.15', 'linf 0.15']
     """
+
+    norms: ClassVar[Sequence[Norm]] = ("linf", "l2", "l1", "l0")
 
     def __init__(self, attacks: Mapping[str, Attack], batch_size: int | None = None) -> None:
         threats = list(dict.fromkeys(attack.threat for attack in attacks.values() if attack.threat_given))

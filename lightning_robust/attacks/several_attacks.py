@@ -1,14 +1,14 @@
 """The base of attacks that hold several others, each at a threat of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
 from lightning_robust.attacks.base import Attack
 from lightning_robust.attacks.call import Call
-from lightning_robust.threat import Threat
+from lightning_robust.threat import Norm, Threat
 from lightning_robust.types import Net
 
 S = TypeVar("S", bound="SeveralAttacks")
@@ -27,6 +27,8 @@ class SeveralAttacks(Attack):
     Raises:
         ValueError: for no attacks, or several boxes.
     """
+
+    norms: ClassVar[Sequence[Norm]] = ("linf", "l2", "l1", "l0")
 
     def __init__(self, attacks: Mapping[str, Attack]) -> None:
         if not attacks:

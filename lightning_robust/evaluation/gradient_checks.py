@@ -54,8 +54,9 @@ def _blind(part: Probe, loss: Loss) -> Tensor:
 
 def more_steps(probe: Probe, loss: Loss) -> Check:
     """Check whether PGD raises the loss of most samples above its random start's, and more steps do not lower it."""
+    threat = steppable(probe.threat)
     begin, first, last = (
-        LOSSES[loss](probe.attacked(PGD(probe.threat, steps=steps, loss=loss)).double(), probe.y)
+        LOSSES[loss](replace(probe, threat=threat).attacked(PGD(threat, steps=steps, loss=loss)).double(), probe.y)
         for steps in (0, 1, STEPS)
     )
     risen, means = int((last > begin).sum()), [float(values.mean()) for values in (begin, first, last)]
@@ -69,6 +70,19 @@ def more_steps(probe: Probe, loss: Loss) -> Check:
     if not means[2] - means[0] >= 0.95 * (means[1] - means[0]):  # written so that NaN fails too
         return Check("more_steps", "fail", f"{told}: more steps make the attack weaker.")
     return Check("more_steps", "pass", f"{told}.")
+
+
+def steppable(threat: Threat) -> Threat:
+    """Return a threat in which gradient steps can be taken: itself, or the l2 ball around the changes that l0 allows.
+
+    Example:
+        >>> str(steppable(Threat("l0", 9))), str(steppable(Threat("linf", 0.1)))
+        ('l2 3', 'linf 0.1')
+    """
+    if threat.norm != "l0":
+        return threat
+    width = threat.upper - threat.lower
+    return replace(threat, norm="l2", eps=math.sqrt(threat.eps) * (width if width < math.inf else 1.0))
 
 
 def huge_radius(probe: Probe, loss: Loss) -> Check:

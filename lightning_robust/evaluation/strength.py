@@ -2,6 +2,9 @@
 
 from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.base import Attack
+from lightning_robust.attacks.ensemble import Ensemble
+from lightning_robust.attacks.sigma_zero import SigmaZero
+from lightning_robust.attacks.sparse_rs import SparseRS
 from lightning_robust.evaluation.check import Check, judged
 from lightning_robust.threat import Norm, Threat
 
@@ -24,8 +27,17 @@ TOO_HIGH = 0.25
 def reference(threat: Threat, steps: int = STEPS) -> Attack:
     """Return the attack that an evaluation is held against: APGD-T, which is APGD on the targeted DLR loss.
 
-    What it finds depends neither on the scale of the logits nor on their shift, where cross-entropy saturates.
+    What it finds depends neither on the scale of the logits nor on their shift, where cross-entropy saturates. In l0
+    it is sigma-zero, and after it Sparse-RS, which uses no gradients: on sound nets that breaks up to 19 % more of the
+    samples.
+
+    Args:
+        threat: the perturbations allowed.
+        steps: gradient steps for each target.
     """
+    if threat.norm == "l0":
+        attacks = {"sigma-zero": SigmaZero(threat, TARGETS * steps), "sparse-rs": SparseRS(threat, TARGETS * steps)}
+        return Ensemble(attacks)
     return APGD(threat, targets=TARGETS, steps=steps)
 
 
@@ -47,9 +59,12 @@ def strength(broken: int, n: int, norm: Norm) -> Check:
         n: the number of all samples that were probed.
         norm: the threat's, which decides what is tolerated.
     """
-    told = f"APGD-T broke {broken} of {n} samples that had withstood the evaluation"
-    weak = (
-        f"{told}: the evaluation's attacks are too weak, so the reported accuracy is too high. Use AutoAttack (version "
-        "plus if you already do), or more steps with the margin or DLR loss."
+    attack, remedy = (
+        "APGD-T",
+        ("AutoAttack (version plus if you already do), or more steps with the margin or DLR loss."),
     )
+    if norm == "l0":
+        attack, remedy = "Sigma-zero and Sparse-RS", "them, or more steps and queries."
+    told = f"{attack} broke {broken} of {n} samples that had withstood the evaluation"
+    weak = f"{told}: the evaluation's attacks are too weak, so the reported accuracy is too high. Use {remedy}"
     return judged("strength", broken / n, max(TOLERANCE[norm], 1 / n), TOO_HIGH, f"{told}.", weak)
