@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_robust.attacks.base import Attack
@@ -13,16 +13,15 @@ from lightning_robust.evaluation.probe import Probe
 from lightning_robust.evaluation.random_nets import CHANGE, change
 from lightning_robust.evaluation.stages import named_stages
 from lightning_robust.runtime.modes import logits_no_grad, samples_are_independent
-from lightning_robust.runtime.modules_of import modules_of
+from lightning_robust.runtime.modules_of import modules_of, names_of
 from lightning_robust.threat import Threat
 from lightning_robust.types import Net
 
 
 def in_training_mode(net: Net) -> Check:
     """Check whether modules were left in training mode."""
-    names = {id(module): name for name, module in net.named_modules()} if isinstance(net, nn.Module) else {}
     modules = [module for module in modules_of(net) if module.training and not isinstance(module, Metric)]
-    left = [names.get(id(module), type(module).__name__) or "the net itself" for module in modules]
+    left = names_of(net, modules)
     if left:
         return Check(
             "evaluation_mode",

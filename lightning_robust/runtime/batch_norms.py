@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_robust.runtime.forwards import replaced_forwards
 from lightning_robust.utils.private_apis import BatchNorm, in_function_transform, is_compiled
 
 _NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -54,13 +55,8 @@ def fast_bn_backward(parts: Iterable[Any]) -> Iterator[None]:
     norms = [part for part in parts if isinstance(part, BatchNorm) and _is_supported(part)]
     if norms and any(is_compiled(part) for part in parts):
         norms = []
-    for norm in norms:
-        norm.__dict__["forward"] = _make_forward(norm)
-    try:
+    with replaced_forwards({norm: _make_forward(norm) for norm in norms}):
         yield
-    finally:
-        for norm in norms:
-            norm.__dict__.pop("forward", None)
 
 
 def _is_supported(norm: BatchNorm) -> bool:

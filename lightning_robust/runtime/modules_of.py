@@ -32,6 +32,18 @@ def modules_of(net: Any) -> list[nn.Module]:
     return [part for part in parts_of(net) if isinstance(part, nn.Module)]
 
 
+def names_of(net: Any, modules: Iterable[nn.Module]) -> list[str]:
+    """Return what each of these modules is called in a net: its path, or its class if the net is no module.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2))
+        >>> names_of(net, [net[0], net]), names_of(net.forward, [net[0]])
+        (['0', 'the net itself'], ['Linear'])
+    """
+    names = {id(module): name for name, module in net.named_modules()} if isinstance(net, nn.Module) else {}
+    return [names.get(id(module), type(module).__name__) or "the net itself" for module in modules]
+
+
 def parts_of(net: Any) -> list[Any]:
     """Return the modules that a net runs, and the callables and objects in which they were found.
 
