@@ -101,6 +101,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.models.by_name import load_net as load_net
     from lightning_robust.publish.evaluate import evaluate as evaluate
     from lightning_robust.runtime.adapter import NetAdapter as NetAdapter
+    from lightning_robust.runtime.bpda import bpda as bpda
     from lightning_robust.threat import Threat as Threat
 
 _NAMES = {
@@ -116,6 +117,7 @@ _NAMES = {
     "models.by_name": "load_net",
     "publish.evaluate": "evaluate",
     "runtime.adapter": "NetAdapter",
+    "runtime.bpda": "bpda",
     "threat": "Threat",
 }
 _MODULES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names.split()}
