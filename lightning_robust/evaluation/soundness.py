@@ -4,7 +4,7 @@ Papers: Athalye et al. 2018 (arXiv 1802.00420), section 3.1; Carlini et al. 2019
 Hein 2020 (arXiv 2003.01690), section 5.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,6 +22,7 @@ from lightning_robust.evaluation.black_box_checks import (
 from lightning_robust.evaluation.check import Check
 from lightning_robust.evaluation.gradient_checks import first_passing, huge_radius, more_steps, zero_gradients
 from lightning_robust.evaluation.losses_used import ALL, losses_used
+from lightning_robust.evaluation.masked_layers import MaskedLayer, masked_layers
 from lightning_robust.evaluation.net_checks import (
     in_training_mode,
     independence,
@@ -32,6 +33,7 @@ from lightning_robust.evaluation.net_checks import (
 from lightning_robust.evaluation.probe import Probe
 from lightning_robust.evaluation.probed import evenly_spaced, gathered, probed
 from lightning_robust.evaluation.samples import Samples
+from lightning_robust.evaluation.straight_through import layers
 from lightning_robust.evaluation.strength import MORE_STEPS, is_close, reference, strength
 from lightning_robust.evaluation.with_gradient import WithGradient
 from lightning_robust.runtime.precision import full_precision
@@ -103,7 +105,8 @@ def examine(
         right = logits.argmax(1) == y
         if found[-1].status == "fail" or not right.any():  # attacks refuse images outside the box
             return found
-        found += _of_attacks(probe, right, right if standing is None else right & standing, attacks, samples, alone)
+        standing = right if standing is None else right & standing
+        found += _of_attacks(probe, masked_layers(net, x), right, standing, attacks, samples, alone)
     return found
 
 
@@ -157,6 +160,7 @@ def masked_share(beaten: Probe) -> float:
 
 def _of_attacks(
     probe: Probe,
+    hiding: Sequence[MaskedLayer],
     right: Tensor,
     standing: Tensor,
     attacks: Mapping[str, Attack],
@@ -191,6 +195,7 @@ def _of_attacks(
     return [
         zero_gradients(probe[right], losses),
         *(first_passing(check, probe[right], losses) for check in (more_steps, huge_radius)),
+        layers(hiding, withstood, n),
         strong,
         *masked,
     ]

@@ -61,7 +61,7 @@ def test_a_sound_evaluation_passes_strictly(stage: str, tmp_path: Path, capsys: 
     trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[evaluation(attacks=attacks, strict=True)])
     getattr(trainer, stage)(Sound(), data(), verbose=False)
     found = checks(tmp_path)
-    assert len(found) == 11
+    assert len(found) == 12
     assert set(found.values()) == {"pass"}
     assert "warn" not in capsys.readouterr().out
 

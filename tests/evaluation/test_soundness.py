@@ -32,7 +32,7 @@ THREAT = Threat("linf", EPS["linf"])
 SILENT = dict.fromkeys(
     [
         *("evaluation_mode", "deterministic", "independent", "logits", "inputs", "gradients"),
-        *("more_steps", "huge_radius", "strength", "black_box"),
+        *("more_steps", "huge_radius", "layers", "strength", "black_box"),
     ],
     "pass",
 )
