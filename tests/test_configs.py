@@ -26,9 +26,10 @@ def options(**settings: Any) -> list[str]:
 
 
 NARROW = {
-    "WideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
+    "WideResNet": [f"--model.init_args.net.init_args.{word}" for word in ("widen_factor=1", "depth=10")],
     "IAATWideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
     "PreActResNet": ["--model.init_args.net.init_args.width=4"],
+    "TorchvisionModel resnet18": ['--model.init_args.net={"class_path": "PreActResNet", "init_args": {"width": 4}}'],
     "resnet50": options(width_per_group=4),
     "TimmModel resnet50": [
         *options(base_width=16, act_layer="silu"),
@@ -57,9 +58,10 @@ def prepare(config: Path, folder: Path) -> list[str]:
         write(labelled, folder, **(sizes if labelled == "ImageNet" else {}))
         args += ["--data.init_args.batch_size=4", f"--data.init_args.val_size={20 if labelled != 'CIFAR100' else 100}"]
         args += ["--data.init_args.num_workers=0"]  # more than the machine has cores would be warned of
+        args += ["--data.init_args.eval_batch_size=4", "--evaluation.check_samples=0"]  # what a net of 34 layers takes
         name = net.get("init_args", {}).get("name", kind)
         narrow = NARROW.get(f"{kind} {name}", NARROW.get(name, []))
-        args += [word.replace("init_args.net.", f"init_args.{where}.", 1) for word in narrow]
+        args += [word.replace("init_args.net", f"init_args.{where}", 1) for word in narrow]
     if recipe["model"]["init_args"].get("teacher", {}).get("class_path") in ("Pretrained", "RobustBenchModel"):
         args.append('--model.init_args.teacher={"class_path": "SmallConvNet"}')
     if "images" in data.get("init_args", {}):
