@@ -1,6 +1,8 @@
 """The threat model: which perturbations an adversary may make."""
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast, get_args
 
@@ -13,6 +15,9 @@ from lightning_robust.types import Radius, to_float
 from lightning_robust.utils.radii import check_fits_box
 
 Norm: TypeAlias = Literal["linf", "l2", "l1", "l0"]
+
+Region: TypeAlias = tuple[int, int, int, int]
+"""Pixels of an image: the rows from top to before bottom and the columns from left to before right."""
 
 L1_SPARSITY = 0.01
 """Share of the coordinates that one l1 step moves (Tramèr & Boneh 2019, arXiv 1904.13000, SLIDE with q = 0.99)."""
@@ -32,8 +37,8 @@ BISECTIONS = 40
 class Threat:
     """The set of images within `eps` of the clean one in a norm, inside the box [lower, upper].
 
-    Every method takes images [b c h w] (any trailing shape works) and, where a radius stands, one number or one per
-    sample [b].
+    Every method takes images [b c h w] (any trailing shape works unless there is a region) and, where a radius stands,
+    one number or one per sample [b].
 
     Args:
         norm: "linf", "l2", "l1" or "l0".
@@ -42,10 +47,13 @@ class Threat:
         lower: least pixel value; -inf for no lower bound (in YAML `-.inf`).
         upper: greatest pixel value; inf for no upper bound (in YAML `.inf`).
         box_first: l2 only: clamp into the box before scaling into the ball, as TRADES does, not after.
+        region: the only pixels that may change, as for a patch: [top, bottom, left, right] stands for the rows from top
+            to before bottom and the columns from left to before right. By default all may.
 
     Raises:
         ValueError: for an unknown norm; for a radius that is negative, not finite, in linf larger than the box, or in
-            l0 not whole; or if lower is not below upper.
+            l0 not whole; if lower is not below upper; or for a region without pixels. Methods raise it for images that
+            a region does not lie in.
 
     Example:
         >>> import torch
@@ -63,6 +71,7 @@ class Threat:
     lower: float
     upper: float
     box_first: bool
+    region: Region | None = None
 
     def __init__(
         self,
@@ -71,6 +80,7 @@ class Threat:
         lower: float = 0.0,
         upper: float = 1.0,
         box_first: bool = False,
+        region: Sequence[int] | None = None,
     ) -> None:
         eps = to_float(eps)
         if norm not in get_args(Norm):
@@ -80,31 +90,44 @@ class Threat:
         if not lower < upper:
             raise ValueError(f"The box must have lower < upper, got [{lower}, {upper}].")
         check_fits_box(norm, eps, float(lower), float(upper))
-        box = {"lower": float(lower), "upper": float(upper), "box_first": box_first}
+        box: dict[str, object] = {"lower": float(lower), "upper": float(upper), "box_first": box_first}
+        if region is not None:  # so that files about threats without one do not speak of it
+            box["region"] = _checked(region)
         for name, value in {"norm": norm, "eps": eps, **box}.items():
             object.__setattr__(self, name, value)
 
     @classmethod
     def parse(cls, text: str) -> "Threat":
-        """Read a norm and a radius as papers write them.
+        """Read a norm and a radius as papers write them, and the region if there is one.
 
         Raises:
             ValueError: for a text of another form.
 
         Example:
-            >>> Threat.parse("l2 0.5"), str(Threat.parse("linf 8/255"))
-            (Threat(norm='l2', eps=0.5, lower=0.0, upper=1.0, box_first=False), 'linf 8/255')
+            >>> Threat.parse("l2 0.5").norm, str(Threat.parse("linf 8/255"))
+            ('l2', 'linf 8/255')
+            >>> Threat.parse("linf 1 in 4:12 x 0:8").region
+            (4, 12, 0, 8)
         """
-        norm, _, eps = text.strip().partition(" ")
+        ball, within, where = text.strip().partition(" in ")
+        norm, _, eps = ball.partition(" ")
         if not eps:
             raise ValueError(f"A threat is a norm and a radius, such as 'linf 8/255' or 'l2 0.5', got {text!r}.")
         if norm not in get_args(Norm):
             raise ValueError(f"Unknown norm {norm!r} in {text!r}: choose one of {', '.join(get_args(Norm))}.")
-        return cls(cast(Norm, norm), eps.strip())
+        numbers = re.fullmatch(r"(\d+):(\d+) x (\d+):(\d+)", where.strip())
+        if within and numbers is None:
+            raise ValueError(f"A region is written like 'linf 1 in 4:12 x 0:8', got {text!r}.")
+        region = None if numbers is None else cast(Region, tuple(map(int, numbers.groups())))
+        return cls(cast(Norm, norm), eps.strip(), region=region)
 
     def __str__(self) -> str:
-        """Return norm and radius as papers write them: "linf 8/255", "l2 0.5", "l1 12"."""
-        return f"{self.norm} {radius_text(self.eps)}"
+        """Return norm and radius as papers write them: "linf 8/255", "l2 0.5", "l1 12"; `parse` reads them."""
+        ball = f"{self.norm} {radius_text(self.eps)}"
+        if self.region is None:
+            return ball
+        top, bottom, left, right = self.region
+        return f"{ball} in {top}:{bottom} x {left}:{right}"
 
     def without_box(self) -> "Threat":
         """Return the same ball, in which pixels may have any value.
@@ -113,7 +136,45 @@ class Threat:
             >>> Threat().without_box().upper
             inf
         """
-        return Threat(self.norm, self.eps, -math.inf, math.inf)
+        return Threat(self.norm, self.eps, -math.inf, math.inf, region=self.region)
+
+    def window(self, x: Float[Tensor, "b ..."]) -> Region:
+        """Return the region (top, bottom, left, right) in which images [b c h w] may change: without one, all of it.
+
+        Raises:
+            ValueError: for input that is no image, or images that the region does not lie in.
+        """
+        if self.region is None:
+            return 0, x.shape[-2], 0, x.shape[-1]
+        _, bottom, _, right = self.region
+        if x.dim() != 4 or bottom > x.shape[2] or right > x.shape[3]:
+            raise ValueError(f"The region of the threat '{self}' does not lie in images of shape {tuple(x.shape[1:])}.")
+        return self.region
+
+    def restrict(self, x_adv: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return the points `x_adv` with the pixels outside the region as they are in x.
+
+        Example:
+            >>> threat = Threat(region=(0, 1, 0, 2))
+            >>> threat.restrict(torch.ones(1, 1, 2, 3), torch.zeros(1, 1, 2, 3))
+            tensor([[[[1., 1., 0.],
+                      [0., 0., 0.]]]])
+        """
+        if self.region is None:
+            return x_adv
+        top, bottom, left, right = self.window(x)
+        inside = torch.zeros(x.shape[2:], dtype=torch.bool, device=x.device)
+        inside[top:bottom, left:right] = True
+        return torch.where(inside, x_adv, x)
+
+    def _only(self, delta: Tensor) -> Tensor:
+        """Return shifts that are 0 outside the region."""
+        return delta if self.region is None else self.restrict(delta, torch.zeros_like(delta))
+
+    def _values(self, x: Tensor) -> int:
+        """Return how many values of an image may change."""
+        top, bottom, left, right = self.window(x) if self.region is not None else (0, 0, 0, 0)
+        return x[0].numel() if self.region is None else x.shape[1] * (bottom - top) * (right - left)
 
     def random(self, x: Float[Tensor, "b ..."], rng: SampleRNG, eps: Radius | None = None) -> Float[Tensor, "b ..."]:
         """Return a point drawn uniformly from the ball around x, clamped into the box; in l0 with as many new values.
@@ -125,15 +186,15 @@ class Threat:
         """
         radius = self._radius(eps, x)
         if self.norm == "linf":
-            return self._clamp(x + (2 * rng.uniform(x) - 1) * radius)
+            return self._clamp(x + self._only(2 * rng.uniform(x) - 1) * radius)
         if self.norm == "l0":
             return self._some_values(x, rng, radius)
-        d = x[0].numel()
+        d = self._values(x)
         if self.norm == "l2":  # a uniform direction, and a distance whose d-th power is uniform
-            direction = rng.normal(x)
+            direction = self._only(rng.normal(x))
             unit = direction / per_image(direction.flatten(1).norm(dim=1), x)
         else:  # exponential variates over their sum are uniform on the l1 sphere's face; the sign picks the face
-            size = -torch.log1p(-rng.uniform(x))
+            size = self._only(-torch.log1p(-rng.uniform(x)))
             unit = size / per_image(size.flatten(1).sum(1), x) * (1 - 2 * (rng.uniform(x) < 0.5).to(x))
         length = rng.uniform(x.flatten(1)[:, :1]) ** (1 / d)
         return self._clamp(x + unit * per_image(length[:, 0], x) * radius)
@@ -143,7 +204,7 @@ class Threat:
         if not math.isfinite(self.upper - self.lower):
             raise ValueError("A random point in l0 takes its values from the box, which must be finite.")
         values = self.lower + (self.upper - self.lower) * rng.uniform(x)
-        return x + _largest(values - x, rng.uniform(x), radius)
+        return x + _largest(self._only(values - x), self._only(rng.uniform(x)), radius)
 
     def steepest(
         self, grad: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."] | None = None
@@ -159,6 +220,7 @@ class Threat:
         """
         if self.norm == "l0":
             raise ValueError("There is no steepest direction in l0: take FMN, whose steps are those of l2.")
+        grad = self._only(grad)
         if self.norm == "linf":
             return grad.sign()
         flat = grad.flatten(1)
@@ -170,7 +232,7 @@ class Threat:
             room = torch.where(grad > 0, self.upper - x_adv, x_adv - self.lower).flatten(1)
             width = self.upper - self.lower
             flat = flat * (room > (L1_ROOM * width if width < math.inf else 0))
-        top = flat.abs().topk(math.ceil(L1_SPARSITY * flat.shape[1]), dim=1).indices
+        top = flat.abs().topk(math.ceil(L1_SPARSITY * self._values(grad)), dim=1).indices
         return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign() / top.shape[1]).view_as(grad)
 
     def project(
@@ -182,7 +244,7 @@ class Threat:
         why ball first and box second is not enough; for l0 Croce & Hein 2019, arXiv 1909.05040, section 2); l2 scales
         into the ball and then clamps, as all common l2 attacks do.
         """
-        radius = self._radius(eps, x)
+        radius, x_adv = self._radius(eps, x), self.restrict(x_adv, x)
         if self.norm == "linf":
             return self._clamp(torch.minimum(torch.maximum(x_adv, x - radius), x + radius))
         delta = (self._clamp(x_adv) if self.box_first else x_adv) - x
@@ -203,6 +265,17 @@ class Threat:
 
     def _clamp(self, x: Tensor) -> Tensor:
         return x.clamp(self.lower, self.upper)
+
+
+def _checked(region: Sequence[int]) -> Region:
+    """Return a region as a tuple, or raise if it has no pixels."""
+    if len(region) == 4:
+        top, bottom, left, right = map(int, region)
+        if 0 <= top < bottom and 0 <= left < right:
+            return top, bottom, left, right
+    raise ValueError(
+        f"A region is [top, bottom, left, right] with 0 <= top < bottom and 0 <= left < right, got {list(region)}."
+    )
 
 
 def norms(delta: Float[Tensor, "... d"], norm: Norm) -> Float[Tensor, "..."]:

@@ -150,7 +150,7 @@ class APGD(Attack):
             noise = noise / per_image(noise.flatten(1).norm(dim=1), x)
         else:
             return self.threat.project(x + rng.normal(x), x, L1_PHASES[0][0] * eps)
-        return (x + eps * noise).clamp(self.threat.lower, self.threat.upper)
+        return self.threat.restrict((x + eps * noise).clamp(self.threat.lower, self.threat.upper), x)
 
     def _run(
         self, net: Net, given: Given, x_adv: Tensor, objective: Objective | None, found: "_Found | None"

@@ -166,13 +166,13 @@ class Attack(ABC):
                 eps=one_per_sample("eps", self.threat.eps if eps is None else eps, x, check, self.threat),
                 step_size=None if step_size is None else one_per_sample("step_size", step_size, x, check),
                 objective=objective,
-                start=None if start is None else detached(start),
+                start=None if start is None else self.threat.restrict(detached(start), x),
                 bn=bn,
                 rng=rng,
                 watch=watch,
                 labels=labels,
             )
-            x_adv = self._perturb(net, x, target, call).detach()
+            x_adv = self.threat.restrict(self._perturb(net, x, target, call).detach(), x)
         self._checked = True
         return x_adv
 

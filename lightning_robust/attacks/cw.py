@@ -119,7 +119,8 @@ class CW(MinimumNorm):
         for k in progress.steps(self.steps):
             if not len(run.row):
                 break
-            x, x_adv = found.x[run.row], self._image(run.u)
+            x = found.x[run.row]
+            x_adv = self.threat.restrict(self._image(run.u), x)
             slope, lack, wrong = self._lack(net, x_adv, run.y)
             found.take(run.row, x_adv, wrong)
             fooled[run.row[wrong]] = True

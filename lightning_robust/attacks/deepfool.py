@@ -95,7 +95,7 @@ class DeepFool(MinimumNorm):
 
     def _step(self, net: Net, walk: _Walk) -> Tensor:
         w, gap = nearest_boundary(net, walk.point, walk.y, self.candidates, self.threat.norm)
-        way = self.threat.steepest(w)
+        way = self.threat.steepest(w.view_as(walk.point)).flatten(1)
         slope = (w * way).sum(1)
         step = way * torch.where((slope > 0) & gap.isfinite(), gap.abs() / slope + walk.nudge, 0)[:, None]
         walk.nudge = torch.where(gap == 0, 2 * walk.nudge, _NUDGE)  # until it leads beyond where two logits are equal

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_robust.runtime.gradients import detached
 from lightning_robust.runtime.modes import AttackBN, attack_mode
@@ -70,6 +70,24 @@ class CheckedNet(LogitsNet):
         )
 
 
+class WithinRegion(nn.Module):
+    """A net whose input gradients are 0 outside the region of a threat, so that attacks stay within it.
+
+    Args:
+        net: images to logits.
+        threat: with a region.
+    """
+
+    def __init__(self, net: Net, threat: Threat) -> None:
+        super().__init__()
+        self.net = net
+        self.threat = threat
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the net's logits [b k]."""
+        return self.net(self.threat.restrict(x, x.detach()))
+
+
 @contextmanager
 def entered(
     net: Net,
@@ -114,8 +132,9 @@ def entered(
     with attack_mode(net, bn):
         x, target = detached(x), detached(target)
         ready = CheckedNet(net, x, None if reference else target) if check else LogitsNet(net)
+        seen = ready if threat.region is None else WithinRegion(ready, threat)
         if not (reference or (soft and is_soft(target))):
             target = hard_labels(target)
-        yield ready, x, target, rng or SampleRNG.from_global_seed(x)
+        yield seen, x, target, rng or SampleRNG.from_global_seed(x)
         if isinstance(ready, CheckedNet):
             ready.finish()

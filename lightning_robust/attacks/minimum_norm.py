@@ -114,7 +114,9 @@ class MinimumNorm(Attack):
         self, net: Net, x: Tensor, y: Tensor, bn: AttackBN, rng: SampleRNG | None, enough: Radius | str
     ) -> Nearest:
         with entered(net, x, y, self.threat, bn, rng) as (net, x, y, rng):
-            return self._search_all(net, x, y, one_per_sample("enough", enough, x), rng)
+            found = self._search_all(net, x, y, one_per_sample("enough", enough, x), rng)
+            found.x_adv = self.threat.restrict(found.x_adv, x)
+            return found
 
     def _search_all(self, net: Net, x: Tensor, y: Tensor, enough: Tensor, rng: SampleRNG) -> Nearest:
         with full_precision(x):

@@ -96,8 +96,9 @@ class SparseRS(Attack):
         best = objective(logits, target)
         found, row = x.flatten(1).clone(), torch.nonzero(~misclassified(net, x, logits, target))[:, 0]
         start, rng = found[row], call.rng[row]
-        k = call.eps.flatten()[row].floor().clamp_max(found.shape[1])
-        changed = _first(rng.uniform(start), k)
+        outside = self.threat.restrict(torch.zeros_like(x[:1]), torch.ones_like(x[:1])).flatten(1).bool()
+        k = call.eps.flatten()[row].floor().clamp_max(int((~outside).sum()))
+        changed = _first(rng.uniform(start).masked_fill(outside, 2), k)
         point = torch.where(changed, self._extremes(start, rng), start)
         now = _Standing(row, start, target[row], k, start, changed, torch.full_like(best[row], -torch.inf), rng)
         for query in progress.steps(self.queries):
@@ -112,18 +113,18 @@ class SparseRS(Attack):
             now.value = torch.maximum(now.value, value)
             if wrong.any():
                 now = now[~wrong]
-            point, changed = self._moved(now, query + 1)
+            point, changed = self._moved(now, query + 1, outside)
         higher = now.value > best[now.row]
         found[now.row[higher]] = now.point[higher]
         return found.view_as(x)
 
-    def _moved(self, now: _Standing, query: int) -> tuple[Tensor, Tensor]:
+    def _moved(self, now: _Standing, query: int, outside: Tensor) -> tuple[Tensor, Tensor]:
         """Take back some of the changes and make as many others: the new points, and which of their values changed."""
         count = (self._share(query) * now.k).floor().clamp_min(1)
-        count = torch.minimum(count, torch.minimum(now.k, now.x.shape[1] - now.k))
+        count = torch.minimum(count, torch.minimum(now.k, (~outside).sum() - now.k))
         order = now.rng.uniform(now.x)
         back = now.changed & _first(order.masked_fill(~now.changed, 2), count)
-        new = _first(order.masked_fill(now.changed, 2), count)
+        new = _first(order.masked_fill(now.changed | outside, 2), count)
         point = torch.where(back, now.x, torch.where(new, self._extremes(now.x, now.rng), now.point))
         return point, (now.changed & ~back) | new
 

@@ -17,7 +17,7 @@ from lightning_robust.attacks.rows import Rows
 from lightning_robust.attacks.success import misclassified
 from lightning_robust.losses import margin
 from lightning_robust.runtime.rng import SampleRNG
-from lightning_robust.threat import Norm, Threat
+from lightning_robust.threat import Norm, Region, Threat
 from lightning_robust.types import Net, Objective
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -58,12 +58,14 @@ class _Choices(Rows):
     signs: Tensor  # [b n c 1]
 
     @classmethod
-    def draw(cls, x: Tensor, rng: SampleRNG, side: int, since: int) -> "_Choices":
-        b, c, h, w = x.shape
+    def draw(cls, x: Tensor, rng: SampleRNG, side: int, since: int, within: Region) -> "_Choices":
+        b, c, _, w = x.shape
+        top, bottom, left, right = within
         numbers = rng.uniform(x.new_empty((b, BLOCK, 5 + c), dtype=torch.float32))
-        down, right = (numbers[..., :2] * (h - side + 1)).long(), (numbers[..., 2:4] * (w - side + 1)).long()
+        down = top + (numbers[..., :2] * (bottom - top - side + 1)).long()
+        across = left + (numbers[..., 2:4] * (right - left - side + 1)).long()
         signs = ((numbers[..., 5:, None] < 0.5) * 2 - 1).to(x)
-        return cls(side, since, down * w + right, numbers[..., 4] < 0.5, signs)
+        return cls(side, since, down * w + across, numbers[..., 4] < 0.5, signs)
 
     def window(self, which: int, query: int, x: Tensor) -> Tensor:
         """Return the pixel positions of a query's first or second window in the flat images [b c h*w]."""
@@ -173,7 +175,8 @@ class Square(Attack):
     def _search(self, net: Net, objective: Objective, now: _Standing, found: Tensor) -> _Standing:
         """Search once from `now.x_adv`, write the samples that break into `found`, and return those that stand."""
         changed = repainted if self.threat.norm == "linf" else moved
-        choices = _Choices.draw(now.x, now.rng, self._side(0, now.x), 0)
+        within = self.threat.window(now.x)
+        choices = _Choices.draw(now.x, now.rng, self._side(0, within), 0, within)
         x_new = now.x_adv.clone()
         for k in progress.steps(self.queries):
             logits = net(x_new)
@@ -184,15 +187,16 @@ class Square(Attack):
                 now, choices = now[~wrong], choices[~wrong]
                 if not len(now.row):
                     break
-            side = self._side(k, now.x)
+            side = self._side(k, within)
             if side != choices.side or k == choices.since + BLOCK:
-                choices = _Choices.draw(now.x, now.rng, side, k)
+                choices = _Choices.draw(now.x, now.rng, side, k, within)
             x_new = changed(now, choices, k, self.threat)
         return now
 
-    def _side(self, k: int, x: Tensor) -> int:
-        """Return the side length in pixels of query k's window."""
-        h, w = x.shape[2:]
+    def _side(self, k: int, within: Region) -> int:
+        """Return the side length in pixels of query k's window, which lies within a region."""
+        top, bottom, left, right = within
+        h, w = bottom - top, right - left
         k = k * 10000 // self.queries if self.rescale else k
         side = round(math.sqrt(self.p_init / 2 ** bisect_left(HALVINGS, k) * h * w))
         side = max(side, 1) if self.threat.norm == "linf" else max(side + 1 - side % 2, 3)
@@ -216,12 +220,14 @@ def as_images(x: Tensor) -> Tensor:
 def stripes(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:
     """Return the start for linf: vertical stripes, in each channel at +eps or -eps."""
     up = rng.uniform(x.new_empty((*x.shape[:2], 1, x.shape[3]), dtype=torch.float32)) < 0.5
-    return (x + torch.where(up, eps, -eps)).clamp(threat.lower, threat.upper)
+    return threat.restrict((x + torch.where(up, eps, -eps)).clamp(threat.lower, threat.upper), x)
 
 
 def tiles(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:
     """Return the start for l2 and l1: tiles of twin peaks, lying or upright, in each channel of either sign."""
-    b, c, h, w = x.shape
+    b, c = x.shape[:2]
+    first, bottom, begin, right = threat.window(x)
+    h, w = bottom - first, right - begin
     side = max(min(h, w) // 5, 1)
     rows, columns = h // side, w // side
     coin = rng.uniform(x.new_empty((b, c + 1, rows, columns), dtype=torch.float32)) < 0.5
@@ -230,6 +236,7 @@ def tiles(x: Tensor, threat: Threat, eps: Tensor, rng: SampleRNG) -> Tensor:
     delta = torch.where(coin[:, :1], one, other) * torch.where(coin[:, 1:], 1, -1)
     top, left = (h - rows * side) // 2, (w - columns * side) // 2
     delta = F.pad(delta, (left, w - columns * side - left, top, h - rows * side - top))
+    delta = F.pad(delta, (begin, x.shape[3] - right, first, x.shape[2] - bottom))
     return threat.project(x + (delta * eps if threat.norm == "l2" else delta), x, eps)
 
 

@@ -199,6 +199,10 @@ class Evaluation:
                 x_adv = stage.search(WithGradient(net), x, y, rng=rng)
         if not stage.nearest:
             check_examples(x_adv, name, threat.lower, threat.upper)
+        if not torch.equal(threat.restrict(x_adv, x), x_adv):
+            raise ValueError(
+                f"Attack {name!r} left its threat model, {threat}: it changed pixels elsewhere. Correct the attack."
+            )
         with full_precision(x):
             logits = logits_no_grad(net, x_adv)
         if (unclear := logits.isnan().any(1)).any():

@@ -1,5 +1,6 @@
 """The threat that each attack of an evaluation is run at."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,10 +66,7 @@ def under_threat(
 def _endings(threats: Sequence[Threat]) -> list[str]:
     """Return what tells threats apart in a name: their norms, with the radii where a norm stands twice."""
     norms = [threat.norm for threat in threats]
-    return [
-        threat.norm if norms.count(threat.norm) == 1 else str(threat).replace(" ", "-").replace("/", "-")
-        for threat in threats
-    ]
+    return [threat.norm if norms.count(threat.norm) == 1 else re.sub("[ /:]", "-", str(threat)) for threat in threats]
 
 
 def short_of_radius(attacks: Mapping[str, Attack]) -> list[str]:
@@ -110,6 +108,6 @@ def mismatch(module: Any, attacks: Mapping[str, Attack]) -> str | None:
         return None
     every = training_threats(module)
     every = every if trained in every else (trained,)
-    others = {(attack.threat.norm, attack.threat.eps) for attack in attacks.values()}
-    known = others <= {(threat.norm, threat.eps) for threat in every}
+    others = {(attack.threat.norm, attack.threat.eps, attack.threat.region) for attack in attacks.values()}
+    known = others <= {(threat.norm, threat.eps, threat.region) for threat in every}
     return None if known else " and ".join(map(str, every))

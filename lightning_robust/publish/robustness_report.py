@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -75,12 +76,14 @@ class RobustnessReport:
         return torch.stack([samples.robust() for samples in self._within(threat)]).all(0)
 
     def _within(self, threat: str) -> list[Samples]:
-        """Return the samples under a threat and under the smaller radii of its norm, which it includes."""
+        """Return the samples under a threat and under those that it includes, of its norm at smaller radii."""
         asked = Threat.parse(threat)
         return [
             self._samples(name)
             for name in self.evaluations
-            if (other := Threat.parse(name)).norm == asked.norm and other.eps <= asked.eps
+            if (other := Threat.parse(name)).norm == asked.norm
+            and other.eps <= asked.eps
+            and asked.region in (None, other.region)
         ]
 
     def calibration(self, threat: str | None = None) -> dict[str, float | None]:
@@ -167,10 +170,11 @@ class RobustnessReport:
     def figures(self) -> dict[str, Figure]:
         """Draw accuracy by radius for each norm with several radii, and for each threat by radius and by class."""
         drawn = {}
-        for norm in dict.fromkeys(Threat.parse(threat).norm for threat in self.evaluations):
-            shown = [threat for threat in self.evaluations if Threat.parse(threat).norm == norm]
+        threats = {name: Threat.parse(name) for name in self.evaluations}
+        for norm in dict.fromkeys(threat.norm for threat in threats.values() if threat.region is None):
+            shown = [name for name, threat in threats.items() if threat.norm == norm and threat.region is None]
             if len(shown) > 1:
-                rows = {Threat.parse(threat).eps: self.summary["threats"][threat] for threat in shown}
+                rows = {threats[name].eps: self.summary["threats"][name] for name in shown}
                 drawn[f"{norm}-radii"] = radii_curve({0.0: self.summary["clean"], **rows}, norm)
         for threat, evaluation in self.evaluations.items():
             attacks: Any = evaluation.attacks
@@ -221,4 +225,4 @@ def slug(threat: str) -> str:
         >>> slug("linf 8/255")
         'linf-8-255'
     """
-    return threat.replace(" ", "-").replace("/", "-")
+    return re.sub("[ /:]", "-", threat)
