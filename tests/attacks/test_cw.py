@@ -64,7 +64,7 @@ def test_listeners_hear_every_step_of_every_c():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threat": Threat("linf")}, "got a threat in linf: use FAB"),
+        ({"threat": Threat("linf")}, "got a threat in linf: use FMN"),
         ({"steps": 0}, "steps must be >= 1, got 0"),
         ({"search_steps": 0}, "search_steps must be >= 1, got 0"),
         ({"lr": 0.0}, "lr must be > 0, got 0.0"),

@@ -52,7 +52,7 @@ def test_listeners_hear_every_step():
         ({"steps": 0}, "steps must be >= 1, got 0"),
         ({"overshoot": -0.1}, "overshoot must be >= 0, got -0.1"),
         ({"candidates": 0}, "candidates must be >= 1, got 0"),
-        ({"threat": Threat("l1")}, "got a threat in l1: use FAB"),
+        ({"threat": Threat("l1")}, "got a threat in l1: use FMN"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
