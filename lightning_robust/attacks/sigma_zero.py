@@ -41,7 +41,8 @@ class SigmaZero(MinimumNorm):
         step_size: the first step size, in pixels, > 0; the last is a tenth of it.
         sigma: smoothness of the count, > 0: the smaller, the sharper.
         threshold: the first threshold, in pixels, in [0, 1].
-        pace: the change of the threshold over the step size, > 0.
+        pace: the change of the threshold over the step size, >= 0. With 0 the threshold stays, as in the authors' first
+            release (Cinofix/sigma-zero-adversarial-attack@afad332).
 
     Raises:
         ValueError: for another norm, or a setting out of its range.
@@ -74,9 +75,11 @@ class SigmaZero(MinimumNorm):
         super().__init__(threat)
         if steps < 1:
             raise ValueError(f"steps must be >= 1, got {steps}.")
-        for name, value in (("step_size", step_size), ("sigma", sigma), ("pace", pace)):
+        for name, value in (("step_size", step_size), ("sigma", sigma)):
             if not value > 0:
                 raise ValueError(f"{name} must be > 0, got {value}.")
+        if not pace >= 0:
+            raise ValueError(f"pace must be >= 0, got {pace}.")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], got {threshold}.")
         self.steps = steps

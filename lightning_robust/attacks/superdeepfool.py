@@ -58,7 +58,8 @@ class SuperDeepFool(MinimumNorm):
 
     Paper: Abdolahpourrostam et al. 2024 (arXiv 2303.12481), SDF(inf, 1).
     Reference: jeromerony/adversarial-library@9dec220, superdeepfool.py, whose distances these are to rounding. Like it,
-    and unlike alirezaabdollahpour/SuperDeepFool@20f75b2, the points stay in the box.
+    and unlike alirezaabdollahpour/SuperDeepFool@20f75b2, the points stay in the box; without a box the distances are
+    within 0.7 % of those of the latter on a recorded net.
     Deviates: where DeepFool ends without an example, w belongs to the most probable other class, in the reference to
     the class of its last step.
     """

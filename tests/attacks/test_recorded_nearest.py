@@ -1,5 +1,6 @@
 """Nearest adversarial examples against those that the authors' own code found, in float64."""
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -7,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_robust.attacks.apgd import APGD
 from lightning_robust.attacks.ddn import DDN
+from lightning_robust.attacks.deepfool import DeepFool
 from lightning_robust.attacks.fmn import FMN
 from lightning_robust.attacks.hyperplane import nearest_classes
 from lightning_robust.attacks.minimum_norm import MinimumNorm, minimum_norms
 from lightning_robust.attacks.pdpgd import PDPGD
+from lightning_robust.attacks.pgd import PGD
 from lightning_robust.attacks.sigma_zero import SigmaZero
 from lightning_robust.attacks.superdeepfool import SuperDeepFool
 from lightning_robust.evaluation.toward_class import TowardClass
@@ -26,6 +30,7 @@ X, Y = (MODERN.get(name, GOLDEN[name]) for name in "xy")
 FIRST = float(torch.tensor(1.05, dtype=torch.float32)) / 1.05
 """DDN's first length in the authors' runs in float64: it grows in float32 once, and is float64 from then on."""
 NORMS = get_args(Norm)
+BALLS: tuple[Norm, ...] = ("linf", "l2", "l1")
 ATTACKS: dict[str, Callable[[dict[str, Any], int], MinimumNorm]] = {
     **{f"fmn_{norm}": lambda record, steps: FMN(Threat(record["norm"], 1), steps, overshoot=0) for norm in NORMS},
     "sigma_zero": lambda record, steps: SigmaZero(steps=steps),
@@ -36,6 +41,43 @@ ATTACKS: dict[str, Callable[[dict[str, Any], int], MinimumNorm]] = {
     "ddn": lambda record, steps: DDN(steps=steps, first=FIRST),
     "ddn_256": lambda record, steps: DDN(steps=steps, first=FIRST, levels=256),
 }
+
+
+class AdvLibSigmaZero(SigmaZero):
+    """Its step size lags one step behind the authors'."""
+
+    def _rate(self, k: int) -> float:
+        return super()._rate(max(k - 1, 0))
+
+
+UNBOXED = Threat("l2", 1).without_box()
+OTHER_RELEASES: dict[str, tuple[Callable[[int], MinimumNorm], float]] = {
+    "sigma_zero_first_release": (lambda steps: SigmaZero(steps=steps, pace=0), 1e-9),
+    "sigma_zero_advlib": (lambda steps: AdvLibSigmaZero(steps=steps), 1e-9),
+    # which take the normal toward the class of DeepFool's last step, not toward the most probable one
+    "sdf_authors": (lambda steps: SuperDeepFool(UNBOXED, steps, inner_steps=steps, candidates=100), 0.01),
+    "sdf_authors_no_search": (
+        lambda steps: SuperDeepFool(UNBOXED, steps, inner_steps=steps, candidates=100, bisections=0),
+        0.01,
+    ),
+    # foolbox's, ours, shifts from the image on; adv-lib from the point before, and does not look at the last one
+    "deepfool_l2": (lambda steps: DeepFool(steps=steps - 1), 0.005),
+    "deepfool_linf": (lambda steps: DeepFool(Threat("linf", 1), steps=steps - 1), 0.005),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_RELEASES)
+def test_distances_are_near_those_of_other_releases(name: str) -> None:
+    """Also with the tolerances that are no rounding, of most samples to it."""
+    record, net, (attack, tolerance) = MODERN[name], recorded_net(0.1).eval(), OTHER_RELEASES[name]
+    exact = []
+    for steps, theirs in zip(record["steps"], record["distance_f64"], strict=True):
+        if name.startswith("deepfool") and steps == 1:
+            continue
+        found, theirs = minimum_norms(attack(steps), net, X.double(), Y), theirs.double()
+        torch.testing.assert_close(found, theirs, rtol=tolerance, atol=1e-12)
+        exact.append(torch.isclose(found, theirs, rtol=1e-9, atol=1e-12))
+    assert torch.stack(exact).float().mean() > 0.4
 
 
 ROUNDING = {name: 1e-4 for name in ("pdgd", "pdpgd_linf", "pdpgd_l2", "pdpgd_l1", "pdpgd_l0")}
@@ -63,8 +105,8 @@ def test_examples_are_the_authors(name: str) -> None:
 @pytest.mark.parametrize(
     "attack",
     [
-        *(FMN(Threat(norm), steps=300) for norm in ("linf", "l2", "l1")),  # type: ignore[arg-type]
-        *(PDPGD(Threat(norm), steps=1000) for norm in ("linf", "l2", "l1")),  # type: ignore[arg-type]
+        *(FMN(Threat(norm), steps=300) for norm in BALLS),
+        *(pytest.param(PDPGD(Threat(norm), steps=1000), marks=pytest.mark.slow) for norm in BALLS),
         PDPGD(Threat("l2"), steps=1000, proximal=False),
         DDN(steps=1000),
         SuperDeepFool(),
@@ -116,6 +158,29 @@ def test_targets_by_distance_are_in_the_authors_order(norm: Any) -> None:
     found = nearest_classes(net, X[right].double(), Y[right], record["testk"], norm)[:, : record["topk"]]
     assert right.any()
     assert torch.equal(found, record["targets"][right])
+
+
+@pytest.mark.parametrize("name", ["pma_pgd", "pma_pgd_random"])
+def test_examples_on_the_margin_of_probabilities_are_the_authors(name: str) -> None:
+    """By PGD, whose steps fall by a cosine; samples on which the net errs are left as they are."""
+    record, net = MODERN[name], recorded_net(0.1).eval()
+    x, y, steps = X[record["images"]].double(), Y[record["images"]], record["steps"]
+    x_adv = (x + record["draws"][0].double()).clamp(0, 1) if record["random_start"] else x
+    attack = PGD(Threat("linf", record["eps"]), steps=1, loss="probability_margin")
+    for k in range(steps):
+        right = net(x_adv).argmax(1) == y
+        moved = attack(net, x, y, start=x_adv, step_size=2 / 255 * math.cos(math.pi * k / (2 * steps)))
+        x_adv = torch.where(per_image(right, x).bool(), moved, x_adv)
+    torch.testing.assert_close(x_adv, record["x_adv_f64"], rtol=0, atol=1e-12)
+    assert torch.equal(net(x_adv).argmax(1) == y, record["robust"])
+
+
+def test_apgd_on_the_margin_of_probabilities_breaks_what_the_authors_attack_does() -> None:
+    """Theirs is Margin Decomposition with this loss, whose steps are others."""
+    record, net = MODERN["pma_md"], recorded_net(0.1).eval()
+    x, y = X[record["images"]].double(), Y[record["images"]]
+    x_adv = APGD(Threat("linf", record["eps"]), steps=record["steps"], loss="probability_margin")(net, x, y)
+    assert torch.equal(net(x_adv).argmax(1) == y, record["robust"])
 
 
 def test_the_margin_of_probabilities_is_the_authors() -> None:
