@@ -24,20 +24,26 @@ def accuracy(correct: int, n: int) -> dict[str, Any]:
 
 
 def mean_accuracy(shares: Tensor) -> dict[str, Any]:
-    """Turn the shares of forward passes in which a random net is right on each sample [n] into its accuracy.
+    """Turn the shares of `PASSES` forward passes in which a random net is right on each sample [n] into its accuracy.
 
-    The interval is that of as many samples with a fixed answer each, which vary more.
+    Its variance is that of the shares divided by n, in which both the choice of the samples and the randomness of the
+    passes are contained. The 95 % confidence interval is Wilson's, of as many independent trials as have this variance:
+    at least n, and at most the number of all passes.
 
     Example:
         >>> import torch
-        >>> mean_accuracy(torch.tensor([1.0, 0.5, 0.0, 0.5]))["accuracy"]
-        0.5
+        >>> told = mean_accuracy(torch.tensor([0.7, 0.5, 0.3, 0.5]))
+        >>> told["accuracy"], [round(bound, 2) for bound in told["confidence_interval"]]
+        (0.5, [0.35, 0.65])
     """
-    n, right = len(shares), float(shares.double().sum())
+    shares = shares.double()
+    n, p = len(shares), float(shares.mean())
+    variance = max(float(shares.var()) if n > 1 else 1.0, p * (1 - p) / PASSES)
+    trials = max(n * p * (1 - p) / variance, n) if variance else n
     return {
-        "accuracy": right / n,
-        "correct": round(right, 2),
-        "confidence_interval": list(wilson_interval(right, n)),
+        "accuracy": p,
+        "correct": round(n * p, 2),
+        "confidence_interval": list(wilson_interval(trials * p, trials)),
         "passes": PASSES,
     }
 

@@ -94,12 +94,12 @@ def effective_weight_norm(net: Net, x: Float[Tensor, "b ..."], temperature: floa
     return norm
 
 
-def wilson_interval(correct: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(correct: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     """Return the Wilson confidence interval of a proportion.
 
     Args:
         correct: number of successes; a sum of shares of trials is possible.
-        n: number of trials, > 0.
+        n: number of trials, > 0; of trials that vary less, the number of independent ones with the same variance.
         z: quantile of the standard normal distribution; the default gives 95 % confidence.
 
     Returns:

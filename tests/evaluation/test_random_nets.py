@@ -1,12 +1,15 @@
 """The accuracy reported of a random net is an unbiased estimate of its accuracy on the examples that were found."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_robust.attacks import APGD, FAB, PGD, Attack, AutoAttack, Ensemble
+from lightning_robust.evaluation.accuracy_rows import mean_accuracy
 from lightning_robust.evaluation.checksums import checksums
 from lightning_robust.evaluation.evaluate import Evaluation
 from lightning_robust.evaluation.images import Images
@@ -15,6 +18,7 @@ from lightning_robust.evaluation.report import robustness
 from lightning_robust.evaluation.report_table import table
 from lightning_robust.evaluation.samples import Samples
 from lightning_robust.evaluation.soundness import examine
+from lightning_robust.metrics.functional import wilson_interval
 from lightning_robust.threat import Threat
 from tests.helpers.toys import linear_net
 
@@ -38,7 +42,9 @@ class Noisy(nn.Module):
         return (1 + torch.erf(20 * (x.flatten(1).mean(1) - 0.5) / math.sqrt(2))) / 2
 
 
-def evaluated(net: nn.Module, attacks: dict[str, Attack]) -> tuple[Evaluation, Samples, dict[str, Tensor]]:
+def evaluated(
+    net: nn.Module, attacks: dict[str, Attack], **settings: Any
+) -> tuple[Evaluation, Samples, dict[str, Tensor]]:
     """All samples are of class 0, with means from 0.45 to 0.65; also the examples of each attack."""
     torch.manual_seed(0)
     x = torch.linspace(0.45, 0.65, N).view(N, 1, 1, 1).repeat(1, 1, 4, 4)
@@ -46,7 +52,7 @@ def evaluated(net: nn.Module, attacks: dict[str, Attack]) -> tuple[Evaluation, S
     samples = Samples(index, y, net(x).argmax(1), checksums(x, y), index, index >= 0, Images.of(x))
     evaluation = Evaluation(attacks, batch_size=40)
     evaluation.prepare(samples)
-    evaluation.run(net, samples, x.device)
+    evaluation.run(net, samples, x.device, **settings)
     return evaluation, samples, {k: torch.stack([v[i][1] for i in range(N)]) for k, v in samples.examples.items()}
 
 
@@ -117,6 +123,26 @@ def test_the_plain_function_judges_by_as_many_passes_as_it_averages() -> None:
     attack = Ensemble({"apgd": APGD(Threat("linf", 0.025), steps=3, eot=20)})
     x_adv = attack(Noisy(), x, torch.zeros(30, dtype=torch.long))
     assert torch.equal(x_adv, x)
+
+
+def test_the_interval_holds_the_accuracy_as_often_as_it_says() -> None:
+    """Over other samples and other passes; as many samples with a fixed answer each would vary more."""
+    n, runs, rng = 60, 2000, np.random.default_rng(0)
+    for a, b in ((0.3, 0.3), (2, 2), (8, 1)):
+        chances = rng.beta(a, b, (runs, n))
+        shares = torch.tensor(rng.binomial(PASSES, chances) / PASSES)
+        told = [mean_accuracy(row) for row in shares]
+        bounds = torch.tensor([row["confidence_interval"] for row in told])
+        held = (bounds[:, 0] <= a / (a + b)) & (a / (a + b) <= bounds[:, 1])
+        assert float(held.double().mean()) == pytest.approx(0.95, abs=0.02)
+        plain = torch.tensor([wilson_interval(row["correct"], n) for row in told])
+        assert float((bounds[:, 1] - bounds[:, 0]).mean()) < 0.9 * float((plain[:, 1] - plain[:, 0]).mean())
+
+
+def test_the_interval_of_a_net_that_is_always_or_never_right_is_that_of_its_samples() -> None:
+    assert mean_accuracy(torch.tensor([1.0, 0, 1, 1]))["confidence_interval"] == pytest.approx(wilson_interval(3, 4))
+    assert mean_accuracy(torch.zeros(9))["confidence_interval"] == pytest.approx(wilson_interval(0, 9))
+    assert mean_accuracy(torch.ones(1))["confidence_interval"] == pytest.approx(wilson_interval(1, 1))
 
 
 class BrokenAt(nn.Module):
