@@ -43,9 +43,9 @@ class APGD(Attack):
     steps raised the objective or nothing was gained since the last checkpoint; there the ascent goes on from its best
     point. For l1, the steps follow the largest gradients, in balls of three, two and one times the radius.
 
-    A sample leaves the batch as soon as it is misclassified (in fp32 too, where the search runs under autocast), and
-    further targets and restarts take its place (see `Runs`). What is misclassified from the start is returned as it
-    is; what never is, at the highest point found.
+    A sample leaves the batch as soon as it is misclassified (in fp32 too, where the search runs under autocast; with
+    `eot` in each of the passes), and further targets and restarts take its place (see `Runs`). What is misclassified
+    from the start is returned as it is; what never is, at the highest point found.
 
     Args:
         threat: the perturbations allowed.
@@ -74,8 +74,9 @@ class APGD(Attack):
     Reference: fra31/auto-attack@a392200; odeliamel/MALT@2e7d57b.
     Deviates: the authors compare the objective after the first step with 0, here with the start's. Their samples stay
         in the batch until a run ends, and runs follow one another, which changes no verdict of a net that is not
-        random. With `eot` they judge by the last pass, here by the mean of all. For l1 the larger balls are always
-        used, there in the standard version.
+        random. With `eot` they return the last point on which the last pass errs, here a point on which all passes err,
+        or else the highest: see `AutoAttack` for what that changes. For l1 the larger balls are always used, there in
+        the standard version.
     """
 
     uses: Collection[str] = ("objective", "start", "soft labels")
@@ -118,9 +119,9 @@ class APGD(Attack):
     def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
         """Run every restart towards every target; what is misclassified from the start is returned as it is."""
         with torch.no_grad():
-            logits = torch.stack([net(x) for _ in range(self.eot)]).mean(0)
-        wanted = self._targets(net, x, logits, target)
-        each = Runs(~misclassified(net, x, logits, target), distinct(wanted) * self.restarts)
+            passes = torch.stack([net(x) for _ in range(self.eot)])
+        wanted = self._targets(net, x, passes.mean(0), target)
+        each = Runs(~_always_misclassified(net, x, passes, target), distinct(wanted) * self.restarts)
         wanted = wanted.repeat_interleave(self.restarts, 1)
         found = _Found(x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf), each)
         for row, run in each:
@@ -173,8 +174,8 @@ class APGD(Attack):
         """Ascend for so many steps, and return the best points of the samples that are not broken yet."""
         checkpoints = s.checkpoints(steps)
         for i in progress.steps(steps + 1):
-            logits, value, grad = self._observe(net, s, objective, gradient=i < steps)
-            if found is not None and (wrong := misclassified(net, s.x_adv, logits, s.y)).any():
+            passes, value, grad = self._observe(net, s, objective, gradient=i < steps)
+            if found is not None and (wrong := _always_misclassified(net, s.x_adv, passes, s.y)).any():
                 found.success(s.row[wrong], s.run[wrong], s.x_adv[wrong])
                 stay = torch.nonzero(found.runs.open(s.row, s.run))[:, 0]
                 s, value, grad = s[stay], value[stay], grad[stay]
@@ -192,7 +193,7 @@ class APGD(Attack):
     def _observe(
         self, net: Net, s: Ascent, objective: Objective | None, gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits [b k], objective [b] and its gradient (if asked for) at s.x_adv, averaged over `eot` passes."""
+        """Return the logits of each pass [eot b k], and the mean objective [b] and its gradient (if asked for)."""
         seen = []
 
         def value(z: Tensor) -> Tensor:
@@ -210,8 +211,12 @@ class APGD(Attack):
                 with torch.no_grad():
                     once = value(s.x_adv)
             height = height + once / self.eot
-        logits = torch.stack([z.detach() for z in seen]).mean(0)
-        return logits, height, grad
+        return torch.stack([z.detach() for z in seen]), height, grad
+
+
+def _always_misclassified(net: Net, x_adv: Tensor, passes: Tensor, y: Tensor) -> Tensor:
+    """Return on which samples [b] the net erred in every pass, given the logits of each [passes b k]."""
+    return torch.stack([misclassified(net, x_adv, logits, y) for logits in passes]).all(0)
 
 
 @dataclass

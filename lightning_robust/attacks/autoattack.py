@@ -36,7 +36,10 @@ class AutoAttack(Ensemble):
 
     Paper: Croce & Hein 2020 (arXiv 2003.01690); for l1 Croce & Hein 2021 (arXiv 2103.01208).
     Reference: fra31/auto-attack@a392200.
-    Deviates: random numbers belong to the sample, not to the batch; see `APGD`, `FAB` and `Square`.
+    Deviates: random numbers belong to the sample, not to the batch; see `APGD`, `FAB` and `Square`. "rand" attacks a
+        sample until all 20 passes err, the reference until one does: on 64 digits with noise, dropout and random sizes
+        (linf 0.12) its examples have a mean accuracy of 0.28, 0.28 and 0.22 over 50 new passes, the reference's 0.44,
+        0.41 and 0.33, at about the same cost.
     """
 
     norms = ("linf", "l2", "l1")

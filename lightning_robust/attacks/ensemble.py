@@ -20,6 +20,9 @@ from lightning_robust.types import Net
 class Ensemble(Attack):
     """Finds the worst case of several attacks: each runs only on what is still classified correctly.
 
+    Where an attack averages over several passes (`eot`), for nets that are random, each runs on what is classified
+    correctly in any of as many passes, and the example is kept on which the net is right least often.
+
     Args:
         attacks: the attacks by name, in order; those whose threat is left out take that of the others.
         batch_size: images at a time, at most (four times as many where no gradient is taken); the survivors of all
@@ -79,30 +82,31 @@ class Ensemble(Attack):
         return flat
 
     def _perturb(self, net: Net, x: Tensor, target: Tensor, call: Call) -> Tensor:
-        """Run each stage on what stands; what no attack breaks is returned as it is."""
+        """Run each stage on what stands, and keep the example of each sample on which the net is right least often."""
         size = self.batch_size or max(len(x), 1)
         net = PadSmallBatches(net, self.batch_size)
         x_adv = x.clone()
         with room_for(size):
             passes = max(getattr(attack, "eot", 1) for attack in self.stages.values())
-            left = _standing(net, x, target, torch.arange(len(x), device=x.device), size, passes)
+            right = _share_right(net, x, target, size, passes)
             for number, attack in enumerate(self.stages.values()):
-                if not len(left):
-                    break
-                for some in torch.split(left, attack.fitting(size)):
+                left = torch.nonzero(right)[:, 0]
+                for some in torch.split(left, attack.fitting(size)) if len(left) else ():
                     part = replace(call[some], rng=call.rng[some].fork(number))
-                    x_adv[some] = attack._perturb(net, x[some], target[some], part)
-                left = _standing(net, x_adv, target, left, size, passes)
-        x_adv[left] = x[left]
+                    found = attack._perturb(net, x[some], target[some], part)
+                    share = _share_right(net, found, target[some], size, passes)
+                    better = share < right[some]
+                    x_adv[some[better]] = found[better]
+                    right[some[better]] = share[better]
         return x_adv
 
 
 @torch.no_grad()
-def _standing(net: Net, x: Tensor, y: Tensor, among: Tensor, size: int, passes: int) -> Tensor:
-    """Return which of these samples are classified correctly, in fp32, by the mean logits of so many passes."""
+def _share_right(net: Net, x: Tensor, y: Tensor, size: int, passes: int) -> Tensor:
+    """Return the share of so many passes, in fp32, in which the net is right on each sample [b]."""
     with full_precision(x):
         wrong = [
-            misclassified(net, x[some], torch.stack([net(x[some]) for _ in range(passes)]).mean(0), y[some])
-            for some in torch.split(among, size)
+            torch.stack([misclassified(net, some, net(some), label) for _ in range(passes)]).double().mean(0)
+            for some, label in zip(torch.split(x, size), torch.split(y, size), strict=True)
         ]
-    return among[~torch.cat(wrong)] if len(among) else among
+    return 1 - torch.cat(wrong)

@@ -58,9 +58,9 @@ class Evaluation:
     """Attacks samples until each is broken or has withstood every stage.
 
     Of a deterministic net, only samples that are classified correctly without an attack are attacked. A random net (one
-    whose logits differ between forward passes) is attacked on every sample; an example then counts as successful if the
-    net is wrong in more than half of `PASSES` passes, of several stages' examples the one with the fewest correct
-    passes is kept, and the accuracy is the share of correct passes among as many new ones.
+    whose logits differ between forward passes) is attacked on every sample, by each stage until it is wrong in all of
+    `PASSES` passes. The example with the fewest correct passes is kept, it counts as successful if the net is wrong in
+    more than half of them, and the accuracy is the share of correct passes among as many new ones.
 
     What is found is written into the samples' `verdicts` and `examples`. A sample's random numbers depend only on the
     seed and its key, so its verdicts depend neither on the batch size nor on the number of ranks.
@@ -166,13 +166,17 @@ class Evaluation:
     def _open(self, samples: Samples, name: str, number: int) -> Tensor:
         """Mark the samples left to a stage: correct, not broken by this attack, not yet through the stage."""
         verdicts = samples.verdicts[name]
-        return (samples.right | self.random) & verdicts.standing & (verdicts.done <= number)
+        return (samples.right | self.random) & self._unbroken(verdicts) & (verdicts.done <= number)
+
+    def _unbroken(self, verdicts: Verdicts) -> Tensor:
+        """Mark the samples that an attack goes on with: of a random net, those that it was right on in some pass."""
+        return verdicts.held > 0 if self.random else verdicts.standing
 
     def _needed(self, samples: Samples, name: str) -> Tensor:
         """Mark the samples whose images this attack, a later one, or the check of black-box attacks needs."""
         needed = samples.right | self.random
         if name == list(self.attacks)[-1]:
-            needed &= samples.verdicts[name].standing
+            needed &= self._unbroken(samples.verdicts[name])
         for attack, stages in black_box_stages(self.attacks).items():
             broken = samples.verdicts[attack].broken
             needed |= torch.isin(broken, broken.new_tensor(stages))
@@ -227,7 +231,8 @@ class Evaluation:
             judged = torch.where(per_image(size <= threat.eps * (1 + 1e-5) + 1e-6, x).bool(), x_adv, x)
             with full_precision(x):
                 verdicts.held, verdicts.accuracy = (share_right(net, judged, y) for _ in range(2))
-            verdicts.broken = torch.where(verdicts.held < 0.5, number, STANDING)
+            first = samples.verdicts[name].broken[rows].to(device)  # the stage that broke it, if a later one finds more
+            verdicts.broken = torch.where((verdicts.held < 0.5) & (first == STANDING), number, first)
             found = verdicts.held.cpu() < samples.verdicts[name].held[rows]
         samples.verdicts[name].done[rows] = number + 1
         samples.verdicts[name][rows[found.cpu()]] = verdicts[found]
