@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.attacks import DeepFool as DeepFool
     from lightning_robust.attacks import Ensemble as Ensemble
     from lightning_robust.attacks import FriendlyPGD as FriendlyPGD
+    from lightning_robust.attacks import HopSkipJump as HopSkipJump
     from lightning_robust.attacks import MinimumNorm as MinimumNorm
     from lightning_robust.attacks import NearestExamples as NearestExamples
     from lightning_robust.attacks import OneOf as OneOf
@@ -105,8 +106,9 @@ if TYPE_CHECKING:  # what type checkers read; `_NAMES` below holds the same name
     from lightning_robust.threat import Threat as Threat
 
 _NAMES = {
-    "attacks": "APGD CW DDN FAB FMN NFGSM PDPGD PGD Attack AutoAttack Collaborative DeepFool Ensemble FriendlyPGD MSD "
-    "MinimumNorm NearestExamples OneOf SigmaZero SparsePGD SparseRS Square SuperDeepFool TrainingAPGD Transfer WorstOf",
+    "attacks": "APGD CW DDN FAB FMN NFGSM PDPGD PGD Attack AutoAttack Collaborative DeepFool Ensemble FriendlyPGD "
+    "HopSkipJump MSD MinimumNorm NearestExamples OneOf SigmaZero SparsePGD SparseRS Square SuperDeepFool "
+    "TrainingAPGD Transfer WorstOf",
     "attacks.functional": "apgd autoattack cw deepfool fab minimum_norms pgd square squeeze",
     "callbacks": "AdversarialInputs AttackStrength AveragedWeights BatchNormMomentum CatastrophicOverfitting "
     "CorruptionAccuracy Curves EffectiveMargins EpochLines FairAveragedWeights PseudoLabels RadiusHistogram "

@@ -15,6 +15,7 @@ from lightning_robust.attacks.ensemble import Ensemble
 from lightning_robust.attacks.fab import FAB
 from lightning_robust.attacks.fmn import FMN
 from lightning_robust.attacks.friendly_pgd import FriendlyPGD
+from lightning_robust.attacks.hop_skip_jump import HopSkipJump
 from lightning_robust.attacks.minimum_norm import MinimumNorm
 from lightning_robust.attacks.msd import MSD
 from lightning_robust.attacks.nearest_examples import NearestExamples
@@ -47,6 +48,7 @@ __all__ = [
     "DeepFool",
     "Ensemble",
     "FriendlyPGD",
+    "HopSkipJump",
     "MinimumNorm",
     "NearestExamples",
     "OneOf",

@@ -11,6 +11,7 @@ from lightning_robust.attacks.ddn import DDN
 from lightning_robust.attacks.deepfool import DeepFool
 from lightning_robust.attacks.fab import FAB
 from lightning_robust.attacks.fmn import FMN
+from lightning_robust.attacks.hop_skip_jump import HopSkipJump
 from lightning_robust.attacks.nearest_examples import NearestExamples
 from lightning_robust.attacks.objectives import LOSSES
 from lightning_robust.attacks.pdpgd import PDPGD
@@ -42,6 +43,7 @@ NAMES: dict[str, Callable[[], Attack]] = {
     "sparse-rs": SparseRS,
     "sigma-zero": SigmaZero,
     "cw": CW,
+    "hop-skip-jump": HopSkipJump,
 }
 """How the attack of each name is made; `pgd<steps>`, such as `pgd50`, and `pgd<steps>-<loss>` are made too."""
 

@@ -14,6 +14,7 @@ from lightning_robust.attacks import (
     AutoAttack,
     DeepFool,
     Ensemble,
+    HopSkipJump,
     NearestExamples,
     Square,
     SuperDeepFool,
@@ -32,6 +33,7 @@ EACH: dict[str, Attack] = {
     "sdf": SuperDeepFool(steps=2),
     "nearest": NearestExamples(attacks={"fmn": FMN(steps=2), "fab": FAB(steps=2)}),
     "cw": CW(steps=2, search_steps=1),
+    "hop-skip-jump": HopSkipJump(steps=2, directions=5),
     "ensemble": Ensemble({"a": PGD(steps=1), "b": APGD(steps=2)}),
     "autoattack": AutoAttack(version="rapid"),
 }
