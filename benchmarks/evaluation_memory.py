@@ -1,6 +1,6 @@
 """The peak memory of an evaluation by the number of images, and its time: 8 bits, floats, and floats in a file.
 
-python -m benchmarks.evaluation_memory [--n 1000] [--size 112]
+python -m benchmarks.evaluation_memory [--n 2000] [--size 112]
 """
 
 import resource
@@ -70,7 +70,7 @@ def measure(kind: str, n: int, size: int) -> Measured:
     return Measured((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10, time.process_time() - began)
 
 
-def main(n: int = 1000, size: int = 112) -> None:
+def main(n: int = 2000, size: int = 112) -> None:
     """Measure, print the table, and leave it in results/evaluation_memory.{csv,md}.
 
     Args:

@@ -87,8 +87,13 @@ class Collected:
             # so that a sample has the same numbers whatever the order and the rank in which a loader gives it
             key=index if self.explicit else content,
         )
-        self.places.append(position.cpu())
+        if not self.positions.known:
+            self.places.append(position.cpu())
         self.batches.append(samples.map(Tensor.cpu))
+        # Of many small columns each would come to lie where the images of a batch were, so that those of the next
+        # would not fit there again, and the process would grow by the images.
+        while len(self.batches) > 1 and len(self.batches[-2]) <= len(self.batches[-1]):
+            self.batches[-2:] = [Samples.join(self.batches[-2:])]
 
     def place(self, position: Tensor, index: Tensor | None) -> Tensor:
         """Return how many samples stand before each of these [b]; of corrupted images, in the same corruption.

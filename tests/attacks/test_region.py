@@ -16,6 +16,8 @@ from lightning_robust.attacks import (
     MSD,
     NFGSM,
     PDPGD,
+    Collaborative,
+    FriendlyPGD,
     SigmaZero,
     SparsePGD,
     SparseRS,
@@ -37,6 +39,8 @@ MORE: dict[str, lr.Attack] = {
     "sigma-zero": SigmaZero(steps=5),
     "fab with restarts": FAB(steps=2, restarts=2),
     "pgd from the clean image": lr.PGD(steps=2, start="none"),
+    "friendly-pgd": FriendlyPGD(steps=3, noise=0.01),
+    "collaborative": Collaborative(steps=2),
     "transfer": lr.Transfer(lr.PGD(steps=2), nn.Sequential(nn.Flatten(), nn.Linear(84, 3))),
 }
 

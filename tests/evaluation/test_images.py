@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.memory import allocated
 from lightning_robust.attacks import PGD
 from lightning_robust.callbacks import RobustEvaluation
+from lightning_robust.callbacks.collected import Collected
 from lightning_robust.evaluation import dealing
 from lightning_robust.evaluation.byte_levels import ByteLevels
 from lightning_robust.evaluation.dealing import deal
@@ -193,6 +194,20 @@ def test_the_peak_grows_by_the_bytes(memory: float, most: float, tmp_path: Path)
     )
     assert few > 8 * BYTES  # it sees a batch
     assert many - few <= 128 * most
+
+
+def test_few_small_columns_wait_beside_large_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many of them would leave holes in the heap, each too small for the images of a batch."""
+    settle, waiting = Collected.settle, []
+
+    def seen(self: Collected, most: int | None) -> Samples:
+        waiting.append([len(batch) for batch in self.batches])
+        return settle(self, most)
+
+    monkeypatch.setattr(Collected, "settle", seen)
+    evaluation = evaluate_pixels(8 * 13 + 3, tmp_path)
+    assert waiting == [[64, 32, 8, 3]]
+    assert evaluation.results[0].samples.index.tolist() == [*range(107)]
 
 
 def test_the_size_is_told_before_the_start(
