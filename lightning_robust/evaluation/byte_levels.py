@@ -7,7 +7,7 @@ from torch import Tensor
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
-_PIECE = 2**22
+_PIECE = 2**20
 """Values that are turned into bytes at a time, so that little memory is needed beside the images."""
 
 
@@ -46,7 +46,7 @@ class ByteLevels:
         size = max(1, _PIECE // max(1, math.prod(x.shape[1:])))
         for first in (0, *range(1, len(x), size)):  # the first image alone: most others than those of 8 bits show there
             rows = slice(first, first + size if first else 1)
-            data[rows] = part = (x[rows] * 255).round().clamp(0, 255).to(torch.uint8)
+            data[rows] = part = (x[rows] * 255).round_().clamp_(0, 255).to(torch.uint8)
             other = _differ(_decoded(part, values), x[rows])
             if other.any():
                 values = _learned(values, _places(part)[other], x[rows][other])
