@@ -27,12 +27,12 @@ class Block:
 
     def read(self, rows: Tensor, device: torch.device) -> Tensor:
         """Return the images at these rows on a device."""
-        found = self.data[rows].to(device)
+        found = self.data.index_select(0, rows).to(device)
         return found if self.levels is None else self.levels.decode(found)
 
     def only(self, rows: Tensor) -> "Block":
         """Return a block of these rows alone."""
-        return Block(self.data[rows], self.levels)
+        return Block(self.data.index_select(0, rows), self.levels)
 
     @property
     def in_memory(self) -> int:

@@ -106,7 +106,7 @@ class Images:
         found = torch.empty(len(rows), *self.size, dtype=self.dtype, device=device)
         for block in blocks:
             here = torch.nonzero(number == block)[:, 0]
-            found[here.to(device)] = self.blocks[block].read(row[here], device)
+            found.index_copy_(0, here.to(device), self.blocks[block].read(row[here], device))
         return found
 
     def select(self, rows: Tensor) -> "Images":

@@ -17,7 +17,7 @@ class TemporaryRows:
 
     Example:
         >>> rows = TemporaryRows().append(torch.arange(6).view(3, 2))
-        >>> rows[torch.tensor([2, 0])]
+        >>> rows.index_select(0, torch.tensor([2, 0]))
         tensor([[4, 5],
                 [0, 1]])
     """
@@ -61,8 +61,14 @@ class RowsInFile:
         """The number of bytes that the rows take in the file."""
         return math.prod(self._shape) * self._dtype.itemsize
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Read the rows at these positions [m], as a tensor [m ...]."""
+    def index_select(self, dim: int, rows: Tensor) -> Tensor:
+        """Read the rows at these positions [m], as a tensor [m ...]; a tensor's method of this name does the same.
+
+        Args:
+            dim: 0, the dimension of the rows.
+            rows: their positions.
+        """
+        assert dim == 0
         found = torch.empty(len(rows), *self._shape[1:], dtype=self._dtype)
         size = math.prod(self._shape[1:]) * self._dtype.itemsize
         file, space = self._within.file, found.flatten().view(torch.uint8).numpy().reshape(len(rows), size)
