@@ -53,14 +53,15 @@ def test_it_finds_the_nearest_boundary_of_a_linear_net_from_its_decisions(norm: 
 @pytest.mark.slow
 def test_it_comes_as_near_as_foolboxs(norm: Any) -> None:
     """At equal steps and directions; theirs starts from noise blended with the image."""
-    net, (x, y) = trained_net(), held_out(24)
+    net, (x, y) = trained_net(), held_out(40)
     right = net(x).argmax(1) == y
     x, y = x[right], y[right]
     with torch.no_grad():
         theirs = HopSkipJumpAttack(steps=10, constraint=norm).run(PyTorchModel(net, bounds=(0, 1), device="cpu"), x, y)
     ours = minimum_norms(HopSkipJump(Threat(norm), steps=10), net, x, y, keyed(len(x)))
     assert ours.isfinite().all()
-    assert ours.median() <= 1.05 * Threat(norm).distance(theirs, x).median()
+    ratio = (ours / Threat(norm).distance(theirs, x)).log().mean().exp()
+    assert ratio < 1.03  # over 63 samples it is 0.94 to 0.97 in linf, and 0.53 in l2
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
