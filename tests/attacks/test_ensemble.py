@@ -6,6 +6,7 @@ from lightning_robust.attacks.base import FORWARD_ROOM, Attack
 from lightning_robust.attacks.functional import autoattack
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
+from tests.helpers.spread import spread
 from tests.helpers.toys import conv_net
 from tests.helpers.trained import EPS, held_out, trained_net
 
@@ -112,8 +113,15 @@ class TestAutoAttack:
             AutoAttack(THREAT, "fast")
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-    @pytest.mark.parametrize(("k", "shape"), [(2, (1, 28, 28)), (3, (3, 17, 23)), (1000, (1, 8, 8))])
+    @pytest.mark.parametrize(
+        ("norm", "k", "shape"),
+        [
+            (norm, *kind)
+            for norm, kind in spread(
+                ["linf", "l2", "l1"], [(2, (1, 28, 28)), (1000, (1, 8, 8)), (3, (3, 17, 23))], one_in=3
+            )
+        ],
+    )
     def test_any_number_of_classes_and_any_shape(self, k, shape, norm):
         net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(shape[0] * shape[1] * shape[2], k))
         x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
