@@ -175,7 +175,8 @@ def _threat(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     if "attacks" in attack.get("init_args", {}):  # which may have several threats
         return None
-    return dict(attack.get("init_args", {}).get("threat") or vars(PGD().threat))
+    threat = attack.get("init_args", {}).get("threat")
+    return dict(vars(Threat(**threat) if threat else PGD().threat))
 
 
 def _report(path: str | Path, digest: str) -> dict[str, Any]:
