@@ -152,19 +152,19 @@ class HopSkipJump(MinimumNorm):
     def _normal(self, errs: Errs, walk: _Walk, count: int) -> Tensor:
         """Estimate the unit normal [b ...] of the boundary from decisions at so many points around each."""
         x, d = walk.point, walk.point[0].numel()
-        sign, total, along = (torch.zeros_like(x) for _ in range(3))
+        total, along, erring = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(walk.width)
         at_once = max(1, min(count, _NOISE_AT_ONCE // d))
         for n in [at_once] * (count // at_once) + [count % at_once] * (count % at_once > 0):
             shape = x.new_empty(len(x), n, *x.shape[1:])
             u = walk.rng.normal(shape) if self.threat.norm == "l2" else 2 * walk.rng.uniform(shape) - 1
-            u = u / per_image(u.flatten(2).norm(dim=2).flatten(), u.flatten(0, 1)).view(len(x), n, *[1] * (x.dim() - 1))
+            u = u / u.flatten(2).norm(dim=2).view(len(x), n, *[1] * (x.dim() - 1))
             width, centre = per_image(walk.width, x)[:, None], x[:, None].expand_as(u).flatten(0, 1)
             z = self._boxed((x[:, None] + width * u).flatten(0, 1), centre).view_as(u)
             u = (z - x[:, None]) / width
-            wrong = errs(z.flatten(0, 1), walk.y.repeat_interleave(n)).view(len(x), n)
-            f = per_image((2.0 * wrong.to(x) - 1).flatten(), u.flatten(0, 1)).view(len(x), n, *[1] * (x.dim() - 1))
-            sign, total, along = sign + f.sum(1), total + u.sum(1), along + (f * u).sum(1)
-        mean = sign / count
+            wrong = errs(z.flatten(0, 1), walk.y.repeat_interleave(n)).view(len(x), n, *[1] * (x.dim() - 1))
+            erring += wrong.flatten(1).sum(1)
+            total, along = total + u.sum(1), along + torch.where(wrong, u, -u).sum(1)
+        mean = per_image(2 * erring / count - 1, x)
         normal = torch.where(mean.abs() == 1, mean * total, along - mean * total)
         return normal / per_image(normal.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny), x)
 

@@ -173,10 +173,9 @@ def _of_attacks(
     if is_close(len(left) - len(withstood), n, threat.norm):
         withstood = withstood[withstood.standing(reference(threat, steps=MORE_STEPS))]
     broken = len(left) - len(withstood)
-    masked = []
     tried = black_box_stages(attacks) if samples is not None else {}
     if threat.norm == "l0":
-        pass  # the strong attack searches without gradients too, and on sound nets finds more by it
+        masked = []  # the strong attack searches without gradients too, and on sound nets finds more by it
     elif samples is not None and tried:
         beaten = int(broken_alone(samples, tried).sum())
         if alone is not None:
