@@ -99,10 +99,14 @@ class Passes(Callback):
         return f"{forward:.3g} / {backward:.3g}"
 
 
-def passes(recipe: str) -> str:
-    """Forward and backward passes of the net for each image, when all parts of the recipe are at work."""
+def passes(recipe: str, batches: int | None = None) -> str:
+    """Forward and backward passes of the net for each image, when all parts of the recipe are at work.
+
+    Counted in so many batches of the last epoch, by default in all.
+    """
     config, counts = adapted(recipe, 0.15, SETTLED), Passes()
     unvalidated(config)
+    config["trainer"]["limit_train_batches"] = batches
     untaught(config["model"]["init_args"], {"class_path": "SmallConvNet"})
     hasten(config, WARMUP)
     with tempfile.TemporaryDirectory() as folder:

@@ -72,7 +72,7 @@ def main(
 
     Args:
         device: "cuda" or "cpu".
-        toy: tiny nets and images, to see that everything runs; nothing is kept unless results are named.
+        toy: tiny nets and images, few recipes, to see that everything runs; nothing is kept unless results are named.
         minutes: for everything; what does not fit is left out. By default 8, and an hour for the toy.
         results: folder of lines and tables.
         data: folder of Fashion-MNIST's files.

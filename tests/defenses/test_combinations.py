@@ -1,6 +1,6 @@
 """Every method trains with every part, or refuses it with a reason; and two ranks then do what one process does.
 
-A third of all pairs are tested, in which every method and every part stands;
+A quarter of all pairs are tested, in which every method and every part stands;
 `EXHAUSTIVE=1 pytest tests/defenses/test_combinations.py` tests all.
 """
 
@@ -42,7 +42,7 @@ def test_the_table_has_every_method() -> None:
     ("method", "part"),
     [
         pytest.param(method, part, id=f"{method}-{part}", marks=() if (method, part) in QUICK else pytest.mark.slow)
-        for method, part in dict.fromkeys([*spread(METHODS, PARTS, one_in=3), *sorted(QUICK)])
+        for method, part in dict.fromkeys([*spread(METHODS, PARTS, one_in=4), *sorted(QUICK)])
         if (method, part) != ("SemiSupervised", "unlabelled images")  # which it is itself
     ],
 )
@@ -82,7 +82,7 @@ def trained(recipe: str, part: Any, ranks: int) -> list[Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "part"),
-    [pair for pair in spread(METHODS, ACROSS_RANKS, one_in=3) if pair[0] != "IAT"],  # mixes with samples of its rank
+    [pair for pair in spread(METHODS, ACROSS_RANKS, one_in=4) if pair[0] != "IAT"],  # mixes with samples of its rank
 )
 @pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides")
 def test_two_ranks_equal_one_process_with_a_part(method: str, part: str) -> None:

@@ -28,7 +28,7 @@ from lightning_robust.threat import Threat
 from tests.helpers.ddp import free_port, quiet_trainer
 from tests.helpers.foreign import ForeignModule, images
 
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "2"))
 N = 301  # odd, so that the ranks' shares differ
 RANKS = range(2)
 LINF = Threat("linf", 0.06)

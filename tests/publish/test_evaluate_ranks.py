@@ -28,8 +28,7 @@ def counted(report: Any) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.parametrize("attacks", [["pgd10", "fab"], "deepfool"])
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(("attacks", "kept"), [(["pgd10", "fab"], True), ("deepfool", False)])
 def test_both_ranks_report_what_one_process_does(attacks: Any, kept: bool, tmp_path: Path) -> None:
     def evaluated(folder: str, **hardware: Any) -> dict[str, Any]:
         out = tmp_path / folder if kept else None
