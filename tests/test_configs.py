@@ -63,10 +63,12 @@ def prepare(config: Path, folder: Path) -> list[str]:
         write(labelled, folder, **(sizes if labelled == "ImageNet" else {}))
         args += ["--data.init_args.batch_size=4", f"--data.init_args.val_size={20 if labelled != 'CIFAR100' else 100}"]
         args += ["--data.init_args.num_workers=0"]  # more than the machine has cores would be warned of
-        args += ["--data.init_args.eval_batch_size=4", "--evaluation.check_samples=0"]  # what a net of 34 layers takes
+        args += ["--data.init_args.eval_batch_size=4"]  # what a net of 34 layers takes
         name = net.get("init_args", {}).get("name", kind)
         narrow = NARROW.get(f"{kind} {name}", NARROW.get(name, []))
         args += [word.replace("init_args.net", f"init_args.{where}", 1) for word in narrow]
+    if f"{config.parent.name}-{config.stem}" not in QUICK:
+        args.append("--evaluation.check_samples=0")  # the checks of an evaluation have tests of their own
     if recipe["model"]["init_args"].get("teacher", {}).get("class_path") in ("Pretrained", "RobustBenchModel"):
         args.append('--model.init_args.teacher={"class_path": "SmallConvNet"}')
     if "images" in data.get("init_args", {}):
