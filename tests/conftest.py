@@ -49,3 +49,5 @@ def same_global_state() -> Iterator[None]:
 
 # with more threads, these small tensors spend most of their time waiting for the threads to meet
 torch.set_num_threads(1)
+# autograd starts its threads in the first backward pass: if that is a compiled net's, no rank can be forked afterwards
+torch.ones((), requires_grad=True).backward()

@@ -3,7 +3,9 @@
 `EXHAUSTIVE=1 pytest tests/test_configs.py` tests with all.
 """
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ NARROW = {
     "IAATWideResNet": ["--model.init_args.net.init_args.widen_factor=1"],
     "PreActResNet": ["--model.init_args.net.init_args.width=4"],
     "TorchvisionModel resnet18": ['--model.init_args.net={"class_path": "PreActResNet", "init_args": {"width": 4}}'],
-    "resnet50": options(width_per_group=4),
+    "resnet50": [*options(width_per_group=4), "--model.init_args.net.init_args.resize=64"],
     "TimmModel resnet50": [
         *options(base_width=16, act_layer="silu"),
         "--model.init_args.net.init_args.resize=64",
@@ -50,6 +52,14 @@ NARROW = {
 """Nets of a smaller width, or a shallower one."""
 
 
+@functools.cache
+def imagenet() -> tempfile.TemporaryDirectory[str]:
+    """Holds 3,000 images of 1,000 classes, until the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="imagenet-")
+    write("ImageNet", Path(folder.name), classes=1000, per_class=2, test_per_class=1)
+    return folder
+
+
 def prepare(config: Path, folder: Path) -> list[str]:
     """Write the files that the recipe reads where it looks for them; returns what is to be overridden."""
     recipe: dict[str, Any] = yaml.safe_load(config.read_text())
@@ -58,9 +68,11 @@ def prepare(config: Path, folder: Path) -> list[str]:
         net, where = net["init_args"]["net"], f"{where}.init_args.net"
     kind, args = net["class_path"], []
     if config.parent.name != "digits":
-        sizes: dict[str, Any] = {"classes": 1000, "per_class": 2, "test_per_class": 1} if kind.endswith("Model") else {}
         labelled = data["init_args"].get("labelled", data)["class_path"]
-        write(labelled, folder, **(sizes if labelled == "ImageNet" else {}))
+        if labelled == "ImageNet" and kind.endswith("Model"):
+            (folder / "data").symlink_to(Path(imagenet().name, "data"))
+        else:
+            write(labelled, folder)
         args += ["--data.init_args.batch_size=4", f"--data.init_args.val_size={20 if labelled != 'CIFAR100' else 100}"]
         args += ["--data.init_args.num_workers=0"]  # more than the machine has cores would be warned of
         args += ["--data.init_args.eval_batch_size=4"]  # what a net of 34 layers takes
