@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks import overfitting
 from benchmarks.common import fashion, workloads
 from benchmarks.common.claims import ON_DIGITS, ON_FASHION, Claim, claims
 from benchmarks.common.clones import from_clone
 from benchmarks.common.recipes import adapted
+from benchmarks.common.runs import append
 from benchmarks.common.timing import Spread, interleave, ratio
 from benchmarks.methods import passes
 from tests.helpers.files import write_mnist
@@ -143,6 +145,29 @@ def test_self_training_takes_its_labels_from_a_net_that_saw_the_labelled_alone(
     assert pseudo["label"].shape == (80,)
     assert settings["epoch_size"] == 120
     assert fashion.configuration(key)["model"]["class_path"] == "ST"
+
+
+@pytest.mark.slow
+def test_overfitting_is_measured_after_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"EPOCHS": 2, "TRAINED": 128, "TESTED": 12}.items():
+        monkeypatch.setattr(overfitting, name, value)
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])
+    write_mnist(tmp_path / "data", 128, 12, where="FashionMNIST/raw")
+    for arm in overfitting.ARMS:
+        run = overfitting.measure(overfitting.Key(arm, 0, str(tmp_path / "data")))
+        assert [len(curve) for curve in run.curves] == [2, 2]
+        assert run.curves[1][-1] == pytest.approx(run.final_pgd, abs=1e-3)
+        append(tmp_path / "overfitting_runs.csv", run)
+    overfitting.main(str(tmp_path / "data"), seeds=1, jobs=0, results=tmp_path)
+    assert capsys.readouterr().out.count("\n| ") == 2 + len(overfitting.ARMS)
+    assert (tmp_path / "overfitting.png").exists()
+
+
+def test_a_gap_is_where_one_step_is_withstood_and_several_are_not() -> None:
+    run = overfitting.Run("FGSM", 0, fgsm="0.300 0.900 0.500", pgd="0.250 0.100 0.450", final_clean=1, final_pgd=0.45)
+    assert overfitting.gap(run) == pytest.approx(0.8)
 
 
 def test_several_norms_are_scaled_alike() -> None:
