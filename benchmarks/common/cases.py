@@ -87,17 +87,24 @@ def dataset(name: NetName, train: bool) -> tuple[Tensor, Tensor]:
 
 def trained(name: NetName, folder: Path) -> nn.Module:
     """The net, trained unless the folder has it."""
-    data, kind = name.split()
-    channels, width, eps, epochs, steps = TRAINED[data]
+    data, _ = name.split()
+    channels, width = TRAINED[data][:2]
+    return kept(name, lambda: SmallConvNet(CLASSES, channels, width), name, folder)
+
+
+def kept(title: str, build: Callable[[], nn.Module], like: NetName, folder: Path) -> nn.Module:
+    """A net trained on the data and in the way of a named one, unless the folder has it under its title."""
+    data, kind = like.split()
+    _, _, eps, epochs, steps = TRAINED[data]
     torch.manual_seed(0)
-    net = SmallConvNet(CLASSES, channels, width)
-    file = folder / f"{name.replace(' ', '_')}.pt"
+    net = build()
+    file = folder / f"{title.replace(' ', '_')}.pt"
     if file.exists():
         net.load_state_dict(torch.load(file, weights_only=True))
         return net.eval()
     attack = PGD(Threat("linf", eps), steps=steps, start="normal" if kind == "ST" else "uniform")
     defense = DEFENSES[kind](net, **({} if kind == "standard" else {"attack": attack}))
-    x, y = dataset(name, train=True)
+    x, y = dataset(like, train=True)
     rounds = epochs * (len(x) // 64)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=rounds)

@@ -70,7 +70,7 @@ class APGD(Attack):
         True
 
     Paper: Croce & Hein 2020 (arXiv 2003.01690), algorithm 1; for l1 Croce & Hein 2021 (arXiv 2103.01208); the order by
-    distance Melamed et al. 2024 (MALT).
+    distance Melamed et al. 2024 (MALT, arXiv 2407.02240).
     Reference: fra31/auto-attack@a392200; odeliamel/MALT@2e7d57b.
     Deviates: the authors compare the objective after the first step with 0, here with the start's. Their samples stay
         in the batch until a run ends, and runs follow one another, which changes no verdict of a net that is not

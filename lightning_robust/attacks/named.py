@@ -24,6 +24,7 @@ from lightning_robust.utils.messages import did_you_mean
 
 NAMES: dict[str, Callable[[], Attack]] = {
     "autoattack": AutoAttack,
+    "autoattack-fast": lambda: AutoAttack(version="fast"),
     "autoattack-plus": lambda: AutoAttack(version="plus"),
     "autoattack-rand": lambda: AutoAttack(version="rand"),
     "autoattack-rapid": lambda: AutoAttack(version="rapid"),

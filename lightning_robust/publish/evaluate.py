@@ -55,7 +55,7 @@ def evaluate(
         data: images and labels: tensors `(x, y)`, a `Dataset`, a `DataLoader` in a fixed order, or a
             `LightningDataModule`, whose test data are taken.
         threat: a norm and a radius such as "linf 8/255", a `Threat`, or several of them.
-        attacks: names such as "autoattack", "autoattack-rapid", "pgd50", "fab" or "square", an attack, or attacks by
+        attacks: names such as "autoattack", "autoattack-fast", "pgd50", "fab" or "square", an attack, or attacks by
             name. A threat of their own is replaced.
         samples: use only this many images, the first ones; by default all. Of corrupted images, as many of each
             corruption and severity.

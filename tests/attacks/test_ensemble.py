@@ -109,8 +109,14 @@ class TestAutoAttack:
         assert list(AutoAttack(THREAT, "rapid").stages) == ["apgd-ce", "apgd-t"]
         assert [stage.eot for stage in AutoAttack(THREAT, "rand").stages.values()] == [20, 20]
         assert len(AutoAttack(THREAT, "plus").stages) == 6
-        with pytest.raises(ValueError, match="Unknown version 'fast': choose one of standard, rapid, rand, plus"):
-            AutoAttack(THREAT, "fast")
+        fast, standard = AutoAttack(THREAT, "fast").stages, AutoAttack(THREAT).stages
+        assert list(fast) == list(standard)
+        assert (fast["apgd-t"].targets, fast["apgd-t"].order, fast["apgd-t"].steps) == (4, "distance", 100)
+        assert (fast["fab-t"].targets, fast["fab-t"].steps, fast["square"].queries) == (3, 100, 500)
+        with pytest.raises(
+            ValueError, match="Unknown version 'quick': choose one of standard, fast, rapid, rand, plus"
+        ):
+            AutoAttack(THREAT, "quick")
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
