@@ -164,10 +164,11 @@ def draw(runs: Sequence[Run], results: Path) -> None:
             if len(run.curves[1]) < EPOCHS:
                 axes.plot(len(run.curves[1]), 100 * run.curves[1][-1], "o", color="tab:blue", ms=4)
         axes.set(title=f"{arm} ({len(of)} seeds)", xlabel="epoch", xlim=(0.5, EPOCHS + 0.5), ylim=(0, None))
+        axes.set_xticks(range(5, EPOCHS + 1, 5))
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("accuracy on test images, %")
-    figure.axes[0].legend(loc="upper left", fontsize=8)
+    figure.axes[2].legend(loc="lower right", fontsize=8)
     figure.savefig(results / "overfitting.png", dpi=110)
 
 
