@@ -13,13 +13,14 @@ import torch
 from jsonargparse import auto_cli
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.common.cases import CLASSES, RADII, NetName, dataset, kept, percent, trained
 from benchmarks.common.processes import prepare
 from benchmarks.common.runs import read, run_all
 from benchmarks.common.tables import RESULTS, Row, required, write
 from benchmarks.common.timing import now
+from benchmarks.steps import Counted
 from lightning_robust.attacks import AutoAttack
 from lightning_robust.attacks.autoattack import Version
 from lightning_robust.models import FeedForwardNet, PreActResNet, StridedConvNet, WideResNet
@@ -70,20 +71,6 @@ class Run:
     images: int
 
 
-class Counted(nn.Module):
-    """The net, which counts the images that pass it."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.images = net, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits."""
-        self.images += len(x)
-        logits: Tensor = self.net(x)
-        return logits
-
-
 def net_of(name: str, folder: Path) -> nn.Module:
     """The net, trained unless the folder has it."""
     if name in ARCHITECTURES:
@@ -99,9 +86,10 @@ def measure(key: Key) -> Run:
     net, eps, (version, seed) = Counted(net_of(key.net, Path(key.folder))).eval(), RADII[like][key.norm], ARMS[key.arm]
     clean = logits_no_grad(net, x).argmax(1) == y
     attack = AutoAttack(Threat(key.norm, eps), version, batch_size=BATCH)
-    net.images, start = 0, now()
+    net.images.clear()
+    start = now()
     x_adv = attack(net, x, y, rng=SampleRNG(seed, torch.arange(len(x))))
-    seconds, images = now() - start, net.images
+    seconds, images = now() - start, net.images.total()
     left = logits_no_grad(net, x_adv).argmax(1) == y
     verdicts = "".join(str(int(each)) for each in left)
     return Run(key.net, key.norm, key.arm, eps, percent(clean), verdicts, round(seconds, 2), images)
@@ -201,13 +189,9 @@ def caption(rows: list[Row], runs: dict[tuple[str, str, str], Run]) -> str:
     """What was measured, what it comes to in all, and whether it is what is required."""
     n = sum(int(row["samples"]) for row in rows)
     differ = {arm: sum(int(row[f"other verdicts, {arm}"]) for row in rows) for arm in ("again", "fast", "rapid")}
-    spent = {arm: sum(run.seconds for (*case, a), run in runs.items() if a == arm) for arm in ARMS}
-    higher = {
-        f"{row['net']}, {row['norm']}": more(
-            runs[str(row["net"]), str(row["norm"]), "standard"], runs[str(row["net"]), str(row["norm"]), "fast"]
-        )
-        for row in rows
-    }
+    cases = [(str(row["net"]), str(row["norm"])) for row in rows]
+    spent = {arm: sum(runs[(*case, arm)].seconds for case in cases) for arm in ARMS}
+    higher = {", ".join(case): more(runs[(*case, "standard")], runs[(*case, "fast")]) for case in cases}
     return (
         "Accuracies in percent; other verdicts: samples on which a version and standard differ; `again`: standard with "
         f"another seed. The same verdicts in all, of {n}: "

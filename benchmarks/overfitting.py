@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common.combinations import ALONE
+from benchmarks.common.fashion import TESTED, tested_images
 from benchmarks.common.processes import quiet
 from benchmarks.common.runs import read, run_all
 from benchmarks.common.tables import RESULTS, Row, required, spread, write
@@ -33,7 +34,7 @@ from lightning_robust.runtime.modes import logits_no_grad
 from lightning_robust.runtime.rng import SampleRNG
 from lightning_robust.threat import Threat
 
-EPS, EPOCHS, TRAINED, TESTED, BATCH = 0.15, 15, 10_000, 1_000, 128
+EPS, EPOCHS, TRAINED, BATCH = 0.15, 15, 10_000, 128
 THREAT = Threat("linf", EPS)
 FGSM = "FGSM"
 STOPPED = "FGSM, the callback"
@@ -74,7 +75,7 @@ class Run:
 
 
 class Watch(Callback):
-    """Measures both accuracies on test images at the end of each epoch, before anything is restored."""
+    """Measures both accuracies on test images at the end of each epoch, after a callback may have restored weights."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
@@ -98,10 +99,10 @@ def fgsm() -> PGD:
     return PGD(THREAT, steps=1, step_size=EPS, start="none")
 
 
-def images(root: str, split: str, n: int) -> tuple[Tensor, Tensor]:
-    """The first images [n 1 28 28] of a split, and their labels [n]."""
-    x, y = FashionMNIST(root).read(split)
-    return torch.from_numpy(x[:n])[:, None] / 255, torch.from_numpy(y[:n]).long()
+def trained_images(root: str) -> tuple[Tensor, Tensor]:
+    """The images [10000 1 28 28] and labels [10000] that are trained on."""
+    x, y = FashionMNIST(root).read("train")
+    return torch.from_numpy(x[:TRAINED])[:, None] / 255, torch.from_numpy(y[:TRAINED]).long()
 
 
 def measure(key: Key) -> Run:
@@ -115,8 +116,8 @@ def measure(key: Key) -> Run:
         **{"attack": fgsm(), **given},
         optimizer=lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
     )
-    loader = DataLoader(TensorDataset(*images(key.root, "train", TRAINED)), BATCH, shuffle=True, drop_last=True)
-    watch = Watch(*images(key.root, "test", TESTED))
+    loader = DataLoader(TensorDataset(*trained_images(key.root)), BATCH, shuffle=True, drop_last=True)
+    watch = Watch(*tested_images(key.root))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             max_epochs=EPOCHS, **ALONE, limit_val_batches=0, callbacks=[*callbacks, watch], default_root_dir=folder
